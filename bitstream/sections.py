@@ -1,0 +1,192 @@
+"""Payloads without entropy-coded symbols: ORIG, META, slabs of the store coder (FORMAT.md, "Sections").
+
+All of it is zstd with the content size declared, which is held against a limit before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from .errors import FormatError, LimitExceeded, Truncated
+from .fields import ByteReader, pack_varint
+
+_BEST_LEVEL = 19
+_FAST_LEVEL = 9  # for voxels: level 19 is 15 times as slow and gains 1 %
+_BEST_BYTES = 1 << 18  # above this the best level would take seconds
+_MAX_WINDOW = 1 << 23  # what level 19 uses at most
+_BLOCK = 1 << 17  # a zstd block expands at most to this and takes at least _MIN_BLOCK bytes
+_MIN_BLOCK = 4
+
+PLAIN, PLANES = 0, 1  # filters of the store coder
+_DIFFERENCE = {2: 1, 3: 2, 4: 4, 5: 8}  # filter -> bytes of the integers that are differenced
+_SAMPLE = 1 << 18  # bytes on which the filter is chosen
+
+
+def _typical_nifti_header() -> bytes:
+    """352 bytes: a 3-D int16 scan as dcm2niix writes it. The prefix for zstd in ORIG; part of the format."""
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)  # sizeof_hdr
+    struct.pack_into("<2s", header, 38, b"r9")  # regular, dim_info
+    struct.pack_into("<8h", header, 40, 3, 256, 256, 192, 1, 1, 1, 1)  # dim
+    struct.pack_into("<2h", header, 70, 4, 16)  # datatype, bitpix
+    struct.pack_into("<8f", header, 76, -1, 1, 1, 1, 1, 0, 0, 0)  # pixdim
+    struct.pack_into("<2f", header, 108, 352, 1)  # vox_offset, scl_slope
+    struct.pack_into("<B", header, 123, 10)  # xyzt_units: mm, s
+    struct.pack_into("<30s", header, 148, b"TE=2.5;Time=120000.000;phase=1")  # descrip
+    struct.pack_into("<2h", header, 252, 1, 1)  # qform_code, sform_code
+    struct.pack_into("<4s", header, 344, b"n+1\0")  # magic
+    return bytes(header)
+
+
+ORIG_PREFIX = _typical_nifti_header()
+
+
+def compress(data: bytes, level: int = _BEST_LEVEL, prefix: bytes = b"") -> bytes:
+    """One zstd frame that declares its content size."""
+    if len(data) > _BEST_BYTES:
+        level = min(level, _FAST_LEVEL)
+    compressor = zstandard.ZstdCompressor(level=level, dict_data=_dictionary(prefix), write_dict_id=False)
+    return compressor.compress(data)
+
+
+def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes:
+    """The content of one zstd frame, at most ``limit`` bytes; ``name`` says where, in messages.
+
+    FormatError if it is not exactly one frame; LimitExceeded if it declares more than the limit.
+    """
+    try:
+        frame = zstandard.get_frame_parameters(data)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"expected a zstd frame in {name}, found {error}: the file is damaged") from None
+    size = frame.content_size
+    if size > (len(data) // _MIN_BLOCK + 1) * _BLOCK or frame.dict_id != 0:  # unknown is the largest size
+        raise FormatError(
+            f"expected a zstd frame that declares its content size and no dictionary in {name}, "
+            f"found size {size} and dictionary {frame.dict_id} in {len(data)} bytes: the file is damaged"
+        )
+    if size > limit:
+        raise LimitExceeded(
+            f"expected at most {limit} bytes in {name} when decompressed, found {size}: "
+            "the file is damaged, or the limit too low"
+        )
+    decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(prefix), max_window_size=_MAX_WINDOW)
+    try:
+        content = decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"expected {size} bytes in {name}, found damaged zstd data ({error})") from None
+    if len(content) != size:
+        raise FormatError(f"expected {size} bytes in {name}, found {len(content)}: the file is damaged")
+    return content
+
+
+def pack_orig(header: bytes, trailer: bytes) -> bytes:
+    """ORIG: the source file's bytes before and after the voxels."""
+    return pack_varint(len(header)) + compress(header + trailer, prefix=ORIG_PREFIX)
+
+
+def unpack_orig(payload: bytes, limit: int) -> tuple[bytes, bytes]:
+    """ORIG -> header, trailer; together at most ``limit`` bytes."""
+    fields = ByteReader(payload, "ORIG")
+    length = fields.varint()
+    content = decompress(fields.take(fields.left), limit, "ORIG", ORIG_PREFIX)
+    if length > len(content):
+        raise FormatError(
+            f"expected {length} bytes of header in ORIG, found {len(content)}: the file is damaged"
+        )
+    return content[:length], content[length:]
+
+
+def pack_meta(meta: dict[str, Any]) -> bytes:
+    """META: a JSON object. ValueError on NaN or infinity, TypeError on what JSON cannot say."""
+    text = json.dumps(meta, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return compress(text.encode("utf-8", "surrogatepass"))
+
+
+def unpack_meta(payload: bytes, limit: int) -> dict[str, Any]:
+    """META -> the JSON object, at most ``limit`` bytes as text."""
+    text = decompress(payload, limit, "META")
+    try:
+        meta = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        kind = type(error).__name__
+        raise FormatError(f"expected JSON in META, found none ({kind}): the file is damaged") from None
+    if not isinstance(meta, dict):
+        raise FormatError(f"expected a JSON object in META, found {type(meta).__name__}")
+    return meta
+
+
+def pack_store(data: bytes, itemsize: int) -> bytes:
+    """A slab of the store coder: little-endian voxels of ``itemsize`` bytes, filtered, then zstd.
+
+    The filter, one byte in front, is the best of all on a sample of the voxels.
+    """
+    if itemsize < 1 or len(data) % itemsize:
+        raise ValueError(f"expected whole voxels of {itemsize} bytes, found {len(data)} bytes")
+    voxels = np.frombuffer(data, np.uint8).reshape(-1, itemsize)
+    sample = _sample(voxels)
+    filters = [PLAIN, PLANES, *(f for f, unit in _DIFFERENCE.items() if itemsize % unit == 0)]
+    best = min(filters, key=lambda f: len(compress(_filtered(sample, f), _FAST_LEVEL)))
+    return bytes((best,)) + compress(_filtered(voxels, best), _FAST_LEVEL)
+
+
+def unpack_store(payload: bytes, nbytes: int, itemsize: int) -> bytes:
+    """Inverse of ``pack_store``, for exactly ``nbytes`` bytes of voxels; FormatError if they are not."""
+    if itemsize < 1 or nbytes % itemsize:
+        raise ValueError(f"expected whole voxels of {itemsize} bytes, found {nbytes} bytes")
+    if not payload:
+        raise Truncated("expected a filter byte in a stored slab, found no bytes: the file is damaged")
+    kind = payload[0]
+    unit = _DIFFERENCE.get(kind, 1)
+    if kind > max(_DIFFERENCE) or itemsize % unit:
+        raise FormatError(f"expected a filter for voxels of {itemsize} bytes in a stored slab, found {kind}")
+    content = decompress(payload[1:], nbytes, "a stored slab")
+    if len(content) != nbytes:
+        raise FormatError(
+            f"expected {nbytes} bytes in a stored slab, found {len(content)}: the file is damaged"
+        )
+    if kind == PLAIN:
+        return content
+    voxels = np.frombuffer(content, np.uint8).reshape(itemsize, -1).T.copy()
+    if kind in _DIFFERENCE:
+        integers = voxels.view(f"<u{unit}")
+        np.add.accumulate(integers, axis=0, dtype=integers.dtype, out=integers)
+    return voxels.tobytes()
+
+
+def _filtered(voxels: NDArray[np.uint8], kind: int) -> bytes:
+    """voxels [n, itemsize] -> bytes in the order of the filter."""
+    if kind == PLAIN:
+        return voxels.tobytes()
+    if kind in _DIFFERENCE:
+        integers = np.ascontiguousarray(voxels).view(f"<u{_DIFFERENCE[kind]}")
+        difference = integers.copy()
+        difference[1:] -= integers[:-1]
+        voxels = difference.view(np.uint8)
+    return voxels.T.tobytes()
+
+
+def _sample(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Up to _SAMPLE bytes of voxels [n, itemsize], in four runs spread over all of them."""
+    n, itemsize = voxels.shape
+    run = _SAMPLE // itemsize // 4
+    if n <= 4 * run:
+        return voxels
+    return np.concatenate(
+        [voxels[start : start + run] for start in np.linspace(0, n - run, 4).astype(np.intp)]
+    )
+
+
+def _dictionary(prefix: bytes) -> zstandard.ZstdCompressionDict | None:
+    if not prefix:
+        return None
+    return zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
