@@ -1,0 +1,272 @@
+"""The training cache: what is packed comes back, in the same bytes, within budget, under fitting licences."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from mricodec import models
+from mricodec.bitstream.errors import FormatError
+from mricodec.cli.train import cache, train
+from mricodec.codec.dataset import MAX_VOLUMES, SLAB_SLICES, Slab, build_cache, load_cache
+
+
+def write(path: Path, array: NDArray[Any], zooms: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
+    """`array[.., k, j, i]` as a NIfTI file, stored as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header: Any = nib.Nifti1Header(endianness="<" if array.dtype.newbyteorder("=") == array.dtype else ">")
+    header.set_data_dtype(array.dtype)
+    image: Any = nib.Nifti1Image(array.T, np.eye(4), header)
+    image.header.set_zooms((*zooms, 1.0, 1.0)[: array.ndim])
+    nib.save(image, path)
+
+
+def assembled(slabs: list[Slab], name: str) -> list[NDArray[Any]]:
+    """The volumes of one file, put together from its slabs."""
+    mine = [slab for slab in slabs if slab.name == name]
+    return [
+        np.concatenate([slab.voxels for slab in mine if slab.volume == volume], axis=mine[0].axis)
+        for volume in sorted({slab.volume for slab in mine})
+    ]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, data_dir: Path) -> Path:
+    for split, names in {
+        "train": ["thick_flair", "isotropic_t1w", "dwi_4d"],
+        "validation": ["prostate_t2w"],
+    }.items():
+        (tmp_path / "corpus" / split).mkdir(parents=True)
+        for name in names:
+            shutil.copy(data_dir / f"{name}.nii.gz", tmp_path / "corpus" / split)
+    return tmp_path / "corpus"
+
+
+def test_real_scans_come_back(corpus: Path, tmp_path: Path) -> None:
+    report = build_cache(corpus, tmp_path / "cache")
+    slabs = load_cache(tmp_path / "cache")
+    assert report.slabs == len(slabs)
+    assert not report.left_out
+    for path in corpus.glob("*/*.nii.gz"):
+        image: Any = nib.load(path)
+        stored = np.asarray(image.dataobj.get_unscaled()).T
+        name = f"{path.parent.name}/{path.name}"
+        volumes = assembled(slabs, name)
+        np.testing.assert_array_equal(np.squeeze(np.stack(volumes)), stored)
+        assert all(volume.dtype == stored.dtype for volume in volumes)
+        assert {slab.spacing_mm for slab in slabs if slab.name == name} == {
+            tuple(float(zoom) for zoom in reversed(image.header.get_zooms()[:3]))
+        }
+        assert {slab.split for slab in slabs if slab.name == name} == {path.parent.name}
+    assert {slab.name: slab.geometry for slab in slabs} == {
+        "train/thick_flair.nii.gz": "thick",
+        "train/isotropic_t1w.nii.gz": "near-isotropic",
+        "train/dwi_4d.nii.gz": "dwi",
+        "validation/prostate_t2w.nii.gz": "thick",
+    }
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", "<i2", ">i2", "<u4", ">i4", "<i8"])
+def test_every_integer_type_comes_back(dtype: str, tmp_path: Path) -> None:
+    kind = np.dtype(dtype)
+    limits = np.iinfo(kind)
+    array = np.random.default_rng(0).integers(
+        limits.min, limits.max, (5, 6, 7), kind.newbyteorder("="), endpoint=True
+    )
+    for split in ("train", "validation"):
+        write(tmp_path / split / "scan.nii", array.astype(kind))
+    build_cache(tmp_path, tmp_path / "cache")
+    slab = load_cache(tmp_path / "cache")[0]
+    assert slab.voxels.dtype == kind.newbyteorder("=")
+    np.testing.assert_array_equal(slab.voxels, array)
+
+
+@pytest.mark.parametrize("shape", [(9,), (4, 9), (1, 1, 1), (2, 3, 4, 5, 6)])
+def test_any_number_of_dimensions(shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 1000, shape, np.int16)
+    for split in ("train", "validation"):
+        write(tmp_path / split / "scan.nii", array)
+    build_cache(tmp_path, tmp_path / "cache")
+    volumes = assembled(load_cache(tmp_path / "cache"), "train/scan.nii")
+    expected = array.reshape(-1, *((1, 1, *shape)[-3:]))[:MAX_VOLUMES]
+    np.testing.assert_array_equal(np.stack(volumes), expected)
+
+
+def test_slabs_follow_the_coarsest_axis(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 1000, (8, 8, 100), np.int16)
+    for split in ("train", "validation"):
+        write(tmp_path / split / "scan.nii", array, (3.0, 1.0, 1.0))
+    build_cache(tmp_path, tmp_path / "cache", 0.0085)  # room for a part of the slices
+    slabs = [slab for slab in load_cache(tmp_path / "cache") if slab.split == "train"]
+    assert len(slabs) > 1
+    for slab in slabs:
+        assert slab.axis == 2
+        assert slab.voxels.shape[2] <= SLAB_SLICES
+        span = slice(slab.start, slab.start + slab.voxels.shape[2])
+        np.testing.assert_array_equal(slab.voxels, array[:, :, span])
+
+
+def test_the_same_scans_give_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
+    build_cache(corpus, tmp_path / "a")
+    build_cache(corpus, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("budget_mib", [0.02, 0.06, 0.1])
+def test_the_budget_holds_and_is_shared(budget_mib: float, corpus: Path, tmp_path: Path) -> None:
+    report = build_cache(corpus, tmp_path / "cache", budget_mib)
+    assert report.size <= budget_mib * 2**20
+    assert report.size == (tmp_path / "cache").stat().st_size
+    slabs = load_cache(tmp_path / "cache")
+    names = {slab.name for slab in slabs}
+    assert len(names) == 4 or budget_mib == 0.02
+    assert names.isdisjoint(scan.file for scan in report.left_out)
+    assert len(names) + len(report.left_out) == 4
+    for slab in slabs:  # a part of its volume, at the stated place
+        image: Any = nib.load(corpus / slab.name)
+        stored = np.asarray(image.dataobj.get_unscaled()).T
+        volume = stored[slab.volume] if stored.ndim == 4 else stored
+        span = range(slab.start, slab.start + slab.voxels.shape[slab.axis])
+        np.testing.assert_array_equal(slab.voxels, np.take(volume, span, slab.axis))
+
+
+@pytest.mark.parametrize(
+    ("licence", "taken"),
+    [
+        ("CC BY 3.0 (archive; repository code Apache-2.0)", True),
+        ("CC-BY (somebody et al.)", True),
+        ('says "CCO" (read as CC0)', True),
+        ("CC0", True),
+        ("MIT (no licence file)", True),
+        ("BSD-2-Clause", True),
+        ("PDDL 1.0", True),
+        ("CC BY-NC 4.0", False),
+        ("CC-BY-ND", False),
+        ("CC BY SA", False),
+        ("GPL-3.0 (repository, no separate data licence)", False),
+        ("not stated in this repository (its sibling: MIT)", False),
+        ("", False),
+    ],
+)
+def test_only_licences_that_allow_it_are_trained_on(
+    licence: str, taken: bool, corpus: Path, tmp_path: Path
+) -> None:
+    quoted = licence.replace('"', '""')
+    (corpus / "MANIFEST.csv").write_text(
+        "file,licence\n"
+        f'train/thick_flair.nii.gz,"{quoted}"\n'
+        "train/isotropic_t1w.nii.gz,CC0\n"
+        "validation/prostate_t2w.nii.gz,not stated\n"
+    )
+    report = build_cache(corpus, tmp_path / "cache")
+    names = {slab.name for slab in load_cache(tmp_path / "cache")}
+    assert ("train/thick_flair.nii.gz" in names) == taken
+    assert "validation/prostate_t2w.nii.gz" in names  # measured on, not trained on
+    assert "train/dwi_4d.nii.gz" not in names  # not in the table
+    left_out = {scan.file: scan.reason for scan in report.left_out}
+    assert "unknown" in left_out["train/dwi_4d.nii.gz"]
+    assert ("train/thick_flair.nii.gz" in left_out) != taken
+    assert report.notes
+
+
+def test_scans_that_store_no_integers_are_left_out(corpus: Path, tmp_path: Path) -> None:
+    write(corpus / "train" / "float.nii", np.ones((3, 4, 5), np.float32))
+    report = build_cache(corpus, tmp_path / "cache")
+    assert [scan.file for scan in report.left_out] == ["train/float.nii"]
+    assert "float32" in report.left_out[0].reason
+
+
+def test_a_folder_without_splits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train: expected a folder"):
+        build_cache(tmp_path, tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_splits_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "validation").mkdir()
+    with pytest.raises(ValueError, match="at least one"):
+        build_cache(tmp_path, tmp_path / "cache")
+
+
+def test_damage_is_refused(corpus: Path, tmp_path: Path) -> None:
+    build_cache(corpus, tmp_path / "cache", 0.05)
+    good = (tmp_path / "cache").read_bytes()
+    damaged = tmp_path / "damaged"
+    for stop in (0, 7, 100, len(good) // 2, len(good) - 1):
+        damaged.write_bytes(good[:stop])
+        with pytest.raises(FormatError, match="expected a training cache"):
+            load_cache(damaged)
+    with pytest.raises(FileNotFoundError):
+        load_cache(tmp_path / "absent")
+
+
+def test_reading_needs_neither_nibabel_nor_torch(corpus: Path, tmp_path: Path) -> None:
+    build_cache(corpus, tmp_path / "cache", 0.05)
+    code = (
+        "import sys; from mricodec.codec.dataset import load_cache; "
+        f"load_cache({str(tmp_path / 'cache')!r}); print({{'torch', 'nibabel'}} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_cache_command(corpus: Path, tmp_path: Path) -> None:
+    arguments = [str(corpus), "-o", str(tmp_path / "cache")]
+    first = CliRunner().invoke(cache, arguments)
+    assert first.exit_code == 0
+    assert "MiB" in first.stderr
+    assert first.stdout == ""
+    assert CliRunner().invoke(cache, arguments).exit_code == 2  # exists
+    assert CliRunner().invoke(cache, [*arguments, "--force", "--quiet"]).output == ""
+    assert load_cache(tmp_path / "cache")
+
+
+def test_train_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Path, str, str, float | None]] = []
+
+    def stand_in(
+        slabs: list[Slab],
+        out: Path,
+        name: str,
+        *,
+        device: str,
+        minutes: float | None,
+        report: Callable[[str], None],
+    ) -> None:
+        assert {slab.split for slab in slabs} == {"train", "validation"}
+        report("a line of the log")
+        calls.append((out, name, device, minutes))
+
+    training = ModuleType("mricodec.models.training")
+    vars(training).update(CONFIGS={"debug": SimpleNamespace()}, train=stand_in)
+    monkeypatch.setitem(sys.modules, "mricodec.models.training", training)
+    monkeypatch.setattr(models, "training", training, raising=False)
+    run = tmp_path / "run"
+    common = ["-o", str(run), "--device", "cpu", "--quiet"]
+    result = CliRunner().invoke(train, [str(corpus), *common, "--config", "debug", "--minutes", "2"])
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+    assert calls == [(run, "debug", "cpu", 2.0)]
+    assert load_cache(run / "cache.safetensors")
+    before = (run / "cache.safetensors").stat().st_mtime_ns
+    CliRunner().invoke(train, [str(corpus), *common, "--config", "debug"], catch_exceptions=False)
+    CliRunner().invoke(
+        train, [str(run / "cache.safetensors"), *common, "--config", "debug"], catch_exceptions=False
+    )
+    assert calls[1] == calls[2] == (run, "debug", "cpu", None)
+    assert (run / "cache.safetensors").stat().st_mtime_ns == before  # a resumed run keeps its cache
+    unknown = CliRunner().invoke(train, [str(corpus), *common, "--config", "nothing"])
+    assert unknown.exit_code == 2
+    assert "debug" in unknown.stderr
