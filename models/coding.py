@@ -1,0 +1,208 @@
+"""The lossy models at work: codes in, symbols through a coder, the decoder's samples out. One run for both directions.
+
+A `coder` has `code(table_set, index [S, n], values [S, n] | None) -> values`: S slabs side by side, each its own stream;
+values are given when encoding and None when decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import transform
+from .context import CHANNELS, HYPER, INDEX_SKIP, ContextCodec, Layout, quantise
+from .hyperprior import LATENT, ScaleHyperprior, TransformCoder
+
+STEP_BITS = 16  # the step is an integer number of 2**-16 codes
+STEP_RANGE = (2.0**-12, 2.0**20)
+FINEST = 2.0**-15  # of the largest code: the finest step that the integer arithmetic has room for
+SYMBOL_MAX = 1 << 19
+SAMPLE_MAX = float(1 << 26)
+Z_MAX = 127
+SLICES_AT_ONCE = 1 << 21  # samples that the filter handles together
+
+
+@dataclass(frozen=True)
+class TableSet:
+    """Integer probability tables [rows, bins + 1], sum 2**24 a row; see `entropy`."""
+
+    weights: NDArray[np.uint32]
+    low: int
+    octave: int
+
+
+class Params(Protocol):
+    """What a volume tells its model."""
+
+    @property
+    def step(self) -> float: ...
+    @property
+    def peak(self) -> int: ...
+
+
+class SymbolCoder(Protocol):
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]: ...
+
+
+def integer_step(params: Params) -> int:
+    """The step in 2**-16 codes. ValueError if it is out of range."""
+    step = max(float(np.float32(params.step)), FINEST * params.peak)
+    if not STEP_RANGE[0] <= step <= STEP_RANGE[1]:
+        raise ValueError(f"step: expected {STEP_RANGE[0]:g} to {STEP_RANGE[1]:g} codes, found {step:g}")
+    return round(step * (1 << STEP_BITS))
+
+
+def _padded(x: NDArray[np.int32]) -> Tensor:
+    """[S, K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
+    s, k, h, w = x.shape
+    return F.pad(torch.from_numpy(x.astype(np.float32)), (0, -w % 8, 0, -h % 8), mode="replicate")
+
+
+class _Symbols:
+    """Tensors to and from the coder."""
+
+    def __init__(self, coder: SymbolCoder) -> None:
+        self._coder = coder
+
+    def code(self, name: str, index: Tensor, values: Tensor | None) -> Tensor:
+        """index, values [S, n] integer-valued tensors -> values, float32 on the same device."""
+        rows = index.to(torch.uint8).cpu().numpy()
+        given = None if values is None else values.to(torch.int32).cpu().numpy()
+        got = self._coder.code(name, rows, given)
+        return torch.from_numpy(np.clip(got, -SYMBOL_MAX, SYMBOL_MAX - 1).astype(np.float32)).to(index.device)
+
+
+class ContextLossy:
+    """The default model. Decodes to the same integers everywhere."""
+
+    exact_samples = True
+
+    def __init__(self, name: str, model_id: bytes, network: ContextCodec, tables: dict[str, TableSet], device: str) -> None:
+        self.name, self.model_id, self.tables = name, model_id, tables
+        self._network = network
+        self._device = device
+
+    def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
+        """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
+        s, k, _, _ = x.shape
+        samples = _padded(x) / (integer_step(params) / (1 << STEP_BITS))
+        parts = [transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) * 16 for part in samples.flatten(0, 1).split(32)]
+        y = torch.cat(parts).unflatten(0, (s, k))
+        return self._run(x.shape, y, coder, params)
+
+    def decode(self, shape: tuple[int, int, int, int], params: Params, coder: SymbolCoder) -> NDArray[np.int32]:
+        return self._run(shape, None, coder, params)
+
+    @torch.inference_mode()
+    def _run(
+        self, shape: tuple[int, ...], y: Tensor | None, coder: SymbolCoder, params: Params
+    ) -> NDArray[np.int32]:
+        s, k, height, width = shape
+        size = (-(-height // 8), -(-width // 8))
+        symbols, network, device = _Symbols(coder), self._network, self._device
+        z = self._hyper(s, k, size, y, symbols)
+        layout = Layout.of(*size, device)
+
+        def code(t: int, p: int, mu: Tensor, index: Tensor) -> Tensor:
+            row = torch.where(index < INDEX_SKIP, 0, index)
+            given = None
+            if y is not None:
+                given = quantise((y[:, t].reshape(s, -1)[:, layout.where[p]] - mu) / 16, row)
+            return symbols.code("y", row, given)
+
+        y_1 = y_2 = torch.zeros((s, *size, CHANNELS), device=device)
+        decoded = torch.empty((s, k, *size, CHANNELS), device=device)
+        for t in range(k):
+            hyper = network.h_s(z[:, t], size)
+            decoded[:, t] = network.slice_passes(t, hyper, y_1, y_2, layout, code)
+            y_1, y_2 = decoded[:, t], y_1
+        return self._samples(decoded, shape, integer_step(params))
+
+    def _hyper(self, s: int, k: int, size: tuple[int, int], y: Tensor | None, symbols: _Symbols) -> Tensor:
+        """z [S, K, 32, h/2, w/2], integers."""
+        small = (-(-size[0] // 2), -(-size[1] // 2))
+        given = None
+        if y is not None:
+            flat = y.flatten(0, 1)
+            parts = [self._network.h_a(self._network.activations(part.round())) for part in flat.split(32)]
+            given = torch.cat(parts).round().clamp(-Z_MAX, Z_MAX).reshape(s, -1)
+        channel = torch.arange(HYPER, device=self._device)[None, :, None]
+        index = channel.expand(s * k, HYPER, small[0] * small[1]).reshape(s, -1)
+        return symbols.code("z", index, given).reshape(s, k, HYPER, *small)
+
+    def _samples(self, y_hat: Tensor, shape: tuple[int, ...], step: int) -> NDArray[np.int32]:
+        """y_hat [S, K, h, w, 64] -> codes int32 [S, K, H, W]: (16ths of a step * step + 2**19) >> 20."""
+        s, k, height, width = shape
+        out = np.empty(shape, np.int32)
+        many = max(1, SLICES_AT_ONCE // (s * y_hat[0, 0].numel()))
+        for t in range(0, k, many):
+            low, high = max(t - 1, 0), min(t + many + 1, k)
+            flat = transform.synthesis(y_hat[:, low:high].flatten(0, 1).permute(0, 3, 1, 2)).clamp(-SAMPLE_MAX, SAMPLE_MAX)
+            samples = flat.unflatten(0, (s, high - low))
+            samples = samples + self._network.correction(samples)
+            kept = samples[:, t - low : t - low + many, :height, :width].to(torch.int64)
+            half = 1 << (STEP_BITS + 3)
+            out[:, t : t + many] = ((kept * step + half) >> (STEP_BITS + 4)).clamp(-(1 << 31), (1 << 31) - 1).cpu()
+        return out
+
+
+class TransformLossy:
+    """The factorized and hyperprior codecs: the same latents everywhere, samples up to float rounding."""
+
+    exact_samples = False
+
+    def __init__(
+        self, name: str, model_id: bytes, network: TransformCoder, tables: dict[str, TableSet], device: str
+    ) -> None:
+        self.name, self.model_id, self.tables = name, model_id, tables
+        self._network = network
+        self._device = device
+
+    def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
+        """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
+        return self._run(x.shape, x, coder, params)
+
+    def decode(self, shape: tuple[int, int, int, int], params: Params, coder: SymbolCoder) -> NDArray[np.int32]:
+        return self._run(shape, None, coder, params)
+
+    @torch.inference_mode()
+    def _run(
+        self, shape: tuple[int, ...], x: NDArray[np.int32] | None, coder: SymbolCoder, params: Params
+    ) -> NDArray[np.int32]:
+        s, k, height, width = shape
+        out = np.empty(shape, np.int32)
+        peak = max(float(params.peak), 1.0)
+        step = integer_step(params) / (1 << STEP_BITS)
+        gain = self._network.gain(torch.tensor([np.log2(max(peak / step, 4.0))], device=self._device))
+        symbols = _Symbols(coder)
+        size = (-(-height // 8), -(-width // 8))
+        for t in range(k):
+            y = None
+            if x is not None:
+                flat = _padded(x[:, t : t + 1]).to(self._device) / peak
+                y = self._network.g_a(flat) * gain
+            y_hat = self._latents(s, size, y, symbols)
+            samples = self._network.g_s(y_hat / gain)[:, 0, :height, :width] * peak
+            out[:, t] = samples.round().clamp(-(2.0**30), 2.0**30).cpu().numpy().astype(np.int32)
+        return out
+
+    def _latents(self, s: int, size: tuple[int, int], y: Tensor | None, symbols: _Symbols) -> Tensor:
+        network = self._network
+        planes = (s, LATENT, *size)
+        if isinstance(network, ScaleHyperprior):
+            small = (-(-size[0] // 2), -(-size[1] // 2))
+            given = None if y is None else network.analyse_hyper(y).round().clamp(-Z_MAX, Z_MAX).reshape(s, -1)
+            channel = torch.arange(32, device=self._device).repeat_interleave(small[0] * small[1])
+            z = symbols.code("z", channel.expand(s, -1), given).reshape(s, 32, *small)
+            index = network.scale_index(z, size).reshape(s, -1)
+        else:
+            index = torch.arange(LATENT, device=self._device).repeat_interleave(size[0] * size[1]).expand(s, -1)
+        given = None if y is None else y.round().clamp(-SYMBOL_MAX, SYMBOL_MAX - 1).reshape(s, -1)
+        return symbols.code("y", index, given).reshape(planes)
+

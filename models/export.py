@@ -1,0 +1,111 @@
+"""From trained float weights to a shipped file: integer layers, tables fitted on training crops, SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from . import entropy
+from .context import ContextCodec, ContextPass
+from .layers import IntegerConv2d
+from .training import CONFIGS, Item, items
+from .zoo import NETWORKS, assemble
+
+CROPS = 160
+CROP = (12, 160, 160)
+
+
+@dataclass
+class Histogram:
+    """A coder that writes nothing and counts the heads of every scale row."""
+
+    counts: NDArray[np.float64]
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
+        assert values is not None
+        if table_set == "y":
+            i, v = index.ravel().astype(np.int64), values.ravel().astype(np.int64)
+            i, v = i[i > 0], v[i > 0]
+            beyond = np.maximum(i - (entropy.ROWS - entropy.OCTAVE), 0) * (i >= entropy.ROWS)
+            row = np.where(i < entropy.ROWS, i, entropy.ROWS - entropy.OCTAVE + beyond % entropy.OCTAVE)
+            head = (v >> (beyond // entropy.OCTAVE)) - entropy.LOW
+            head = np.where((head < 0) | (head >= entropy.BINS), entropy.BINS, head)
+            width = entropy.BINS + 1
+            self.counts += np.bincount(row * width + head, minlength=self.counts.size).reshape(self.counts.shape)
+        return values
+
+
+def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]:
+    """What a weights file holds."""
+    tensors: dict[str, Tensor] = {}
+    integer = {prefix: layer for prefix, layer in model.named_modules() if isinstance(layer, IntegerConv2d)}
+    for prefix, layer in integer.items():
+        tensors |= {f"{prefix}.{key}": value for key, value in layer.integers().items()}
+    for key, value in model.state_dict().items():
+        if key.rpartition(".")[0] not in integer and not key.startswith("bottleneck"):
+            tensors[key] = value.float()
+    for key, module in model.named_modules():
+        if isinstance(module, ContextPass):
+            tensors[f"{key}.energies"] = module.energy_weights().detach().to(torch.int8)
+        if isinstance(module, entropy.EntropyBottleneck):
+            tensors[f"tables.{'z' if y_tables is not None else 'y'}"] = module.tables().to(torch.int32)
+    if isinstance(model, ContextCodec):
+        tensors |= {"lut": model.lut.to(torch.int8), "levels": model.levels.to(torch.int8)}
+    if y_tables is not None:
+        tensors["tables.y"] = y_tables.to(torch.int32)
+    return {key: value.contiguous() for key, value in tensors.items()}
+
+
+def export(
+    name: str, trained: Path, slabs: list[Any], folder: Path, *, report: Callable[[str], None] = lambda line: None
+) -> tuple[Path, str]:
+    """Write `folder/<name>-<sha>.safetensors` from the float weights that `train` left; returns path and SHA-256."""
+    network = NETWORKS[name]
+    model = network()
+    model.load_state_dict(load_file(trained))
+    prior = None
+    if name != "factorized":
+        prior = entropy.scale_tables("laplace" if name == "default" else "gaussian")
+    data = save(file_tensors(model, prior))
+    if prior is not None:
+        pool = items(slabs, "train")
+        histogram = Histogram(np.zeros((entropy.ROWS, entropy.BINS + 1)))
+        coder = assemble(name, network, data, "cpu")
+        rng = np.random.default_rng(2)
+        for n in range(CROPS):
+            x, params = _codes(pool[n % len(pool)], CONFIGS[name].steps_range, rng)
+            coder.encode(x, params.step, histogram, params)
+            if n % 20 == 0:
+                report(f"{name}: tables from {n} of {CROPS} crops")
+        fitted = entropy.fitted_tables(torch.from_numpy(histogram.counts), prior)
+        data = save(file_tensors(model, fitted))
+    sha = hashlib.sha256(data).hexdigest()
+    path = folder / f"{name}-{sha[:8]}.safetensors"
+    path.write_bytes(data)
+    return path, sha
+
+
+@dataclass(frozen=True)
+class CropParams:
+    step: float
+    peak: int
+
+
+def _codes(
+    item: Item, steps_range: tuple[float, float], rng: np.random.Generator
+) -> tuple[NDArray[np.int32], CropParams]:
+    """A crop in stored units and a step for it, as in training."""
+    voxels = item.voxels
+    start = [int(rng.integers(0, max(n - m, 0) + 1)) for n, m in zip(voxels.shape, CROP, strict=True)]
+    part = voxels[tuple(slice(s, s + m) for s, m in zip(start, CROP, strict=True))]
+    step = max(item.scale * 2.0 ** -rng.uniform(*steps_range), 1.0)
+    return part.astype(np.int32)[None], CropParams(step, int(voxels.max()))

@@ -1,0 +1,153 @@
+"""Building blocks: integer convolutions (the decoder's arithmetic), companding, generalised divisive normalisation.
+
+Integer convolution. Activations are integers A; one unit is 1/16 of a quantisation step wherever they stand for samples
+or coefficients. Weights are integers |W| <= 127 with a power of two 2**s per output channel; B is the integer bias.
+
+    S   = bf16(sum W * A)             exact integer sum, rounded to 8 significant bits, ties to even
+    out = round((S + B) / 2**s)       ties to even
+
+An output layer (`exact`) leaves the bf16 rounding out. With |A| <= 255 and sum |W| * 255 + |B| < 2**24 every sum is exact
+in float32 in any order, and a bfloat16 convolution that accumulates in float32 returns S itself: the same bits on every
+backend. Training runs the same arithmetic with weights W / 2**s (a scaling by powers of two changes no rounding) and
+straight-through gradients, so what is trained is what is decoded.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIGNED = 127  # largest magnitude of a signed activation
+UNSIGNED = 255  # largest activation after a ReLU
+MAX_SHIFT = 14
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Round to integers (ties to even), gradient of the identity."""
+    return x + (x.round() - x).detach() if x.requires_grad else x.round()
+
+
+def relu8(x: Tensor) -> Tensor:
+    return x.clamp(0, UNSIGNED)
+
+
+def clamp8(x: Tensor) -> Tensor:
+    return x.clamp(-SIGNED, SIGNED)
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Same-size convolution with zero padding, in the dtype of `weight`; 1 x 1 kernels as one matrix product."""
+    x = x.to(weight.dtype)
+    if weight.shape[-1] == 1:
+        return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+class IntegerConv2d(nn.Module):
+    """Convolution [N, inputs, H, W] -> [N, outputs, H, W], integer-valued in and out, zero padding (see the module)."""
+
+    frozen_weight: Tensor | None
+    frozen_bias: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, exact: bool = False, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.exact = exact
+        self.register_buffer("frozen_weight", None, persistent=False)
+        self.register_buffer("frozen_bias", None, persistent=False)
+        nn.init.normal_(self.weight, std=gain * (2 / (inputs * kernel * kernel)) ** 0.5)
+
+    def _shift(self) -> Tensor:
+        largest = self.weight.detach().abs().amax((1, 2, 3)).clamp(min=SIGNED * 2.0 ** -(MAX_SHIFT + 1))
+        return torch.floor(torch.log2(SIGNED / largest)).clamp(0, MAX_SHIFT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.frozen_weight is not None and self.frozen_bias is not None:
+            y = convolve(x, self.frozen_weight)
+            y = y.float() if self.exact else y.bfloat16().float()
+            return y.add_(self.frozen_bias).round_()
+        scale = torch.exp2(self._shift())[:, None, None, None]
+        weight = round_through(self.weight.clamp(-SIGNED, SIGNED) * scale) / scale
+        bias = round_through(self.bias[:, None, None] * scale[:, 0]) / scale[:, 0]
+        y = convolve(x, weight if self.exact else weight.bfloat16())
+        return round_through(y.float() + bias)
+
+    def integers(self) -> dict[str, Tensor]:
+        """What is shipped: weight int8 [o, i, k, k], bias int32 [o], shift uint8 [o]."""
+        shift = self._shift()
+        scale = torch.exp2(shift)
+        weight = (self.weight.detach().clamp(-SIGNED, SIGNED) * scale[:, None, None, None]).round()
+        bias = (self.bias.detach() * scale).round()
+        if (weight.abs().sum((1, 2, 3)) * UNSIGNED + bias.abs()).max() >= 1 << 24:
+            raise ValueError("weights too large for exact sums in float32")
+        return {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32), "shift": shift.to(torch.uint8)}
+
+    def freeze(self, integers: dict[str, Tensor]) -> None:
+        """Use shipped integers from now on."""
+        scale = torch.exp2(integers["shift"].float())[:, None, None, None]
+        weight = integers["weight"].float() / scale
+        self.frozen_weight = weight.contiguous(memory_format=torch.channels_last)
+        self.frozen_bias = integers["bias"].float()[:, None, None] / scale[:, 0]
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """The arithmetic of the sums, once frozen; `exact.choose_backend` knows which are exact."""
+        if self.frozen_weight is None:
+            raise RuntimeError("freeze the layer first")
+        self.frozen_weight = self.frozen_weight.to(dtype)
+
+
+class IntegerResidual(nn.Module):
+    """x + conv(relu8(conv(clamp8(x)))): the trunk keeps full integers, the branch sees 8 bits."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = IntegerConv2d(channels, channels)
+        self.second = IntegerConv2d(channels, channels, gain=0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.second(relu8(self.first(clamp8(x))))
+        return y
+
+
+# Companding: identity up to one step (16 units), then 16 units a doubling: 7 bits for magnitudes up to 124 steps.
+COMPAND_SIZE = 2048
+
+
+def compand_table() -> Tensor:
+    """float32 [4095], integer-valued: -2047 .. 2047 sixteenths of a step -> activation -127 .. 127."""
+    v = torch.arange(COMPAND_SIZE, dtype=torch.float64)
+    log = 16 * (1 + torch.log2(v.clamp(min=16) / 16))
+    half = torch.where(v <= 16, v, log).round().clamp(max=SIGNED).float()
+    return torch.cat([-half[1:].flip(0), half])
+
+
+def compand(x: Tensor, table: Tensor) -> Tensor:
+    """x integer-valued -> table[clamp(x, -2047, 2047) + 2047]; carries no gradient."""
+    limit = COMPAND_SIZE - 1
+    return table[(x.detach().clamp(-limit, limit) + limit).to(torch.int32)]
+
+
+# Logarithm of a mean magnitude, in eighths of an octave as the scale index is.
+LEVELS = 16 * (COMPAND_SIZE - 1) + 1
+
+
+def level_table() -> Tensor:
+    """float32 [32753], integer-valued: m -> round(8 log2(m / 256 + 0.04)), m the mean magnitude in 1/256 of a step."""
+    m = torch.arange(LEVELS, dtype=torch.float64)
+    return torch.round(8 * torch.log2(m / 256 + 0.04)).float()
+
+
+class GDN(nn.Module):
+    """Generalised divisive normalisation, Balle, Laparra & Simoncelli 2016: y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)."""
+
+    def __init__(self, channels: int, *, inverse: bool = False) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(channels))
+        self.gamma = nn.Parameter(0.1 * torch.eye(channels) + 1e-3)
+        self.inverse = inverse
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = F.conv2d(x * x, self.gamma.abs()[:, :, None, None].to(x.dtype), self.beta.abs().add(1e-6).to(x.dtype))
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())

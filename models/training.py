@@ -1,0 +1,276 @@
+"""Training of the lossy codecs: one loop, torch, numpy and safetensors only.
+
+The corpus is a cache file of slabs. A sample is a crop of a few slices, seen at a random quantisation step, so that one
+model learns every rate; the loss weighs every volume and rate alike, as a BD-rate does:
+
+    loss = mean over crops of  log(bits per sample + 0.01) + 0.7 log(squared error in steps^2 + 0.001)      (default)
+    loss = mean over crops of  log(bits per sample + 6 * squared error in steps^2)                         (transform coders)
+
+Checkpoints (safetensors: weights, moving average, optimiser moments, step) are written every few minutes; a run that finds
+one goes on from it. The log is one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .context import ContextCodec
+from .hyperprior import FactorizedPrior, ScaleHyperprior
+
+
+@dataclass(frozen=True)
+class Config:
+    """A named recipe. `start`: the config whose result the weights start from, if it lies beside."""
+
+    model: str
+    steps: int
+    batch: int
+    slices: int
+    size: int
+    learning_rate: float
+    steps_range: tuple[float, float] = (3.0, 10.5)  # the step is 2**-u of the slab's 99.9th percentile, u uniform
+    start: str | None = None
+    seed: int = 0
+
+
+CONFIGS: dict[str, Config] = {
+    "default": Config("default", steps=6_500, batch=4, slices=6, size=96, learning_rate=7e-4),
+    "factorized": Config("factorized", steps=9_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)),
+    "hyperprior": Config(
+        "hyperprior", steps=6_000, batch=8, slices=1, size=96, learning_rate=7e-4, steps_range=(3, 8.5), start="factorized"
+    ),
+    "debug": Config("default", steps=12, batch=2, slices=3, size=48, learning_rate=1e-3),
+}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "default": ContextCodec,
+    "factorized": FactorizedPrior,
+    "hyperprior": ScaleHyperprior,
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A slab as the sampler wants it: voxels [k, j, i] float32, the least 0. Geometries weigh alike, slabs of one by the
+    square root of their size."""
+
+    voxels: NDArray[np.float32]
+    scale: float
+    geometry: str
+    isotropic: bool
+    weight: float
+
+
+def items(slabs: list[Any], split: str) -> list[Item]:
+    out = []
+    for slab in slabs:
+        if slab.split != split:
+            continue
+        voxels = slab.voxels.astype(np.float32)
+        voxels -= voxels.min()
+        scale = float(np.percentile(voxels, 99.9))
+        spacing = slab.spacing_mm
+        if scale >= 16:
+            isotropic = max(spacing) < 1.2 * min(spacing)
+            out.append(Item(voxels, scale, slab.geometry, isotropic, math.sqrt(voxels.size)))
+    total = {kind: sum(item.weight for item in out if item.geometry == kind) for kind in {item.geometry for item in out}}
+    return [replace(item, weight=item.weight / total[item.geometry]) for item in out]
+
+
+def _zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Scanner interpolation: in-plane spectrum padded with zeros, magnitude kept."""
+    k, h, w = x.shape
+    factor = rng.uniform(1.1, 1.7)
+    height, width = int(h / factor) // 2 * 2, (int(w / factor) // 2 * 2 if rng.random() < 0.5 else w)
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    spectrum = np.fft.fftshift(np.fft.fft2(x[:, top : top + height, left : left + width]), axes=(1, 2))
+    padded = np.zeros((k, h, w), np.complex64)
+    a, b = (h - height) // 2, (w - width) // 2
+    padded[:, a : a + height, b : b + width] = spectrum
+    scale = h * w / (height * width)
+    return (np.abs(np.fft.ifft2(np.fft.ifftshift(padded, axes=(1, 2)))) * scale).astype(np.float32)
+
+
+def crop(item: Item, config: Config, rng: np.random.Generator, *, augment: bool) -> NDArray[np.float32]:
+    """One crop [slices, size, size] in steps."""
+    x = item.voxels
+    if augment and item.isotropic:
+        x = x.transpose(rng.permutation(3))
+    deep = 2 if augment and rng.random() < 0.12 else 1  # thicker slices: means of two
+    shrink = 2 if augment and rng.random() < 0.12 and min(x.shape[1:]) >= 2 * config.size else 1
+    want = (config.slices * deep, config.size * shrink, config.size * shrink)
+    for _ in range(4):  # empty corners teach little
+        start = [int(rng.integers(0, max(n - m, 0) + 1)) for n, m in zip(x.shape, want, strict=True)]
+        part = x[tuple(slice(s, s + m) for s, m in zip(start, want, strict=True))]
+        if part.mean() > 0.03 * item.scale or rng.random() < 0.1:
+            break
+    part = np.pad(part, [(0, m - n) for n, m in zip(part.shape, want, strict=True)], mode="edge")
+    if deep > 1:
+        part = part.reshape(config.slices, deep, *part.shape[1:]).mean(1)
+    if shrink > 1:
+        k, h, w = part.shape
+        part = part.reshape(k, h // 2, 2, w // 2, 2).mean((2, 4))
+    if augment:
+        if rng.random() < 0.12:
+            part = _zero_fill(part, rng)
+        if rng.random() < 0.15:
+            sigma = item.scale * 2.0 ** rng.uniform(-8, -4)
+            part = np.hypot(part + sigma * rng.standard_normal(part.shape), sigma * rng.standard_normal(part.shape))
+        part = part[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
+        if rng.random() < 0.5:
+            part = part.transpose(0, 2, 1)
+        if rng.random() < 0.5:
+            part = part[:, :, ::-1]
+        part = np.round(part)
+    step = max(item.scale * 2.0 ** -rng.uniform(*config.steps_range), 1.0)
+    return np.ascontiguousarray(part / step, dtype=np.float32)
+
+
+def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augment: bool) -> Iterator[Tensor]:
+    p = np.array([item.weight for item in pool])
+    while True:
+        chosen = rng.choice(len(pool), config.batch, p=p / p.sum())
+        yield torch.from_numpy(np.stack([crop(pool[i], config, rng, augment=augment) for i in chosen]))
+
+
+def loss_of(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    out = model(x)
+    bits = out["y"] + out["z"] if "z" in out else out["y"]
+    if isinstance(model, ContextCodec):
+        loss = (torch.log(bits + 0.01) + 0.7 * torch.log(out["mse"] + 0.001)).mean()
+    else:
+        loss = torch.log(bits + 6 * out["mse"] + 0.01).mean()
+    return loss, {"bits": float(bits.detach().mean()), "mse": float(out["mse"].detach().mean())}
+
+
+@torch.no_grad()
+def validate(model: nn.Module, pool: list[Item], config: Config, count: int = 24) -> dict[str, float]:
+    """Mean loss on the same `count` batches each time."""
+    rng, state = np.random.default_rng(1), torch.get_rng_state()
+    torch.manual_seed(1)
+    rows = []
+    for _, x in zip(range(count), batches(pool, config, rng, augment=False), strict=False):
+        loss, parts = loss_of(model, x.to(next(model.parameters()).device))
+        rows.append({"loss": float(loss.detach()), **parts})
+    torch.set_rng_state(state)
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def train(
+    slabs: list[Any], out: Path, name: str, *, device: str = "cpu", minutes: float | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Path:  # fmt: skip
+    """Train CONFIGS[name] on the slabs of a cache; returns the file of averaged float weights `out/name.safetensors`.
+
+    `minutes`: stop (resumably) after so long. Determined by the config's seed up to the device's arithmetic.
+    """
+    config = CONFIGS[name]
+    out.mkdir(parents=True, exist_ok=True)
+    final, state_file, log = out / f"{name}.safetensors", out / f"{name}.checkpoint.safetensors", out / f"{name}.jsonl"
+    torch.manual_seed(config.seed)
+    model = MODELS[config.model]().to(device)
+    if config.start and (out / f"{config.start}.safetensors").exists():
+        model.load_state_dict(load_file(out / f"{config.start}.safetensors"), strict=False)
+    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    parameters = dict(model.named_parameters())
+    step = _resume(state_file, model, average, optimiser, parameters, device)
+    pools = {split: items(slabs, split) for split in ("train", "validation")}
+    feed = batches(pools["train"], config, np.random.default_rng([config.seed, step]), augment=True)
+    begin = saved = time.monotonic()
+    recent: list[tuple[float, float, float]] = []
+    if step == 0:
+        _log(log, {"config": asdict(config), "name": name, "slabs": {key: len(pool) for key, pool in pools.items()}})
+    while step < config.steps:
+        rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * rate
+        loss, parts = loss_of(model, next(feed).to(device))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        decay = min(0.998, step / (step + 10))
+        for key, value in model.state_dict().items():
+            average[key].lerp_(value.detach(), 1 - decay)
+        recent.append((float(loss.detach()), parts["bits"], parts["mse"]))
+        over = minutes is not None and time.monotonic() - begin > 60 * minutes
+        last = step == config.steps or over
+        if step % 100 == 0 or last:
+            mean = np.mean(recent, 0)
+            row: dict[str, Any] = {"step": step, "loss": mean[0], "bits": mean[1], "mse": mean[2], "lr": rate}
+            recent.clear()
+            if (step % 1000 == 0 or last) and pools["validation"]:
+                kept = {key: value.clone() for key, value in model.state_dict().items()}
+                model.load_state_dict(average)
+                row["validation"] = validate(model, pools["validation"], config)
+                model.load_state_dict(kept)
+            row["seconds"] = round(time.monotonic() - begin, 1)
+            _log(log, row)
+            report(json.dumps(row))
+        if time.monotonic() - saved > 120 or last:
+            _save(state_file, model, average, optimiser, parameters, step)
+            _write(final, average)
+            saved = time.monotonic()
+        if over:
+            break
+    return final
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    part = path.with_suffix(".part")
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part)
+    os.replace(part, path)
+
+
+def _log(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _save(
+    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
+    parameters: dict[str, nn.Parameter], step: int,
+) -> None:  # fmt: skip
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"average.{key}": value for key, value in average.items()}
+    for key, parameter in parameters.items():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in optimiser.state[parameter]:
+                tensors[f"{moment}.{key}"] = optimiser.state[parameter][moment]
+    tensors["step"] = torch.tensor(step)
+    _write(path, tensors)
+
+
+def _resume(
+    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
+    parameters: dict[str, nn.Parameter], device: str,
+) -> int:  # fmt: skip
+    if not path.exists():
+        return 0
+    tensors = load_file(path, device=device)
+    step = int(tensors["step"])
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
+    for key in average:
+        average[key].copy_(tensors[f"average.{key}"])
+    for key, parameter in parameters.items():
+        if f"exp_avg.{key}" in tensors:
+            optimiser.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"exp_avg.{key}"],
+                "exp_avg_sq": tensors[f"exp_avg_sq.{key}"],
+            }
+    return step

@@ -1,0 +1,111 @@
+"""The fixed linear transform of the default model: an orthonormal lapped transform, 8 x 8 samples, 64 coefficients.
+
+Time-domain view (Tran, Liang & Tu 2003, "Lapped transform via time-domain pre- and post-filtering"): an orthogonal
+filter across every block boundary, then the 8-point DCT-II inside every block; the LOT of Malvar 1989 is its twin. Basis
+functions are 16 samples long and decay at their ends, so coarse quantisation does not show block edges.
+
+    analysis    x [.., H, W] --P along W and H--> --DCT per 8 x 8 block--> y [.., 64, H/8, W/8]
+    synthesis   the transposes, in integers: coefficients in 1/16 of a step in, samples in 1/16 of a step out
+
+The picture's own edges have no filter: the first and last half block are only transformed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BLOCK = 8
+PRECISION = 14  # bits of the integer matrices
+HEADROOM = 4  # extra fraction bits between the stages
+
+
+def _dct(n: int) -> Tensor:
+    k = torch.arange(n, dtype=torch.float64)[:, None]
+    i = torch.arange(n, dtype=torch.float64)[None]
+    matrix = math.sqrt(2 / n) * torch.cos(math.pi * (2 * i + 1) * k / (2 * n))
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _dct4(n: int) -> Tensor:
+    k = torch.arange(n, dtype=torch.float64)[:, None]
+    i = torch.arange(n, dtype=torch.float64)[None]
+    return math.sqrt(2 / n) * torch.cos(math.pi * (2 * k + 1) * (2 * i + 1) / (4 * n))
+
+
+def _boundary() -> Tensor:
+    """Orthogonal 8 x 8 pre-filter P = B diag(I, V) B across a block boundary, B the butterfly."""
+    half = BLOCK // 2
+    eye = torch.eye(half, dtype=torch.float64)
+    flip = eye.flip(0)
+    rotation = flip @ (_dct(half).T @ _dct4(half)) @ flip
+    butterfly = torch.cat([torch.cat([eye, flip], 1), torch.cat([flip, -eye], 1)]) / math.sqrt(2)
+    return butterfly @ torch.block_diag(eye, rotation) @ butterfly
+
+
+DCT = _dct(BLOCK)
+BOUNDARY = _boundary()
+
+
+def zigzag() -> list[int]:
+    """Order of the 64 coefficients: by rising diagonal, index = vertical * 8 + horizontal frequency."""
+    return sorted(range(64), key=lambda n: (n // 8 + n % 8, n // 8))
+
+
+def _along(x: Tensor, dct: Tensor | None, boundary: Tensor | None) -> Tensor:
+    """Apply the matrices to the last axis (a multiple of 8); `boundary` acts on the samples 4 .. L-4."""
+    shape = x.shape
+    half = BLOCK // 2
+    if boundary is not None and shape[-1] > BLOCK:
+        middle = x[..., half:-half].reshape(*shape[:-1], -1, BLOCK) @ boundary.T
+        x = torch.cat([x[..., :half], middle.reshape(*shape[:-1], -1), x[..., -half:]], -1)
+    if dct is not None:
+        x = (x.reshape(*shape[:-1], -1, BLOCK) @ dct.T).reshape(shape)
+    return x
+
+
+def analysis(x: Tensor) -> Tensor:
+    """x [N, H, W] (sides multiples of 8) -> coefficients [N, 64, H/8, W/8] in zigzag order."""
+    dct, boundary = DCT.to(x), BOUNDARY.to(x)
+    for _ in range(2):
+        x = _along(x, dct, boundary).transpose(-1, -2)
+    n, h, w = x.shape[0], x.shape[1] // BLOCK, x.shape[2] // BLOCK
+    y = x.reshape(n, h, BLOCK, w, BLOCK).permute(0, 2, 4, 1, 3).reshape(n, 64, h, w)
+    return y[:, zigzag()]
+
+
+def synthesis_float(y: Tensor) -> Tensor:
+    """The transpose of `analysis` in floating point, for training."""
+    dct, boundary = DCT.to(y).T, BOUNDARY.to(y).T
+    x = _unfold(y)
+    for _ in range(2):
+        x = _along(_along(x, dct, None), None, boundary).transpose(-1, -2)
+    return x
+
+
+def _unfold(y: Tensor) -> Tensor:
+    n, _, h, w = y.shape
+    y = y[:, torch.tensor(zigzag(), device=y.device).argsort()]
+    return y.reshape(n, BLOCK, BLOCK, h, w).permute(0, 3, 1, 4, 2).reshape(n, h * BLOCK, w * BLOCK)
+
+
+def synthesis(y: Tensor) -> Tensor:
+    """Integer synthesis: y [N, 64, h, w] integer-valued -> samples [N, 8h, 8w] integer-valued, float64, same unit.
+
+    The matrices are round(2**14 * M); every stage is an exact sum in float64 (|y| < 2**28) followed by
+    floor(v / 2**14 + 1/2); the first stage starts from y * 2**4, the last result is floor(v / 2**4 + 1/2).
+    """
+    scale = float(1 << PRECISION)
+    dct, boundary = ((m.T * scale).round().to(y.device) for m in (DCT, BOUNDARY))
+    x = _unfold(y.double() * (1 << HEADROOM))
+    for _ in range(2):
+        x = (_along(x, dct, None) / scale + 0.5).floor_()
+        half = BLOCK // 2
+        if x.shape[-1] > BLOCK:
+            middle = _along(x[..., half:-half], boundary, None)
+            x[..., half:-half] = (middle / scale + 0.5).floor_()
+        x = x.transpose(-1, -2).contiguous()
+    return (x / (1 << HEADROOM) + 0.5).floor_()

@@ -1,0 +1,131 @@
+"""The shipped models: a frozen table from model id to class, configuration and weights. Append only from 0.1.0 on.
+
+A weights file is safetensors: int8 weights, int32 biases and uint8 shifts of the integer layers, float32 of encoder-only
+layers, int32 probability tables "tables.<set>". Its SHA-256 stands here and is checked when it is loaded; the first 8 bytes
+are the model id in a stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+
+from . import entropy
+from .coding import ContextLossy, TableSet, TransformLossy
+from .context import GATE, ContextCodec
+from .exact import choose_backend
+from .hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
+from .layers import IntegerConv2d
+
+WEIGHTS = Path(__file__).parent / "weights"
+LossyModel = ContextLossy | TransformLossy
+
+
+class WeightsError(RuntimeError):
+    """Shipped weights that are missing, unreadable or not the ones of the registry."""
+
+
+class UnknownModelError(KeyError):
+    """No model of this name or id."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    network: type[nn.Module]
+    sha256: str
+
+    @property
+    def model_id(self) -> bytes:
+        return bytes.fromhex(self.sha256)[:8]
+
+    @property
+    def path(self) -> Path:
+        return WEIGHTS / f"{self.name}-{self.sha256[:8]}.safetensors"
+
+
+REGISTRY: tuple[Entry, ...] = (
+    Entry("default", ContextCodec, "5840ef6136152adfceec9db7a52639f2254e9567f57fe69126a45541ed4409d5"),
+)
+# `--model` chooses the last entry of its name; a stream names its own.
+
+
+def names() -> list[str]:
+    return sorted({entry.name for entry in REGISTRY})
+
+
+def find(model: str | bytes) -> Entry:
+    """Entry of a name (the latest) or of the 8 bytes in a stream. UnknownModelError."""
+    key = (lambda entry: entry.name) if isinstance(model, str) else (lambda entry: entry.model_id)
+    for entry in reversed(REGISTRY):
+        if key(entry) == model:
+            return entry
+    shown = model if isinstance(model, str) else model.hex()
+    known = ", ".join(f"{entry.name} ({entry.model_id.hex()})" for entry in REGISTRY)
+    raise UnknownModelError(f"unknown model {shown}: this version has {known}; a later version may know it")
+
+
+def load_model(model: str | bytes = "default", *, device: str = "cpu") -> LossyModel:
+    """The model, its weights checked and its arithmetic chosen. UnknownModelError, WeightsError."""
+    entry = find(model)
+    try:
+        data = entry.path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"weights of {entry.name}: cannot read {entry.path} ({error.strerror}): reinstall") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != entry.sha256:
+        raise WeightsError(
+            f"weights of {entry.name}: expected SHA-256 {entry.sha256[:16]}, found {digest[:16]} in {entry.path}: reinstall"
+        )
+    return assemble(entry.name, entry.network, data, device)
+
+
+def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> LossyModel:
+    """A model from the bytes of a weights file. WeightsError if they do not fit."""
+    try:
+        tensors = load(data)
+        tables = {key[7:]: _table(key[7:], value) for key, value in tensors.items() if key.startswith("tables.")}
+        built = network()
+        floats = {key: value for key, value in tensors.items() if value.dtype == torch.float32}
+        floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
+        if isinstance(built, ContextCodec):
+            built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
+        for prefix, layer in built.named_modules():
+            if isinstance(layer, IntegerConv2d):
+                layer.freeze({key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")})
+        missing, unexpected = built.load_state_dict(floats, strict=False)
+        integer = [prefix for prefix, layer in built.named_modules() if isinstance(layer, IntegerConv2d)]
+        lost = [key for key in missing if key.rpartition(".")[0] not in integer and not key.startswith("bottleneck")]
+        if lost or unexpected:
+            raise WeightsError(f"weights of {name}: missing {lost}, unexpected {unexpected}")
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise error if isinstance(error, WeightsError) else WeightsError(f"weights of {name}: {error}") from error
+    built.requires_grad_(False).eval().to(device)
+    choose_backend(built, device)
+    model_id = hashlib.sha256(data).digest()[:8]
+    if isinstance(built, ContextCodec):
+        return ContextLossy(name, model_id, built, tables, device)
+    assert isinstance(built, TransformCoder)
+    return TransformLossy(name, model_id, built, tables, device)
+
+
+def _table(name: str, weights: torch.Tensor) -> TableSet:
+    octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS else 0
+    return TableSet(weights.numpy().astype(np.uint32), entropy.LOW, octave)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "default": ContextCodec,
+    "factorized": FactorizedPrior,
+    "hyperprior": ScaleHyperprior,
+}

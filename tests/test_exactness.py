@@ -1,0 +1,230 @@
+"""The same symbols and samples whatever the arithmetic: threads, libraries, dtypes, order of summation, order of slabs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.models import exact, zoo
+from mricodec.models.coding import ContextLossy
+from mricodec.models.context import ContextCodec
+from mricodec.models.layers import IntegerConv2d
+
+SAMPLE = Path(__file__).parent.parent / "codec" / "sample" / "brain_t1w.nii.gz"
+
+
+@dataclass(frozen=True)
+class Params:
+    step: float
+    peak: int
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class Streams:
+    """One entropy coder a slab; counts the ideal bits beside."""
+
+    def __init__(self, model: zoo.LossyModel, streams: list[Any]) -> None:
+        self.tables = {name: Tables(t.weights, t.low, t.octave) for name, t in model.tables.items()}
+        self.streams = streams
+        self.ideal_bits = 0.0
+
+    def code(self, name: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
+        tables = self.tables[name]
+        rows = [s.code(tables, index[i], None if values is None else values[i]) for i, s in enumerate(self.streams)]
+        if values is not None:
+            self.ideal_bits += ideal_bits(tables, index.ravel(), values.ravel())
+        return np.stack(rows)
+
+
+def ideal_bits(tables: Tables, index: NDArray[Any], values: NDArray[Any]) -> float:
+    """Code length of the model: -log2 of the table entries, raw bits, and an Exp-Golomb length for escapes."""
+    index, values = index.astype(np.int64), values.astype(np.int64)
+    k = np.zeros_like(index)
+    row = index
+    if tables.octave:
+        index, values = index[index > 0], values[index > 0]
+        beyond = index - (tables.rows - tables.octave)
+        large = index >= tables.rows
+        k = np.where(large, beyond // tables.octave, 0)
+        row = np.where(large, tables.rows - tables.octave + beyond % tables.octave, index)
+    head = (values >> k) - tables.low
+    escaped = (head < 0) | (head >= tables.bins)
+    head = np.where(escaped, tables.bins, head)
+    bits = -np.log2(tables.weights[row, head] / (1 << 24)) + np.where(escaped, 0, k)
+    golomb = sum(7 + max(math.ceil(math.log2(2 * abs(int(v)) + 1)) - 1, 0) for v in values[escaped])
+    return float(bits.sum()) + golomb
+
+
+def encode(model: zoo.LossyModel, x: NDArray[np.int32], params: Params) -> tuple[list[bytes], NDArray[np.int32], float]:
+    coder = Streams(model, [EntropyEncoder() for _ in x])
+    decoded = model.encode(x, params.step, coder, params)
+    return [stream.finish() for stream in coder.streams], decoded, coder.ideal_bits
+
+
+def decode(model: zoo.LossyModel, payloads: list[bytes], shape: tuple[int, ...], params: Params) -> NDArray[np.int32]:
+    coder = Streams(model, [EntropyDecoder(payload) for payload in payloads])
+    decoded = model.decode((len(payloads), *shape[1:]), params, coder)  # type: ignore[arg-type]
+    for stream in coder.streams:
+        stream.finish()
+    return decoded
+
+
+@pytest.fixture(scope="module")
+def scan() -> NDArray[np.int32]:
+    array = np.asarray(nibabel.load(SAMPLE).dataobj).T.astype(np.int32)  # type: ignore[attr-defined]
+    return np.ascontiguousarray(np.stack([array[:6, 100:197, 90:205], array[8:14, 100:197, 90:205]]))
+
+
+@pytest.fixture
+def model() -> ContextLossy:
+    loaded = zoo.load_model("default")
+    assert isinstance(loaded, ContextLossy)
+    return loaded
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a flag for other hardware
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+@pytest.mark.parametrize("step", [0.5, 8.0, 60.0])
+def test_decoder_repeats_the_encoder(model: ContextLossy, scan: NDArray[np.int32], step: float) -> None:
+    params = Params(step, int(scan.max()))
+    payloads, decoded, _ = encode(model, scan, params)
+    assert np.array_equal(decode(model, payloads, scan.shape, params), decoded)
+    assert np.sqrt(np.mean((decoded - scan) ** 2.0)) < 0.5 * step + 0.5
+
+
+@pytest.mark.parametrize(
+    ("hidden", "output"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_any_arithmetic_decodes_the_same(
+    model: ContextLossy, scan: NDArray[np.int32], hidden: torch.dtype, output: torch.dtype, number: int, onednn: bool
+) -> None:
+    params = Params(6.0, int(scan.max()))
+    x = np.ascontiguousarray(scan[:, :3, :64, :72])
+    payloads, decoded, _ = encode(model, x, params)
+    other = zoo.load_model("default")
+    assert isinstance(other, ContextLossy)
+    exact.set_backend(other._network, hidden, output)
+    with threads(number), contextlib.nullcontext() if onednn else without_onednn():
+        assert np.array_equal(decode(other, payloads, x.shape, params), decoded)
+
+
+def test_order_of_summation_does_not_matter(model: ContextLossy, scan: NDArray[np.int32]) -> None:
+    params = Params(6.0, int(scan.max()))
+    payloads, decoded, _ = encode(model, scan, params)
+    other = zoo.load_model("default")
+    assert isinstance(other, ContextLossy)
+    permute_hidden_channels(other._network)
+    assert np.array_equal(decode(other, payloads, scan.shape, params), decoded)
+
+
+def permute_hidden_channels(network: ContextCodec) -> None:
+    """The same function with the hidden channels of every pass and of the filter in another order."""
+    generator = torch.Generator().manual_seed(5)
+
+    def order(layer: IntegerConv2d) -> torch.Tensor:
+        return torch.randperm(layer.weight.shape[0], generator=generator)
+
+    def outputs(layer: IntegerConv2d, p: torch.Tensor) -> None:
+        assert layer.frozen_weight is not None and layer.frozen_bias is not None
+        layer.frozen_weight, layer.frozen_bias = layer.frozen_weight[p], layer.frozen_bias[p]
+
+    def inputs(layer: IntegerConv2d, p: torch.Tensor) -> None:
+        assert layer.frozen_weight is not None
+        layer.frozen_weight = layer.frozen_weight[:, p]
+
+    for one in network.passes:
+        p = order(one.base)
+        outputs(one.base, p)
+        if one.known is not None:
+            outputs(one.known, p)
+        inputs(one.middle, p)
+        p = order(one.middle)
+        outputs(one.middle, p)
+        inputs(one.head, p)
+    for block in network.filter.blocks:
+        p = order(block.first)
+        outputs(block.first, p)
+        inputs(block.second, p)
+
+
+def test_slabs_stand_alone(model: ContextLossy, scan: NDArray[np.int32]) -> None:
+    params = Params(6.0, int(scan.max()))
+    payloads, decoded, _ = encode(model, scan, params)
+    assert np.array_equal(decode(model, payloads[::-1], scan.shape, params), decoded[::-1])
+    assert np.array_equal(decode(model, payloads[1:], scan.shape, params), decoded[1:])
+    assert encode(model, scan[1:], params)[0] == payloads[1:]
+
+
+def test_chosen_arithmetic_is_exact(model: ContextLossy) -> None:
+    hidden, output = exact.choose_backend(model._network, "cpu")
+    assert hidden in exact.HIDDEN
+    assert output in exact.OUTPUT
+
+
+def test_inexact_arithmetic_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-test bites: sums that are off by one unit are noticed."""
+
+    def off(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        y = exact.integer_sums(x, weight)
+        y[0, 0, 0, 0] += 1
+        return y
+
+    monkeypatch.setattr(exact, "convolve", off)
+    exact.fastest_exact.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="no exact convolution"):
+            exact.fastest_exact(((4, 3, 3),), "cpu")
+    finally:
+        exact.fastest_exact.cache_clear()
+
+
+def test_estimated_bits_are_the_file() -> None:
+    array = np.asarray(nibabel.load(SAMPLE).dataobj).T.astype(np.int32)  # type: ignore[attr-defined]
+    x = np.ascontiguousarray(array[None, :, 60:316, 30:230])
+    assert x.size > 1_000_000
+    model = zoo.load_model("default")
+    for step in (4.0, 25.0):
+        payloads, _, bits = encode(model, x, Params(step, int(x.max())))
+        assert 8 * len(payloads[0]) == pytest.approx(bits, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["factorized", "hyperprior"])
+def test_research_models_decode_the_same_latents(name: str, scan: NDArray[np.int32]) -> None:
+    model = zoo.load_model(name)
+    params = Params(6.0, int(scan.max()))
+    x = scan[:, :2]
+    payloads, decoded, _ = encode(model, x, params)
+    with threads(2), without_onednn():
+        again = decode(zoo.load_model(name), payloads, x.shape, params)
+    assert int(np.abs(again - decoded).max()) <= 1
