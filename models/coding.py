@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import transform
-from .context import CHANNELS, HYPER, INDEX_SKIP, ContextCodec, Layout, quantise
+from .context import CHANNELS, HYPER, INDEX_SKIP, Code, ContextCodec, Layout, Step, quantise
 from .hyperprior import LATENT, ScaleHyperprior, TransformCoder
 
 STEP_BITS = 16  # the step is an integer number of 2**-16 codes
@@ -109,19 +109,22 @@ class ContextLossy:
         z = self._hyper(s, k, size, y, symbols)
         layout = Layout.of(*size, device)
 
-        def code(t: int, p: int, mu: Tensor, index: Tensor) -> Tensor:
-            row = torch.where(index < INDEX_SKIP, 0, index)
-            given = None
-            if y is not None:
-                given = quantise((y[:, t].reshape(s, -1)[:, layout.where[p]] - mu) / 16, row)
-            return symbols.code("y", row, given)
+        def coder_of(step: Step) -> Code:
+            chosen = None if y is None else y[:, list(step.slices)].reshape(s * len(step.slices), -1)
 
-        y_1 = y_2 = torch.zeros((s, *size, CHANNELS), device=device)
-        decoded = torch.empty((s, k, *size, CHANNELS), device=device)
-        for t in range(k):
-            hyper = network.h_s(z[:, t], size)
-            decoded[:, t] = network.slice_passes(t, hyper, y_1, y_2, layout, code)
-            y_1, y_2 = decoded[:, t], y_1
+            def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
+                row = torch.where(index < INDEX_SKIP, 0, index)
+                given = None
+                if chosen is not None:
+                    given = quantise((chosen[:, layout.where[p]] - mu) / 16, row).reshape(s, -1)
+                return symbols.code("y", row.reshape(s, -1), given).reshape(row.shape)
+
+            return code
+
+        def hyper(step: Step) -> Tensor:
+            return network.h_s(z[:, list(step.slices)].flatten(0, 1), size)
+
+        decoded = network.run(hyper, torch.empty((s, k, *size, CHANNELS), device=device), layout, coder_of)
         return self._samples(decoded, shape, integer_step(params))
 
     def _hyper(self, s: int, k: int, size: tuple[int, int], y: Tensor | None, symbols: _Symbols) -> Tensor:

@@ -1,12 +1,12 @@
 """The default lossy model: lapped transform, slice context, hyperprior, four context passes, decoder-side filter.
 
 After Minnen, Balle & Toderici 2018 (mean and scale from hyperprior and context) and Li et al. 2023 (DCVC-DC: four parallel
-passes over channel group x 2 x 2 parity), on slices: what video codecs take from motion is here the previous slices.
+passes over channel group x 2 x 2 parity), on slices: what video codecs take from motion and B-frames is here the slices before and after.
 
     x [K, H, W] --analysis, / step--> y [K, 64, H/8, W/8]
     z = round(h_a(y))          one vector per 2 x 2 blocks, factorized prior        (hyperprior)
-    for slice t, for pass p = 0..3:
-        base  = h_s(z_t) + conv(y_hat_{t-1}) + conv(y_hat_{t-2})                     (slices)
+    for slice t in the order of `steps`, between coded slices a < t < b, for pass p = 0..3:
+        base  = h_s(z_t) + conv(y_hat_a) + conv(y_hat_b)                             (slices)
         mu, scale index = net_p(base, y_hat_t known so far)                         (context)
         q = round(y - mu), coded with the table of the scale index;  y_hat = q + mu
     x_hat = step * (synthesis(y_hat) + filter(synthesis(y_hat) of slices t-1, t, t+1))
@@ -16,16 +16,17 @@ statistics are in units of the step, so one model serves every rate and bit dept
 and the transform is orthonormal: rates never saturate.
 
 The scale index is the network's output plus weights times three log-energies, each of the same coefficient or its
-neighbours: E1 in the previous slice (3 x 3 blocks), E2 in the known neighbouring blocks, E3 at the known neighbouring
+neighbours: E1 in the slices a and b (3 x 3 blocks), E2 in the known neighbouring blocks, E3 at the known neighbouring
 frequencies of the block.
 
-mu = net + gate * (y_hat_{t-1} at the same place), gates in 1/64 chosen by the network: exact prediction of large values by
+mu = net + gate * (mean of y_hat_a and y_hat_b at the same place), gates in 1/64 chosen by the network: exact prediction of large values by
 small integers. The mean of a block (coefficient 0) has two more predictors: the mean of its known neighbours, and the same
-plus what the previous slice says of the difference.
+plus what slices a and b say of the difference.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ from .layers import COMPAND_SIZE, SIGNED, IntegerConv2d, IntegerResidual, clamp8
 CHANNELS = 64
 HYPER = 16
 PASSES = 4
+ANCHOR = 8
+PLACES = 5
 HEAD = 3 * CHANNELS + 2
 GATE = 64  # one unit of a gate is 1/64
 GATE_MAX = 127
@@ -50,7 +53,7 @@ INDEX_MAX = 207
 INDEX_SKIP = 6  # lower indices (sigma below 0.08) are not coded
 RDO_LAMBDA = 0.1155  # squared steps per bit: -dD/dR of a uniform quantiser at high rate, 2 ln 2 / 12
 
-Code = Callable[[int, int, Tensor, Tensor], Tensor]  # slice, pass, mu [N, n], index [N, n] -> q [N, n]
+Code = Callable[[int, Tensor, Tensor], Tensor]  # pass, mu [N, n], index [N, n] -> q [N, n]
 
 
 def frequency_neighbours() -> Tensor:
@@ -97,6 +100,36 @@ class Layout:
         level = [(n % CHANNELS == 0).nonzero()[:, 0] for n in where]
         block = [n[i] // CHANNELS for n, i in zip(where, level, strict=True)]
         return Layout(*([part.to(device) for part in parts] for parts in (where, head, spatial, spectral, level, block)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Slices that are coded side by side: `before` and `after` are the coded ones that they lie between (-1: none)."""
+
+    slices: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def places(self) -> list[int]:
+        """Class of each slice: 0 nothing to lean on, 1 a slice before, 2 3 4 between two, the farther 3 or more, 2, 1 away."""
+        out = []
+        for t, a, b in zip(self.slices, self.before, self.after, strict=True):
+            out.append(0 if a < 0 else 1 if b < 0 else 5 - min(max(t - a, b - t), 3))
+        return out
+
+
+def steps(slices: int) -> list[Step]:
+    """Order of a slab: every eighth slice and the last one after another, then the middles between coded ones."""
+    anchors = sorted({*range(0, slices, ANCHOR), slices - 1})
+    out = [Step((t,), (anchors[i - 1] if i else -1,), (-1,)) for i, t in enumerate(anchors)]
+    gaps = [(a, b) for a, b in itertools.pairwise(anchors) if b - a > 1]
+    while gaps:
+        before, after = zip(*gaps, strict=True)
+        middle = tuple((a + b) // 2 for a, b in gaps)
+        out.append(Step(middle, before, after))
+        halves = [half for (a, b), t in zip(gaps, middle, strict=True) for half in ((a, t), (t, b))]
+        gaps = [(a, b) for a, b in halves if b - a > 1]
+    return out
 
 
 def _neighbours(x: Tensor, diagonal: bool) -> Tensor:
@@ -201,8 +234,9 @@ class ContextCodec(nn.Module):
         super().__init__()
         self.h_a = HyperAnalysis(width)
         self.h_s = HyperSynthesis(width)
-        self.bottleneck = entropy.EntropyBottleneck(HYPER)
+        self.bottleneck = entropy.EntropyBottleneck(HYPER, init_scale=3.0)
         self.previous = nn.ModuleList([IntegerConv2d(CHANNELS, width) for _ in range(2)])
+        self.place = nn.Parameter(torch.zeros(PLACES, width))
         self.mix = IntegerResidual(width)
         self.passes = nn.ModuleList([ContextPass(width, p == 0) for p in range(PASSES)])
         self.filter = Filter(filter_width)
@@ -217,10 +251,11 @@ class ContextCodec(nn.Module):
         level = y[..., :1] - _box(y[..., 0][:, None])[:, 0, ..., None]
         return compand(torch.cat([level, y[..., 1:]], -1), self.lut).permute(0, 3, 1, 2)
 
-    def base(self, hyper: Tensor, a1: Tensor, a2: Tensor) -> Tensor:
-        """hyper [N, width, h, w] and the companded previous slices -> features of one slice."""
+    def base(self, hyper: Tensor, y_a: Tensor, y_b: Tensor, place: Tensor) -> Tensor:
+        """hyper [N, width, h, w], the slices around [N, h, w, 64], classes int64 [N] -> features of N slices."""
         first, second = self.previous
-        return relu8(self.mix(relu8(hyper + first(a1) + second(a2))))
+        sums = hyper + first(self.activations(y_a)) + second(self.activations(y_b))
+        return relu8(self.mix(relu8(sums + round_through(self.place)[place][:, :, None, None])))
 
     def predict(
         self, p: int, base: Tensor, known: Tensor, y_hat: Tensor, y_1: Tensor, energy_1: Tensor, layout: Layout
@@ -254,23 +289,45 @@ class ContextCodec(nn.Module):
         energy = round_through(sum(w * e for w, e in zip(weights, energies, strict=True)) / GATE)
         return (mean + linear).clamp(-MU_MAX, MU_MAX), (scale + energy + INDEX_ORIGIN).clamp(0, INDEX_MAX)
 
-    def energy(self, y_hat: Tensor) -> Tensor:
-        """Log-energy of a slice [N, h, w, 64], over 3 x 3 blocks, weights 4, 2, 1, zeros beyond the border."""
-        return self.levels[_smooth(y_hat.abs().clamp(max=COMPAND_SIZE - 1)).to(torch.int32)]
+    def energy(self, y_a: Tensor, y_b: Tensor, both: Tensor) -> Tensor:
+        """Log-energy around every coefficient [N, h, w, 64] of the slices beside: 3 x 3 blocks, weights 4, 2, 1, zeros
+        beyond the border; the mean of the two, rounded down, where there are two."""
+        e_a, e_b = (self.levels[_smooth(y.abs().clamp(max=COMPAND_SIZE - 1)).to(torch.int32)] for y in (y_a, y_b))
+        return torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
 
-    def slice_passes(self, t: int, hyper: Tensor, y_1: Tensor, y_2: Tensor, layout: Layout, code: Code) -> Tensor:
-        """y_hat [N, h, w, 64] of slice t from the two before it; `code` codes the symbols of a pass."""
-        base = self.base(hyper, self.activations(y_1), self.activations(y_2))
-        energy_1 = self.energy(y_1)
+    def slice_passes(
+        self, hyper: Tensor, y_a: Tensor, y_b: Tensor, place: Tensor, layout: Layout, code: Code
+    ) -> Tensor:
+        """y_hat [N, h, w, 64] of N slices from the ones around (zeros: none); `code` codes the symbols of a pass."""
+        n = len(y_a)
+        base = self.base(hyper, y_a, y_b, place)
+        both = (place >= 2)[:, None, None, None]
+        y_1 = torch.where(both, torch.floor((y_a + y_b + 1) / 2), y_a)
+        energy_1 = self.energy(y_a, y_b, both)
         y_hat, known = y_1.new_zeros(y_1.shape), y_1.new_zeros(y_1.shape)
         for p in range(PASSES):
             mu, index = self.predict(p, base, known, y_hat, y_1, energy_1, layout)
-            new = (16 * code(t, p, mu, index) + mu).clamp(-Y_MAX, Y_MAX)
-            y_hat.view(len(y_hat), -1)[:, layout.where[p]] = new
+            new = (16 * code(p, mu, index) + mu).clamp(-Y_MAX, Y_MAX)
+            y_hat.view(n, -1)[:, layout.where[p]] = new
             if p < PASSES - 1:
                 seen = new.detach().clone()
-                seen[:, layout.level[p]] -= y_1[..., 0].reshape(len(y_1), -1)[:, layout.block[p]]
-                known.view(len(known), -1)[:, layout.where[p]] = compand(seen, self.lut)
+                seen[:, layout.level[p]] -= y_1[..., 0].reshape(n, -1)[:, layout.block[p]]
+                known.view(n, -1)[:, layout.where[p]] = compand(seen, self.lut)
+        return y_hat
+
+    def run(self, hyper: Callable[[Step], Tensor], y_hat: Tensor, layout: Layout, code: Callable[[Step], Code]) -> Tensor:
+        """Code the slices of slabs in order into y_hat [S, K, h, w, 64]; `hyper` gives the h_s features of a step."""
+        s, k, h, w, _ = y_hat.shape
+        nothing = y_hat.new_zeros((s, h, w, CHANNELS))
+        done: dict[int, Tensor] = {-1: nothing}
+        for step in steps(k):
+            m = len(step.slices)
+            y_a, y_b = (torch.stack([done[t] for t in side], 1).flatten(0, 1) for side in (step.before, step.after))
+            place = torch.tensor(step.places(), device=y_hat.device).repeat(s)
+            new = self.slice_passes(hyper(step), y_a, y_b, place, layout, code(step)).unflatten(0, (s, m))
+            for i, t in enumerate(step.slices):
+                done[t] = new[:, i].detach()
+                y_hat[:, t] = new[:, i]
         return y_hat
 
     def correction(self, samples: Tensor) -> Tensor:
@@ -298,28 +355,26 @@ class ContextCodec(nn.Module):
         z = self.h_a(self.activations(y.flatten(0, 1).round()))
         bits_z = self.bottleneck.bits(z + torch.rand_like(z) - 0.5)
         hyper = self.h_s(round_through(z), size).unflatten(0, (b, k))
-        bits_y = x.new_zeros(b)
-        y_1 = y_2 = torch.zeros_like(y[:, 0])
-        slices = []
-        for t in range(k):
-            coded: list[tuple[Tensor, Tensor, Tensor]] = []  # q, y - mu in steps, index of every pass
+        coded: list[tuple[Tensor, Tensor, Tensor]] = []  # q, y - mu in steps, index of every pass, [B, ...]
 
-            def code(t: int, p: int, mu: Tensor, index: Tensor) -> Tensor:
-                e = (y[:, t].reshape(b, -1)[:, layout.where[p]] - mu) / 16
+        def coder(step: Step) -> Code:
+            given = y[:, list(step.slices)].reshape(b * len(step.slices), -1)
+
+            def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
+                e = (given[:, layout.where[p]] - mu) / 16
                 q = quantise(e.detach(), index.detach())
-                coded.append((q, e, index))  # noqa: B023
+                coded.append((q.reshape(b, -1), e.reshape(b, -1), index.reshape(b, -1)))
                 return q
 
-            y_hat = self.slice_passes(t, hyper[:, t], y_1, y_2, layout, code)
-            q, e, index = (torch.cat(parts, 1) for parts in zip(*coded, strict=True))
-            sigma = entropy.sigma_of(index.clamp(min=1))
-            noisy = e + torch.rand_like(e) - 0.5
-            relaxed = entropy.laplace_bits(noisy, sigma.detach())  # its gradient reaches mu, its value does not count
-            bits = entropy.laplace_bits(q, sigma) + relaxed - relaxed.detach()
-            bits_y = bits_y + bits.sum(1)
-            slices.append(y_hat)
-            y_1, y_2 = y_hat.detach(), y_1
-        y_hat = torch.stack(slices, 1).flatten(0, 1).permute(0, 3, 1, 2)
+            return code
+
+        y_hat = self.run(lambda step: hyper[:, list(step.slices)].flatten(0, 1), torch.zeros_like(y), layout, coder)
+        q, e, index = (torch.cat(parts, 1) for parts in zip(*coded, strict=True))
+        sigma = entropy.sigma_of(index.clamp(min=1))
+        noisy = e + torch.rand_like(e) - 0.5
+        relaxed = entropy.laplace_bits(noisy, sigma.detach())  # its gradient reaches mu, its value does not count
+        bits_y = (entropy.laplace_bits(q, sigma) + relaxed - relaxed.detach()).sum(1)
+        y_hat = y_hat.flatten(0, 1).permute(0, 3, 1, 2)
         samples = transform.synthesis_float(y_hat).unflatten(0, (b, k))
         samples = samples + self.correction(samples.detach().round())
         error = ((samples / 16 - x) ** 2).mean((1, 2, 3))

@@ -60,6 +60,7 @@ def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]
             tensors[f"tables.{'z' if y_tables is not None else 'y'}"] = module.tables().to(torch.int32)
     if isinstance(model, ContextCodec):
         tensors |= {"lut": model.lut.to(torch.int8), "levels": model.levels.to(torch.int8)}
+        tensors["place"] = model.place.detach().round().to(torch.int16)
     if y_tables is not None:
         tensors["tables.y"] = y_tables.to(torch.int32)
     return {key: value.contiguous() for key, value in tensors.items()}

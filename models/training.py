@@ -47,18 +47,21 @@ class Config:
 
 
 CONFIGS: dict[str, Config] = {
-    "default": Config("default", steps=6_500, batch=4, slices=6, size=96, learning_rate=7e-4),
-    "factorized": Config("factorized", steps=9_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)),
+    "default": Config("default", steps=6_000, batch=3, slices=9, size=96, learning_rate=7e-4),
+    "factorized": Config("factorized", steps=6_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)),
     "hyperprior": Config(
-        "hyperprior", steps=6_000, batch=8, slices=1, size=96, learning_rate=7e-4, steps_range=(3, 8.5), start="factorized"
+        "hyperprior", steps=3_500, batch=8, slices=1, size=96, learning_rate=7e-4, steps_range=(3, 8.5), start="factorized"
     ),
-    "debug": Config("default", steps=12, batch=2, slices=3, size=48, learning_rate=1e-3),
+    "debug": Config("default", steps=12, batch=2, slices=5, size=48, learning_rate=1e-3),
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
     "factorized": FactorizedPrior,
     "hyperprior": ScaleHyperprior,
 }
+
+
+PRIOR_RATE = 10.0  # learning rate of the factorized priors: they start wide, and narrow slowly otherwise
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,11 @@ def train(
     if config.start and (out / f"{config.start}.safetensors").exists():
         model.load_state_dict(load_file(out / f"{config.start}.safetensors"), strict=False)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     parameters = dict(model.named_parameters())
+    priors = [value for key, value in parameters.items() if "bottleneck" in key]
+    others = [value for key, value in parameters.items() if "bottleneck" not in key]
+    groups = [{"params": others, "scale": 1.0}, {"params": priors, "scale": PRIOR_RATE}]
+    optimiser = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     step = _resume(state_file, model, average, optimiser, parameters, device)
     pools = {split: items(slabs, split) for split in ("train", "validation")}
     feed = batches(pools["train"], config, np.random.default_rng([config.seed, step]), augment=True)
@@ -196,7 +202,7 @@ def train(
     while step < config.steps:
         rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate
+            group["lr"] = config.learning_rate * rate * group["scale"]
         loss, parts = loss_of(model, next(feed).to(device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

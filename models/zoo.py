@@ -55,7 +55,7 @@ class Entry:
 
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("default", ContextCodec, "5840ef6136152adfceec9db7a52639f2254e9567f57fe69126a45541ed4409d5"),
+    Entry("default", ContextCodec, "e6b15dd595624aaeebf5ab10ba6ee995647eef5880b86cfff055f39b5e6c4d44"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 
@@ -100,6 +100,7 @@ def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> L
         floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
         if isinstance(built, ContextCodec):
             built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
+            floats["place"] = tensors["place"].float()
         for prefix, layer in built.named_modules():
             if isinstance(layer, IntegerConv2d):
                 layer.freeze({key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")})

@@ -1,0 +1,212 @@
+"""The encoder's choices for a slab of the lossless coder: palette, border, predictor, tables. Any choice decodes."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .lossless import index_of_kind
+from .wavefront import (
+    BUCKETS,
+    CANDIDATES,
+    COEFFICIENT_BITS,
+    FIRST_COARSE,
+    FIRST_COARSE_ROW,
+    FIRST_FINE,
+    HEAD_MAX,
+    KINDS,
+    OCTAVE,
+    STAGES,
+    Predictor,
+    Tap,
+    shipped,
+)
+
+Float = NDArray[np.float64]
+
+ROWS_FITTED = 30_000  # voxels that a predictor is fitted to
+ROWS_COUNTED = 20_000  # voxels of a bucket that choose its table
+SMALL = 1 << 12  # slabs with fewer voxels take the shipped predictor
+COEFFICIENT_COST = 12  # bits in the stream
+TAP_COST = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
+PALETTE_BELOW = 0.75  # packing is tried if fewer than this share of the values occur
+
+
+def choose_border(slab: NDArray[np.int32]) -> int:
+    """Value beyond the slab [K, H, W]: the median of its first rows and first columns."""
+    return int(np.median(np.concatenate([slab[:, :1].ravel(), slab[:, :, :1].ravel()])))
+
+
+def choose_palette(slab: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """The values that occur, if coding their ranks promises to be shorter.
+
+    Judged by differences of neighbours in a row: the mean of log2(1 + |difference|), of values and of ranks.
+    """
+    occurs = np.zeros(int(slab.max()) + 1, bool)
+    occurs[slab] = True
+    palette = np.flatnonzero(occurs)
+    if palette.size >= PALETTE_BELOW * (int(palette[-1]) + 1) or palette.size < 2:
+        return None
+    part = slab[:: -(-len(slab) // 4)]
+    saved = _roughness(part) - _roughness(palette.searchsorted(part))
+    cost = palette.size * (2 + np.log2((int(palette[-1]) + 1) / palette.size))
+    return palette.astype(np.int32) if saved * slab.size > cost else None
+
+
+def _roughness(slab: NDArray[np.integer]) -> float:
+    """Bits per voxel, about."""
+    steps = np.abs(np.diff(slab.reshape(-1).astype(np.float64)))
+    return float(np.log2(1 + steps).mean()) if steps.size else 0.0
+
+
+def fit_predictor(slab: NDArray[np.int32]) -> Predictor:
+    """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W]."""
+    if slab.size < SMALL:
+        return shipped().predictor
+    random = np.random.default_rng(0)
+    slices = len(slab)
+    last = min(slices, STAGES) - 1
+    candidates = [tap for tap in CANDIDATES if -tap[0] <= last]
+    information, moment = normal_equations(slab, candidates, last, slices, random)
+    chosen = _worthwhile(information, moment, COEFFICIENT_COST + TAP_COST * slab.size)
+    taps = tuple(candidates[k] for k in chosen)
+    coefficients = np.zeros((STAGES, len(taps)))
+    coefficients[last:] = _solve(information, moment, chosen)
+    for stage in range(last):
+        there = [k for k, tap in enumerate(taps) if -tap[0] <= stage]
+        own = [taps[k] for k in there]
+        information, moment = normal_equations(slab, own, stage, stage + 1, random)
+        coefficients[stage, there] = _solve(information, moment, list(range(len(own))))
+    return Predictor(taps, whole_coefficients(coefficients))
+
+
+def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
+    """As they are sent."""
+    limit = (1 << 15) - 1
+    return np.clip(np.rint(coefficients * (1 << COEFFICIENT_BITS)), -limit, limit).astype(np.int32)
+
+
+def normal_equations(
+    slab: NDArray[np.int32], taps: list[Tap], start: int, stop: int, random: np.random.Generator
+) -> tuple[Float, Float]:
+    """Information [T, T] and moment [T] of the voxels of slices start .. stop - 1; both in (nats / 2) of all of them.
+
+    Weights are 1 / (expected error * (half the expected + the found error)), the expected one from the gradients
+    around the voxel, so that noise and edges count alike in bits.
+    """
+    x, a, spread, per_sample = _sample(slab, taps, start, stop, random)
+    weights = np.ones(x.size)
+    for _ in range(2):
+        information, moment = _weighted(a, x, weights)
+        found = np.abs(x - a @ np.linalg.solve(information, moment))
+        expected = 0.8 * spread * (found.sum() / max(spread.sum(), 1e-9)) + 0.2 * found.mean() + 0.1
+        weights = 1 / (expected * (0.5 * expected + found))
+    information, moment = _weighted(a, x, weights)
+    return information * per_sample, moment * per_sample
+
+
+_PAD = max(max(abs(i), abs(j)) for _, i, j in CANDIDATES)
+
+
+def _sample(
+    slab: NDArray[np.int32], taps: list[Tap], start: int, stop: int, random: np.random.Generator
+) -> tuple[Float, Float, Float, float]:
+    """Some voxels [n], their neighbours [n, T], the gradients around them [n], and voxels for each of them."""
+    padded = np.pad(slab, ((2, 0), (_PAD, _PAD), (_PAD, _PAD)), mode="edge")
+    _, rows, columns = padded.shape
+    _, height, width = slab.shape
+    voxels = (stop - start) * height * width
+    place = np.arange(voxels) if voxels <= ROWS_FITTED else random.integers(0, voxels, ROWS_FITTED)
+    t, rest = np.divmod(place, height * width)
+    i, j = np.divmod(rest, width)
+    origin = ((t + start + 2) * rows + i + _PAD) * columns + j + _PAD
+    flat = padded.reshape(-1)
+
+    def neighbour(tap: Tap) -> Float:
+        return flat[origin + (tap[0] * rows + tap[1]) * columns + tap[2]].astype(np.float64)
+
+    a = np.empty((len(taps), place.size))
+    for row, tap in zip(a, taps, strict=True):
+        row[:] = neighbour(tap)
+    west, north, north_west, north_east = (neighbour((0, *o)) for o in ((0, -1), (-1, 0), (-1, -1), (-1, 1)))
+    spread = np.abs(west - north_west) + np.abs(north - north_west) + np.abs(north - north_east)
+    spread += np.abs(west - neighbour((0, 0, -2))) + np.abs(north - neighbour((0, -2, 0)))
+    return neighbour((0, 0, 0)), a.T, spread, voxels / place.size
+
+
+def _weighted(a: Float, x: Float, weights: Float) -> tuple[Float, Float]:
+    scaled = a * weights[:, None]
+    information: Float = scaled.T @ a
+    diagonal = np.diag_indices_from(information)
+    information[diagonal] = information[diagonal] * (1 + 1e-6) + 1e-3 * weights.mean()
+    return information, scaled.T @ x
+
+
+def _solve(information: Float, moment: Float, chosen: list[int]) -> Float:
+    solution: Float = np.linalg.solve(information[np.ix_(chosen, chosen)], moment[chosen])
+    return solution
+
+
+def _worthwhile(information: Float, moment: Float, cost: float) -> list[int]:
+    """Backward elimination: the neighbours each of which saves its cost in bits."""
+    chosen = list(range(moment.size))
+    while chosen:
+        covariance = np.linalg.inv(information[np.ix_(chosen, chosen)])
+        coefficients = covariance @ moment[chosen]
+        saved = coefficients**2 / np.diag(covariance) * (0.5 / np.log(2))
+        poor = [k for k in np.argsort(saved) if saved[k] < cost]
+        if not poor:
+            break
+        dropped = set(poor[: max(1, len(poor) // 4)])
+        chosen = [tap for k, tap in enumerate(chosen) if k not in dropped]
+    return chosen
+
+
+def choose_kinds(context: NDArray[np.integer], error: NDArray[np.int32]) -> NDArray[np.intp]:
+    """The kind of tables for each bucket up to the last one met, from contexts and errors [n] of a slab."""
+    bucket = (context >> 4).astype(np.uint8)
+    order = np.argsort(bucket, kind="stable")
+    counts = np.bincount(bucket, minlength=BUCKETS)
+    kinds = np.zeros(int(bucket.max()) + 1, np.intp)
+    start = 0
+    for b in range(kinds.size):
+        places = order[start : start + int(counts[b])]
+        start += int(counts[b])
+        if places.size == 0:
+            kinds[b] = kinds[b - 1] + 1 if b else 0
+            continue
+        if not error[places].any():
+            continue  # kind 0
+        places = places[:: -(-places.size // ROWS_COUNTED)] if places.size > ROWS_COUNTED else places
+        kinds[b] = _best_kind((context[places] & 15).astype(np.intp), error[places])
+    return np.minimum(kinds, KINDS - 1)
+
+
+def _best_kind(fraction: NDArray[np.intp], error: NDArray[np.int32]) -> int:
+    scale = 1.2 * float(np.abs(error - fraction / 16).mean())
+    about = FIRST_FINE + round(OCTAVE * (np.log2(max(scale, 2.0**-9)) + 3))
+    low = 1 if about < FIRST_FINE + OCTAVE else about - 3
+    tried = range(low, min(max(about + 3, FIRST_FINE + OCTAVE), KINDS))
+    return min(tried, key=lambda kind: _cost(kind, fraction, error))
+
+
+def _cost(kind: int, fraction: NDArray[np.intp], error: NDArray[np.int32]) -> float:
+    """Bits for the errors."""
+    shift = max(kind - FIRST_COARSE, 0) // OCTAVE
+    index = index_of_kind()[kind]
+    row = np.where(index < FIRST_COARSE_ROW, index, FIRST_COARSE_ROW + (kind - FIRST_COARSE) % OCTAVE)
+    head = np.clip((error + ((1 << shift) >> 1)) >> shift, -HEAD_MAX - 1, HEAD_MAX + 1)
+    escaped = np.abs(head) > HEAD_MAX
+    column = np.where(escaped, 2 * HEAD_MAX + 1, head + HEAD_MAX)
+    bits = _bits()[row[fraction], column].sum() + shift * (error.size - np.count_nonzero(escaped))
+    whole = np.abs(error[escaped]).astype(np.float64)
+    return float(bits + np.sum(8 + np.floor(np.log2(np.maximum(2 * whole, 1)))))
+
+
+@cache
+def _bits() -> Float:
+    """[rows, columns]: what a symbol of a table costs."""
+    bits: Float = 24 - np.log2(shipped().tables["voxel"].weights)
+    return bits

@@ -1,0 +1,370 @@
+"""Prediction of the voxels of a slab, plane by plane of the integer lattice: what both coders of `lossless` run.
+
+The voxels (t, i, j) of a slab (slice, row, column) lie on the planes n = j + 2 i + 4 t. A plane holds at most one
+voxel of every row, and whatever a voxel is predicted from (its slice from west to north-east, a 3 x 3 patch and
+more of the slice before) lies on planes with a smaller n. So the voxels of a plane are handled together, yet each
+sees a causal neighbourhood at full resolution, as in a raster scan:
+
+    known voxels ──► least squares of the slab ──► + NLMS filter of the row ──► prediction, in 16ths
+    errors of neighbours, gradients ──► local scale ──► bucket ──► table
+
+The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002, ch. 6) follow
+what no predictor of the whole slab can; each leans on the filter of the row above and on that of the same row in
+the slice before. All of it is integer arithmetic, some of it in float64 where the integers stay below 2**53.
+FORMAT.md, "Lattice coder", states every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Tap = tuple[int, int, int]  # offset (t, i, j) of a neighbour
+
+WEIGHTS = Path(__file__).parent / "weights" / "lattice_tables.safetensors"
+
+UNIT = 16  # predictions, errors and scales are in 16ths of a voxel value
+COEFFICIENT_BITS = 13
+SCALE_BITS = 12
+STAGES = 3  # predictors: for the first slice, the second, all others
+
+
+def _causal(reach: int) -> tuple[Tap, ...]:
+    """Neighbours in the slice on earlier planes, within a distance."""
+    near = range(-reach, reach + 1)
+    return tuple(
+        (0, i, j) for i in near for j in near if i <= 0 and j + 2 * i < 0 and i * i + j * j <= reach * reach
+    )
+
+
+def _patch(*offsets: tuple[int, int]) -> tuple[Tap, ...]:
+    return tuple((-1, i, j) for i, j in offsets)
+
+
+_SQUARE = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
+_CROSS = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
+
+# What least squares may choose from.
+CANDIDATES: tuple[Tap, ...] = (
+    *_causal(6),
+    *_patch(*_SQUARE, (0, -2), (0, 2), (-2, 0)),
+    *((-2, i, j) for i, j in _CROSS),
+)
+# What the local scale is a weighted sum of: |errors| of neighbours and |differences| between pairs of them.
+ERRORS: tuple[Tap, ...] = (
+    *((0, -2, -1), (0, -2, 0), (0, -2, 1), (0, -1, -2), (0, -1, -1), (0, -1, 0), (0, -1, 1), (0, 0, -2), (0, 0, -1)),
+    *_patch(*_SQUARE),
+)
+GRADIENTS: tuple[tuple[Tap, Tap], ...] = (
+    ((0, 0, -1), (0, -1, -1)),
+    ((0, -1, 0), (0, -1, -1)),
+    ((0, -1, 0), (0, -1, 1)),
+    ((0, 0, -1), (0, 0, -2)),
+    ((0, -1, 0), (0, -2, 0)),
+    ((0, 0, -1), (0, -1, 0)),
+    *(((-1, 0, 0), (-1, i, j)) for i, j in _CROSS[1:]),
+)
+FEATURES = len(ERRORS) + len(GRADIENTS)
+# Inputs of the adaptive filter: neighbours less the prediction, then errors of neighbours.
+_NEAREST: tuple[Tap, ...] = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1))
+ADAPTIVE_VALUES: tuple[Tap, ...] = (*_NEAREST, (-1, 0, 0))
+ADAPTIVE_ERRORS: tuple[Tap, ...] = (*_NEAREST, (0, 0, -2), (0, -2, 0), (-1, 0, 0))
+INPUTS = len(ADAPTIVE_VALUES) + len(ADAPTIVE_ERRORS)
+
+INPUT_MAX = 256  # inputs are in 64ths of the local scale: clipped to 4 scales
+ERROR_MAX = 128  # the error that adapts a filter: to 2 scales
+WEIGHT_MAX = 1 << 18  # weights of the filter are in 2**-16
+REGULARISATION = 20 << 12  # added to the squared length of the inputs
+
+# Kinds of tables. 0: all zero, nothing sent; then spikes at zero; then scales, 4 an octave from 1/8 on, that
+# know the fraction of the prediction; then scales from 4 on, that do not.
+OCTAVE = 4
+SPIKES = 7
+FINE = 5 * OCTAVE
+FRACTIONS = 4
+FIRST_FINE = 1 + SPIKES
+FIRST_COARSE = FIRST_FINE + FINE
+FIRST_COARSE_ROW = FIRST_FINE + FINE * FRACTIONS
+ROWS = FIRST_COARSE_ROW + OCTAVE
+KINDS = FIRST_COARSE + 25 * OCTAVE
+HEAD_MAX = 40  # tables code -40 .. 40
+BUCKETS = 128
+
+_RING = 32  # planes kept: more than any neighbour is back
+_REACH = 8  # rows above and below the active ones whose padding is kept up
+_MARGIN = 12  # unused rows of lanes before the first
+
+
+class TableSet(NamedTuple):
+    """Integer probability tables (FORMAT.md, "Entropy coder")."""
+
+    weights: NDArray[np.uint32]  # [rows, bins + 1], rows sum to 2**24, last column escapes
+    low: int
+    octave: int
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Least squares: prediction = sum of coefficients * neighbours, in 2**-13."""
+
+    taps: tuple[Tap, ...]
+    coefficients: NDArray[np.int32]  # [STAGES, taps], below 2**15 in size; 0 where a stage lacks the slice
+
+
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """What the tables file holds."""
+
+    tables: dict[str, TableSet]
+    scale_weights: Float  # [2, FEATURES] integers in 2**-12: first slice, all others
+    predictor: Predictor  # for slabs too small to fit one
+
+
+@cache
+def shipped() -> Shipped:
+    """Loaded once. OSError if the file is missing."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(WEIGHTS)
+    taps = tuple((int(t), int(i), int(j)) for t, i, j in arrays["predictor.taps"])
+    return Shipped(
+        {
+            "voxel": TableSet(arrays["tables.voxel"], -HEAD_MAX, OCTAVE),
+            "byte": TableSet(arrays["tables.byte"], 0, 0),
+        },
+        arrays["scale.weights"].astype(np.float64),
+        Predictor(taps, arrays["predictor.coefficients"]),
+    )
+
+
+class Plane(NamedTuple):
+    """The voxels of one plane, before they are known."""
+
+    voxels: NDArray[np.intp]  # [m], places in the slab, C order
+    context: NDArray[np.intp]  # [m], bucket * 16 + distance from the prediction to the nearest integer, 16ths
+    nearest: Float  # [m], that integer
+    sign: Float  # [m], -1 where the prediction is below it: errors are coded with that sign
+
+
+class _Pending(NamedTuple):
+    """A plane whose values are not known yet."""
+
+    n: int
+    active: slice  # lanes
+    lanes: NDArray[np.intp]  # that hold voxels, among the active ones
+    prediction: Float
+    scale: Float
+
+
+class Wavefront:
+    """Runs over the planes of a slab; the same for the encoder and the decoder.
+
+    Lanes, one a row of the slab, are stored in the order of s = i + 2 t, then t: so those that are active on a
+    plane, and each kind of neighbours of them, are contiguous. Column 0 stands for t = -1.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], span: int, border: int, predictor: Predictor, scale_weights: Float
+    ) -> None:
+        """span: the largest value (the least is 0); border: the value beyond the slab; weights: see `Shipped`."""
+        slices, height, width = shape
+        self._width, self._span = width, float(span * UNIT)
+        self._columns = slices + 1
+        self._rows = height + 2 * (slices - 1)
+        self._planes = width + 2 * (height - 1) + 4 * (slices - 1)
+        self._slices = slices
+
+        lanes = (self._rows + _MARGIN + 1) * self._columns
+        lane = np.arange(lanes)
+        s, t = lane // self._columns - _MARGIN, lane % self._columns - 1
+        i = s - 2 * t
+        self._valid = (t >= 0) & (i >= 0) & (i < height) & (s < self._rows)
+        self._valid_lanes = np.flatnonzero(self._valid)
+        self._origin = ((t * height + i) * width - 2 * i - 4 * t)[self._valid_lanes]
+
+        self._x = np.full((_RING, lanes), float(border * UNIT))  # values, [plane % _RING, lane]
+        self._e = np.zeros((_RING, lanes))  # errors of their predictions
+        self._w = np.zeros((INPUTS, lanes), np.int32)  # filters
+
+        def places(taps: tuple[Tap, ...]) -> list[tuple[int, int]]:
+            """(planes back, lanes on) of neighbours."""
+            return [(-(4 * t + 2 * i + j), (2 * t + i) * self._columns + t) for t, i, j in taps]
+
+        self._taps = places(predictor.taps)
+        self._errors = places(ERRORS)
+        self._gradients = [(*places((p,)), *places((q,))) for p, q in GRADIENTS]
+        self._adaptive_values = places(ADAPTIVE_VALUES)
+        self._adaptive_errors = places(ADAPTIVE_ERRORS)
+        self._needs_slice = np.flatnonzero([t < 0 for t, _, _ in ADAPTIVE_VALUES + ADAPTIVE_ERRORS])
+        self._coefficients = predictor.coefficients.astype(np.float64)
+        self._scale_weights = scale_weights
+
+        most = self._columns * min(self._rows, (width + 1) // 2)
+        self._neighbours = np.empty((len(self._taps), most))
+        self._features = np.empty((FEATURES, most))
+        self._quotients = np.empty((INPUTS, most))
+        self._inputs = np.empty((INPUTS, most), np.int32)
+        self._blend = np.empty((INPUTS, most), np.int32)
+        self._products = np.empty((INPUTS, most), np.int32)
+
+    def planes(self) -> Iterator[Plane]:
+        """Each plane in turn; `put` its values before the next is asked for."""
+        for n in range(self._planes):
+            first = max(0, (n - self._width + 2) // 2)
+            last = min(n // 2, self._rows - 1)
+            a, b = (first + _MARGIN) * self._columns, (last + 1 + _MARGIN) * self._columns
+            self._keep_padding(n, a, b)
+            if first > last:
+                continue
+            starting = n % 2 == 0 and last == n // 2
+            if starting:
+                self._start_filters(n)
+            known = self._valid_lanes.searchsorted((a, b))
+            lanes = self._valid_lanes[known[0] : known[1]] - a
+
+            prediction = self._predict(n, a, b)
+            scale = self._scale(n, a, b)
+            prediction = self._adapt(n, a, b, prediction, scale)
+            nearest = np.floor((prediction + UNIT // 2) * (1 / UNIT))
+            fraction = prediction - nearest * UNIT
+            bucket = (scale.view(np.int64) >> 50) - (1023 << 2)
+            context = bucket * UNIT + np.abs(fraction).astype(np.int64)
+            self._pending = _Pending(n, slice(a, b), lanes, prediction, scale)
+            sign = np.where(fraction < 0, -1.0, 1.0)
+            voxels = self._origin[known[0] : known[1]] + n
+            yield Plane(voxels, context[lanes], nearest[lanes], sign[lanes])
+            if starting:
+                self._pad_next_rows(n)
+
+    def put(self, values: Float) -> None:
+        """The values [m] of the plane, in its order."""
+        n, active, lanes, prediction, scale = self._pending
+        a, b = active.start, active.stop
+        above = slice(a - self._columns, b - self._columns)
+        x = self._x[(n - 2) % _RING, above] * 1.0
+        e = self._e[(n - 2) % _RING, above] * 1.0
+        x[lanes] = values * UNIT
+        e[lanes] = x[lanes] - prediction[lanes]
+        self._x[n % _RING, a:b] = x
+        self._e[n % _RING, a:b] = e
+        self._learn(a, b, e * self._valid[a:b], scale)
+
+    def _keep_padding(self, n: int, a: int, b: int) -> None:
+        """Beyond its ends a row goes on with the value it had on the plane before."""
+        if n == 0:
+            return
+        reach = _REACH * self._columns
+        for lanes in (slice(a - reach, a), slice(b, b + reach)):
+            self._x[n % _RING, lanes] = self._x[(n - 1) % _RING, lanes]
+            self._e[n % _RING, lanes] = self._e[(n - 1) % _RING, lanes]
+
+    def _pad_next_rows(self, n: int) -> None:
+        """Left of the rows that start two planes on: the first value of the row above."""
+        starting = (n // 2 + _MARGIN) * self._columns
+        rows = slice(starting, starting + self._columns)
+        below = slice(starting + self._columns, starting + 2 * self._columns)
+        self._x[:, below] = self._x[n % _RING, rows]
+        self._e[:, below] = self._e[n % _RING, rows]
+
+    def _predict(self, n: int, a: int, b: int) -> Float:
+        """Least squares, in 16ths, within the range of the values."""
+        neighbours = self._neighbours[:, : b - a]
+        for k, (back, on) in enumerate(self._taps):
+            neighbours[k] = self._x[(n - back) % _RING, a + on : b + on]
+        total = self._coefficients[-1] @ neighbours
+        for stage in range(min(self._slices, STAGES - 1)):
+            lanes = slice(stage + 1, None, self._columns)
+            total[lanes] = self._coefficients[stage] @ np.ascontiguousarray(neighbours[:, lanes])
+        total += 1 << (COEFFICIENT_BITS - 1)
+        total *= 1 / (1 << COEFFICIENT_BITS)
+        np.floor(total, out=total)
+        return np.clip(total, 0, self._span, out=total)
+
+    def _scale(self, n: int, a: int, b: int) -> Float:
+        """1 + the local scale, in 16ths."""
+        features = self._features[:, : b - a]
+        for k, (back, on) in enumerate(self._errors):
+            np.abs(self._e[(n - back) % _RING, a + on : b + on], out=features[k])
+        for k, ((back, on), (back_2, on_2)) in enumerate(self._gradients, len(self._errors)):
+            one = self._x[(n - back) % _RING, a + on : b + on]
+            np.subtract(one, self._x[(n - back_2) % _RING, a + on_2 : b + on_2], out=features[k])
+        gradients = features[len(self._errors) :]
+        np.abs(gradients, out=gradients)
+        scale: Float = self._scale_weights[1] @ features
+        lanes = slice(1, None, self._columns)
+        scale[lanes] = self._scale_weights[0] @ np.ascontiguousarray(features[:, lanes])
+        scale *= 1 / (1 << SCALE_BITS)
+        np.floor(scale, out=scale)
+        scale += 1
+        return scale
+
+    def _start_filters(self, n: int) -> None:
+        """A row starts with the filter of the row above, the first row of a slice with the slice before's."""
+        starting = (n // 2 + _MARGIN) * self._columns
+        self._w[:, starting : starting + self._columns] = self._w[:, starting - self._columns : starting]
+        t = n // 4
+        if n % 4 == 0 and 0 < t < self._slices:
+            lane = starting + t + 1
+            self._w[:, lane] = self._w[:, lane - 2 * self._columns - 1]
+
+    def _adapt(self, n: int, a: int, b: int, prediction: Float, scale: Float) -> Float:
+        """The prediction after the rows' filters, in 16ths."""
+        m = b - a
+        quotients, inputs, blend, products = (
+            buffer[:, :m] for buffer in (self._quotients, self._inputs, self._blend, self._products)
+        )
+        for k, (back, on) in enumerate(self._adaptive_values):
+            np.subtract(self._x[(n - back) % _RING, a + on : b + on], prediction, out=quotients[k])
+        for k, (back, on) in enumerate(self._adaptive_errors, len(self._adaptive_values)):
+            quotients[k] = self._e[(n - back) % _RING, a + on : b + on]
+        unit = scale + 7
+        quotients /= unit * (1 / 64)
+        np.clip(quotients, -INPUT_MAX, INPUT_MAX, out=quotients)
+        inputs[...] = quotients  # towards zero
+        inputs[self._needs_slice, 1 :: self._columns] = 0
+
+        np.multiply(self._w[:, a:b], 11, out=blend)
+        np.multiply(self._w[:, a - self._columns : b - self._columns], 3, out=products)
+        blend += products
+        back = 2 * self._columns + 1
+        np.multiply(self._w[:, a - back : b - back], 2, out=products)
+        blend += products
+        blend += 8
+        blend >>= 4
+
+        np.multiply(blend, inputs, out=products)
+        correction = np.clip(_total(products).astype(np.float64), -(1 << 24), 1 << 24)
+        correction *= unit
+        correction += 1 << 21
+        correction *= 1 / (1 << 22)
+        np.floor(correction, out=correction)
+        correction += prediction
+        return np.clip(correction, 0, self._span, out=correction)
+
+    def _learn(self, a: int, b: int, error: Float, scale: Float) -> None:
+        """One step of the rows' filters. error: 0 where there is no voxel."""
+        m = b - a
+        inputs, blend, products = self._inputs[:, :m], self._blend[:, :m], self._products[:, :m]
+        error = np.trunc(np.clip(error / ((scale + 7) * (1 / 64)), -ERROR_MAX, ERROR_MAX))
+        np.multiply(inputs, inputs, out=products)
+        gain = (error * (1 << 24) / (_total(products) + REGULARISATION)).astype(np.int32)  # towards zero
+        np.multiply(inputs, gain, out=products)
+        products += 128
+        products >>= 8
+        blend += products
+        np.clip(blend, -WEIGHT_MAX, WEIGHT_MAX, out=self._w[:, a:b])
+
+
+def _total(products: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sum over the inputs; below 2**31."""
+    total = products[0] + products[1]
+    for row in products[2:]:
+        total += row
+    return total
