@@ -1,0 +1,5 @@
+"""`python -m mricodec.cli`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,429 @@
+"""`mricodec encode`, `decode`, `info` and `verify`; the other commands are imported when they are called.
+
+Exit codes: 0 good, 1 bad data or a failing machine, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+if TYPE_CHECKING:
+    from mricodec.codec import EncodeReport, StreamInfo
+
+PROGRESS_AFTER = 1.0  # seconds
+
+# name -> (module:function, the line in --help); importing them costs up to two seconds
+_LAZY = {
+    "cache": ("mricodec.cli.train:cache", "Pack a folder of scans into one file for training."),
+    "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
+    "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside JPEG 2000."),
+    "train": ("mricodec.cli.train:train", "Train a model."),
+}
+
+
+class _WrongUsage(click.ClickException):
+    """One line, without the usage of the command."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Commands of this file, and those of `_LAZY`. Errors become one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_LAZY])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        module, _, function = _LAZY[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = {name: line for name, (_, line) in _LAZY.items()}
+        lines.update((name, command.get_short_help_str(90)) for name, command in self.commands.items())
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(lines.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "mricodec"
+            raise _WrongUsage(f"{error.format_message()} (see '{command} --help')") from error
+        except (OSError, ValueError, MemoryError, ImportError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> click.ClickException:
+    from mricodec.bitstream.errors import FormatError
+
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        message = (
+            f"not enough memory ({message}): close other programs, or take a part with --slices or --volumes"
+        )
+    elif isinstance(error, ImportError):
+        message = f"{message}: reinstall with 'pip install mricodec'"
+    if isinstance(error, ValueError) and not isinstance(error, FormatError):
+        return _WrongUsage(message)
+    return click.ClickException(message)
+
+
+class _RangeType(click.ParamType):  # type: ignore[type-arg]
+    name = "a:b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, slice):
+            return value
+        start, colon, stop = str(value).partition(":")
+        try:
+            if not colon:
+                raise ValueError
+            return slice(int(start) if start else None, int(stop) if stop else None)
+        except ValueError:
+            self.fail(
+                f"expected a:b with whole numbers (from a, up to but not including b), found {value!r}", param
+            )
+
+
+_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
+_OUTPUT = click.Path(dir_okay=False, allow_dash=True)
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that codes."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Say more about the result."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda, ...; auto: a GPU where there is one.",
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog="'-' is stdin or stdout."
+)
+@click.version_option(package_name="mricodec")
+def cli() -> None:
+    """Compress and restore MRI scans."""
+
+
+@cli.command()
+@click.argument("scan", type=_INPUT)
+@click.option("-o", "--output", required=True, type=_OUTPUT, help="The stream to write (.mrc).")
+@click.option(
+    "--quality",
+    type=click.FloatRange(0, 100),
+    help="Fidelity relative to the scan's noise; default: 50, below it.",
+)
+@click.option("--lossless", is_flag=True, help="Restore every bit.")
+@click.option("--model", help="default, hyperprior or factorized.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
+@_common
+def encode(
+    scan: str,
+    output: str,
+    quality: float | None,
+    lossless: bool,
+    model: str | None,
+    force: bool,
+    threads: int | None,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz)."""
+    if lossless and (quality is not None or model is not None):
+        raise _WrongUsage("--lossless takes neither --quality nor --model")
+    _check_output(output, scan, force)
+    _set_threads(threads)
+    from mricodec import codec
+
+    start = time.perf_counter()
+    encoder = codec.Encoder(quality=quality, lossless=lossless, model=model, device=device)
+    with _input(scan) as source, _output(output) as out, _progress("encode", quiet) as progress:
+        report = encoder.encode_file(source, out, progress=progress)
+    if report.reason is not None:
+        click.echo(f"{scan}: coded without loss: {report.reason}", err=True)
+    if not quiet:
+        click.echo(f"{scan} -> {output}: {_summary(report, time.perf_counter() - start)}", err=True)
+        if verbose and report.fidelity is not None:
+            click.echo(_fidelity_line(report), err=True)
+
+
+@cli.command()
+@click.argument("stream", type=_INPUT)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=_OUTPUT,
+    help="The scan to write: .nii, .nii.gz, or .hdr for a pair.",
+)
+@click.option("--slices", type=_RangeType(), help="Only these slices of the third axis.")
+@click.option("--volumes", type=_RangeType(), help="Only these volumes of a 4-D scan.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
+@_common
+def decode(
+    stream: str,
+    output: str,
+    slices: slice | None,
+    volumes: slice | None,
+    force: bool,
+    threads: int | None,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Restore the scan from STREAM, or a part of it."""
+    _check_output(output, stream, force)
+    _set_threads(threads)
+    from mricodec import codec
+
+    start = time.perf_counter()
+    decoder = codec.Decoder(device=device)
+    with (
+        _naming(stream),
+        _input(stream) as source,
+        _output(output) as out,
+        _progress("decode", quiet) as progress,
+    ):
+        info = decoder.decode_file(source, out, slices=slices, volumes=volumes, progress=progress)
+    if not quiet:
+        part = "" if slices is None and volumes is None else "a part of "
+        size = f"{_shape(info)} {info.dtype}, {_bytes(info.original_bytes)}"
+        click.echo(f"{stream} -> {output}: {part}{size}, {time.perf_counter() - start:.1f} s", err=True)
+        if verbose:
+            click.echo(_table(_rows(info)), err=True)
+
+
+@cli.command()
+@click.argument("stream", type=_INPUT)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def info(stream: str, as_json: bool) -> None:
+    """What STREAM holds."""
+    from mricodec import codec
+
+    with _naming(stream), _input(stream) as source:
+        found = codec.info(source)
+    model = codec.model_name(found.model_id) if found.model_id else None
+    click.echo(_json(found, model) if as_json else _table(_rows(found, model)))
+
+
+@cli.command()
+@click.argument("streams", nargs=-1, required=True, type=_INPUT)
+@click.option("-t", "--deep", is_flag=True, help="Decode, and compare the digest of the result.")
+@_common
+def verify(
+    streams: tuple[str, ...], deep: bool, threads: int | None, device: str, quiet: bool, verbose: bool
+) -> None:
+    """Check the checksums of STREAMS."""
+    _set_threads(threads)
+    from mricodec import codec
+
+    bad = 0
+    for stream in streams:
+        try:
+            with _input(stream) as source, _progress(f"verify {stream}", quiet) as progress:
+                found = codec.verify(source, deep=deep, device=device, progress=progress)
+        except codec.FormatError as error:
+            bad += 1
+            click.echo(f"{stream}: {error}", err=True)
+            continue
+        if not quiet:
+            checked = "decoded and compared" if deep else "checksums"
+            click.echo(f"{stream}: good ({checked})")
+            if verbose:
+                click.echo(_table(_rows(found)))
+    if bad:
+        raise click.exceptions.Exit(1)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="mricodec")
+
+
+def _check_output(output: str, source: str, force: bool) -> None:
+    if output == "-":
+        return
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise _WrongUsage(f"{path.parent}: no such folder for the output; make it first")
+    if path.exists() and source != "-" and path.samefile(source):
+        raise _WrongUsage(f"{path} is the input too; choose another name")
+    if path.is_file() and not force:
+        raise _WrongUsage(f"{path} exists; use --force to overwrite it")
+
+
+def _set_threads(threads: int | None) -> None:
+    """Before numpy and torch are imported, which read it then."""
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _input(name: str) -> Iterator[str | BinaryIO]:
+    if name != "-":
+        yield name
+        return
+    with click.open_file("-", "rb") as file:
+        yield file  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _output(name: str) -> Iterator[str | BinaryIO]:
+    if name != "-":
+        yield name
+        return
+    with click.open_file("-", "wb") as file:
+        yield file  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the name of the stream in front of what is wrong with it."""
+    from mricodec.bitstream.errors import FormatError
+
+    try:
+        yield
+    except FormatError as error:
+        raise type(error)(f"{'stdin' if name == '-' else name}: {error}") from error
+
+
+@contextlib.contextmanager
+def _progress(label: str, quiet: bool) -> Iterator[Callable[[float], None] | None]:
+    """On a terminal, and only for what takes long."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    start = time.monotonic()
+    shown = False
+
+    def show(done: float) -> None:
+        nonlocal shown
+        if time.monotonic() - start > PROGRESS_AFTER:
+            click.echo(f"\r{label} {done:4.0%} ", nl=False, err=True)
+            shown = True
+
+    try:
+        yield show
+    finally:
+        if shown:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def _summary(report: EncodeReport, seconds: float) -> str:
+    parts = [
+        f"{_bytes(report.original_bytes)} -> {_bytes(report.stream_bytes)}",
+        f"ratio {report.ratio:.2f}",
+        report.mode if report.model is None else f"{report.mode} ({report.model})",
+    ]
+    if report.fidelity is not None:
+        found = report.fidelity
+        noise = f", RMSE {found.rmse / found.sigma_hat:.2f} of the noise" if found.sigma_hat > 0 else ""
+        parts.append(f"PSNR {found.psnr:.1f} dB{noise}")
+    return ", ".join([*parts, f"{seconds:.1f} s"])
+
+
+def _fidelity_line(report: EncodeReport) -> str:
+    assert report.fidelity is not None
+    found = report.fidelity
+    return (
+        f"noise {found.sigma_hat:.4g}, step {found.step:.4g}, RMSE {found.rmse:.4g}, "
+        f"largest error {found.max_error:.4g} stored units; {report.bits_per_voxel:.3f} bits per voxel"
+    )
+
+
+def _rows(info: StreamInfo, model: str | None = None) -> list[tuple[str, str]]:
+    k, j, i = info.spacing_mm
+    rows = [
+        ("shape", f"{_shape(info)} (i x j x k ...)"),
+        ("spacing", f"{i:.4g} x {j:.4g} x {k:.4g} mm"),
+        ("type", info.dtype + (", big-endian" if info.big_endian else "")),
+        ("mode", f"{info.mode} ({info.coder})"),
+    ]
+    if info.model_id:
+        rows.append(("model", f"{model or 'unknown'} ({info.model_id})"))
+    found = info.fidelity
+    if found is not None:
+        rows += [
+            ("noise", f"{found.sigma_hat:.4g} stored units"),
+            ("step", f"{found.step:.4g} stored units"),
+            ("RMSE", f"{found.rmse:.4g} stored units" + _of_noise(found.rmse, found.sigma_hat)),
+            ("largest error", f"{found.max_error:.4g} stored units"),
+            ("PSNR", f"{found.psnr:.2f} dB"),
+        ]
+        if not info.exact:
+            rows.append(("samples", "may differ by rounding from machine to machine"))
+    rows += [
+        ("size", f"{info.original_bytes} -> {info.stream_bytes} bytes"),
+        ("ratio", f"{info.ratio:.2f} ({info.bits_per_voxel:.3f} bits per voxel)"),
+        ("slabs", f"{info.slabs}, of up to {info.slab_slices} slices along {info.slab_axis}"),
+    ]
+    rows += [(f"section {name}", f"{size} bytes") for name, size in info.sections]
+    return [*rows, ("SHA-256", info.sha256)]
+
+
+def _of_noise(rmse: float, sigma: float) -> str:
+    return f" = {rmse / sigma:.2f} of the noise" if sigma > 0 else ""
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _json(info: StreamInfo, model: str | None) -> str:
+    found = {
+        **dataclasses.asdict(info),
+        "model": model,
+        "sections": dict(info.sections),
+        "ratio": info.ratio,
+        "bits_per_voxel": info.bits_per_voxel,
+    }
+    if info.fidelity is not None:
+        psnr = info.fidelity.psnr
+        found["fidelity"]["psnr"] = psnr if psnr < float("inf") else None
+    return json.dumps(found, indent=2)
+
+
+def _shape(info: StreamInfo) -> str:
+    return "x".join(str(n) for n in info.shape[::-1])
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

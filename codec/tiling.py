@@ -1,0 +1,117 @@
+"""How a scan is cut into slabs, each coded on its own, and put together again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLAB_SLICES = 32  # deep enough for prediction across slices, shallow enough for random access
+SLAB_VOXELS = 13_000_000  # a slab of wider slices is thinner: bounded memory
+SLICE_GROUP = 4  # slabs hold a multiple of this many slices where the scan does
+COARSER = 1.5  # ratio of spacings from which another axis than k is taken for the slice axis
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Volumes of `shape` (..., k, j, i) cut along `axis` (0: k, 1: j, 2: i), up to `slices` slices a slab.
+
+    Slabs are numbered volume by volume. A slab array is [n, h, w]: the slab axis first, then the other two.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    slices: int
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]:
+        """(k, j, i) of one volume; missing axes have length 1."""
+        k, j, i = (1, 1, 1, *self.shape)[-3:]
+        return k, j, i
+
+    @property
+    def volumes(self) -> int:
+        return math.prod(self.shape[:-3])
+
+    @property
+    def length(self) -> int:
+        """Slices of one volume along the slab axis."""
+        return self.volume_shape[self.axis]
+
+    @property
+    def slabs_per_volume(self) -> int:
+        return -(-self.length // self.slices)
+
+    @property
+    def slabs(self) -> int:
+        return self.volumes * self.slabs_per_volume
+
+    def span(self, slab: int) -> tuple[int, int]:
+        """First slice of a slab and the slice after its last, along the slab axis."""
+        start = slab % self.slabs_per_volume * self.slices
+        return start, min(start + self.slices, self.length)
+
+    def slab_shape(self, slab: int) -> tuple[int, int, int]:
+        start, stop = self.span(slab)
+        h, w = (n for axis, n in enumerate(self.volume_shape) if axis != self.axis)
+        return stop - start, h, w
+
+    def cut(self, volume: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The slabs of one volume [k, j, i], as views."""
+        turned = np.moveaxis(volume, self.axis, 0)
+        for slab in range(self.slabs_per_volume):
+            start, stop = self.span(slab)
+            yield turned[start:stop]
+
+    def turned(self, along_axes: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Values of the axes (k, j, i), such as the spacing, in the order of the axes of a slab."""
+        first = along_axes[self.axis]
+        h, w = (value for axis, value in enumerate(along_axes) if axis != self.axis)
+        return first, h, w
+
+
+class FileOrder:
+    """Turns slabs, added in order, back into blocks [k, j, i] in the order of a file.
+
+    Slabs along k are blocks already; others are held until their volume is complete.
+    """
+
+    def __init__(self, tiling: Tiling) -> None:
+        self._tiling = tiling
+        self._held: list[NDArray[Any]] = []
+
+    def add(self, slab: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The blocks that this slab completes."""
+        if self._tiling.axis == 0:
+            yield slab
+            return
+        self._held.append(slab)
+        if len(self._held) == self._tiling.slabs_per_volume:
+            volume = np.moveaxis(np.concatenate(self._held), 0, self._tiling.axis)
+            self._held = []
+            yield volume
+
+
+def choose(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> Tiling:
+    """Slabs along k, unless another axis is clearly coarser; of even depth, so that none is a thin rest.
+
+    A volume with an axis of length 1 is one slice, whatever that axis is.
+    """
+    lengths = Tiling(shape, 0, 1).volume_shape
+    coarsest = int(np.argmax(spacing_mm))
+    if 1 in lengths:
+        axis = lengths.index(1)
+    elif spacing_mm[coarsest] >= COARSER * spacing_mm[0]:
+        axis = coarsest
+    else:
+        axis = 0
+    length = lengths[axis]
+    most = max(1, min(SLAB_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
+    even = -(-length // -(-length // most))
+    if most >= SLICE_GROUP:
+        even = -(-even // SLICE_GROUP) * SLICE_GROUP
+    return Tiling(shape, axis, min(length, most, even))

@@ -1,0 +1,347 @@
+"""The command line: what it writes, what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from fake_model import FakeModel
+from nifti_files import single, smooth, write_pair
+
+from mricodec import codec
+from mricodec.cli import main
+from mricodec.codec import api, output
+
+STARTUP = 0.3  # seconds, of --help, info and verify
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    fake = FakeModel()
+
+    def load(name: str | bytes, device: str) -> FakeModel:
+        if name not in ("default", fake.model_id):
+            raise ValueError(f"unknown model {name!r}")
+        return fake
+
+    monkeypatch.setattr(api, "load_model", load)
+    return fake
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(single(smooth((2, 12, 40, 36)))))
+    return path
+
+
+@pytest.fixture
+def stream(scan: Path, tmp_path: Path) -> Path:
+    codec.encode(scan, lossless=True, out=tmp_path / "scan.mrc")
+    return tmp_path / "scan.mrc"
+
+
+def run(*arguments: Any, data: bytes | None = None) -> Result:
+    result = CliRunner().invoke(main.cli, [str(a) for a in arguments], input=data)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def python(*arguments: Any, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "mricodec.cli", *map(str, arguments)]
+    return subprocess.run(command, input=data, capture_output=True, timeout=60, check=False)
+
+
+def assert_one_line(text: str, *parts: str) -> None:
+    assert text.startswith("Error: ") and text.count("\n") == 1, text
+    for part in parts:
+        assert part in text
+
+
+def test_lossless_there_and_back(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mrc"
+    encoded = run("encode", scan, "-o", out, "--lossless")
+    assert encoded.exit_code == 0 and encoded.stdout == ""
+    raw = gzip.decompress(scan.read_bytes())
+    for part in (str(scan), str(out), "kB -> ", "ratio", "lossless"):
+        assert part in encoded.stderr
+    assert encoded.stderr.count("\n") == 1
+    for name in ("back.nii", "back.nii.gz"):
+        decoded = run("decode", out, "-o", tmp_path / name)
+        assert decoded.exit_code == 0 and "36x40x12x2 int16" in decoded.stderr
+    assert (tmp_path / "back.nii").read_bytes() == raw
+    assert gzip.decompress((tmp_path / "back.nii.gz").read_bytes()) == raw
+
+
+def test_lossy_there_and_back(scan: Path, tmp_path: Path) -> None:
+    sizes = []
+    for quality in ([], ["--quality", "20"], ["--quality", "92.5"]):
+        encoded = run("encode", scan, "-o", tmp_path / "out.mrc", "-f", "-v", *quality)
+        assert encoded.exit_code == 0
+        for part in ("ratio", "lossy (fake)", "PSNR", "dB", "RMSE", "bits per voxel", "noise"):
+            assert part in encoded.stderr
+        sizes.append((tmp_path / "out.mrc").stat().st_size)
+    assert sizes[1] < sizes[0] < sizes[2]
+    assert run("decode", tmp_path / "out.mrc", "-o", tmp_path / "out.nii", "-v").exit_code == 0
+    shown = run("info", tmp_path / "out.mrc").stdout
+    for part in (
+        "lossy (learned)",
+        "unknown (66616b6566616b65)",
+        "of the noise",
+        "step",
+        "PSNR",
+        "section SLAB",
+    ):
+        assert part in shown
+
+
+def test_quiet(scan: Path, stream: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("encode", scan, "-o", tmp_path / "q.mrc", "--lossless"),
+        ("decode", stream, "-o", tmp_path / "q.nii"),
+        ("verify", stream, "--deep"),
+    ):
+        assert run(*arguments, "-q").output == ""
+
+
+def test_fallback_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mask.nii"
+    path.write_bytes(single((smooth((4, 16, 16)) > 0).astype("u1")))
+    encoded = run("encode", path, "-o", tmp_path / "mask.mrc", "-q", "--quality", "10")
+    assert encoded.exit_code == 0 and "without loss: it is a label map" in encoded.stderr
+
+
+def test_parts(stream: Path, tmp_path: Path) -> None:
+    decoded = run("decode", stream, "-o", tmp_path / "part.nii", "--slices", "3:7", "--volumes", "1:")
+    assert decoded.exit_code == 0 and "a part of" in decoded.stderr
+    raw = (tmp_path / "part.nii").read_bytes()
+    assert raw[352:] == smooth((2, 12, 40, 36))[1:, 3:7].tobytes()
+
+
+def test_pair(tmp_path: Path) -> None:
+    hdr, img = write_pair(tmp_path, smooth((3, 8, 8)))
+    assert run("encode", hdr, "-o", tmp_path / "pair.mrc", "--lossless").exit_code == 0
+    assert run("decode", tmp_path / "pair.mrc", "-o", tmp_path / "back.hdr").exit_code == 0
+    assert (tmp_path / "back.hdr").read_bytes() == hdr.read_bytes()
+    assert (tmp_path / "back.img").read_bytes() == img.read_bytes()
+
+
+def test_stdin_and_stdout(scan: Path, stream: Path) -> None:
+    encoded = run("encode", "-", "-o", "-", "--lossless", data=scan.read_bytes())
+    assert encoded.exit_code == 0 and encoded.stdout_bytes == stream.read_bytes()
+    decoded = run("decode", "-", "-o", "-", data=stream.read_bytes())
+    assert decoded.stdout_bytes == gzip.decompress(scan.read_bytes())
+    assert json.loads(run("info", "-", "--json", data=stream.read_bytes()).stdout)["slabs"] == 2
+    assert run("verify", "-", data=stream.read_bytes()).exit_code == 0
+    assert_one_line(run("info", "-", data=b"nonsense").stderr, "stdin: ")
+
+
+def test_info(stream: Path) -> None:
+    shown = run("info", stream)
+    assert shown.exit_code == 0
+    for part in ("36x40x12x2", "0.5 x 0.75 x 2.5 mm", "int16", "lossless (lattice)", "ratio", "section SLAB"):
+        assert part in shown.stdout
+    found = json.loads(run("info", stream, "--json").stdout)
+    assert found["shape"] == [2, 12, 40, 36] and found["mode"] == "lossless" and found["fidelity"] is None
+    assert found["stream_bytes"] == stream.stat().st_size == sum(found["sections"].values()) + 10
+    assert found["spacing_mm"] == [2.5, 0.75, 0.5]
+
+
+def test_verify(stream: Path, tmp_path: Path) -> None:
+    assert run("verify", stream).stdout == f"{stream}: good (checksums)\n"
+    assert "decoded and compared" in run("verify", "--deep", stream).stdout
+    bad = tmp_path / "bad.mrc"
+    data = bytearray(stream.read_bytes())
+    data[len(data) // 2] ^= 4
+    bad.write_bytes(data)
+    checked = run("verify", bad, stream)
+    assert checked.exit_code == 1
+    assert str(bad) in checked.stderr and f"{stream}: good" in checked.stdout
+    assert_one_line(run("decode", bad, "-o", tmp_path / "bad.nii").stderr, str(bad))
+    assert not (tmp_path / "bad.nii").exists()
+
+
+def test_bad_data(scan: Path, stream: Path, tmp_path: Path) -> None:
+    """Exit code 1, one line, no file."""
+    out = tmp_path / "out"
+    out.mkdir()
+    packed = scan.read_bytes()
+    cases = {
+        "text.nii": b"no scan at all",
+        "empty.nii": b"",
+        "short.nii.gz": packed[: len(packed) // 2],
+        "short.nii": gzip.decompress(packed)[:-1],
+        "stream.nii": stream.read_bytes(),
+    }
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+        result = run("encode", tmp_path / name, "-o", out / "x.mrc", "--lossless")
+        assert result.exit_code == 1
+        assert_one_line(result.stderr, name)
+    newer = bytearray(stream.read_bytes())
+    newer[8] = 2
+    (tmp_path / "newer.mrc").write_bytes(newer)
+    (tmp_path / "short.mrc").write_bytes(stream.read_bytes()[:-20])
+    for name, part in {
+        "newer.mrc": "version",
+        "short.mrc": "cut short",
+        "text.nii": "mricodec stream",
+    }.items():
+        for command in (["decode", tmp_path / name, "-o", out / "x.nii"], ["info", tmp_path / name]):
+            result = run(*command)
+            assert result.exit_code == 1
+            assert_one_line(result.stderr, name, part)
+    assert list(out.iterdir()) == []
+
+
+def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
+    """Exit code 2, one line, nothing overwritten."""
+    existing = tmp_path / "existing.mrc"
+    existing.write_bytes(b"mine")
+    cases: list[tuple[list[Any], str]] = [
+        (["encode", tmp_path / "none.nii", "-o", tmp_path / "x.mrc"], "none.nii"),
+        (["encode", scan], "output"),
+        (["encode", scan, "-o", existing], "--force"),
+        (["encode", scan, "-o", tmp_path / "none" / "x.mrc"], "no such folder"),
+        (["encode", scan, "-o", tmp_path], "directory"),
+        (["encode", scan, "-o", scan, "-f"], "input"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--quality", "101"], "quality"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--quality", "1"], "--lossless"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--model", "none"], "none"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--threads", "0"], "threads"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--nonsense"], "nonsense"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--slices", "3"], "a:b"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--slices", "7:99"], "0:12"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--volumes", "2:1"], "0:2"),
+        (["decode", stream, "-o", tmp_path / "x.txt"], ".nii"),
+        (["decode", stream, "-o", tmp_path / "x.hdr"], "one file"),
+        (["nonsense"], "nonsense"),
+    ]
+    for arguments, part in cases:
+        result = run(*arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert_one_line(result.stderr, part)
+    assert existing.read_bytes() == b"mine"
+    assert not list(tmp_path.glob("x.*")) and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_full_device(scan: Path) -> None:
+    result = run("encode", scan, "-o", "/dev/full", "--lossless")
+    assert result.exit_code == 1
+    assert_one_line(result.stderr, "/dev/full", os.strerror(errno.ENOSPC))
+    assert Path("/dev/full").is_char_device()
+
+
+class FullDisk(io.FileIO):
+    """Takes 500 bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("name", ["x.mrc", "x.nii", "x.nii.gz"])
+def test_full_disk(
+    scan: Path, stream: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left behind, neither under the name nor beside it."""
+    monkeypatch.setattr(
+        output, "open", lambda path, mode: io.BufferedWriter(FullDisk(path, "x")), raising=False
+    )
+    before = sorted(tmp_path.iterdir())
+    if name.endswith(".mrc"):
+        result = run("encode", scan, "-o", tmp_path / name, "--lossless")
+    else:
+        result = run("decode", stream, "-o", tmp_path / name)
+    assert result.exit_code == 1
+    assert_one_line(result.stderr, name, os.strerror(errno.ENOSPC))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_lazy_commands() -> None:
+    """They are in the help without being imported."""
+    shown = run("--help").stdout
+    for name in ("encode", "decode", "info", "verify", "rd-curve", "train", "cache"):
+        assert f"\n  {name} " in shown
+    context = click.Context(main.cli)
+    assert main.cli.list_commands(context) == sorted(main.cli.list_commands(context))
+    for name in ("rd-curve", "train", "cache"):
+        command = main.cli.get_command(context, name)
+        assert command is not None and command.name == name
+    code = "import sys, mricodec.cli.main; assert not {'numpy', 'torch', 'mricodec.codec'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_torch(stream: Path) -> None:
+    """`info` and `verify` work where torch can't be imported."""
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'mricodec'\n"
+        "from mricodec.cli.main import main; main()"
+    )
+    for command in ("info", "verify"):
+        subprocess.run([sys.executable, "-c", code, command, str(stream)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["--help", "info", "verify"])
+def test_quick_start(stream: Path, command: str) -> None:
+    """Time of the processor, the best of five: other processes do not count."""
+    arguments = [command] if command == "--help" else [command, stream]
+    times = []
+    for _ in range(5):
+        before = os.times()
+        assert python(*arguments).returncode == 0
+        after = os.times()
+        times.append(after[2] + after[3] - before[2] - before[3])  # user and system, of children
+    assert min(times) <= STARTUP
+
+
+def test_as_a_process(scan: Path, tmp_path: Path) -> None:
+    """Real pipes and exit codes."""
+    encoded = python("encode", "-", "-o", "-", "--lossless", data=scan.read_bytes())
+    assert encoded.returncode == 0 and b"ratio" in encoded.stderr
+    decoded = python("decode", "-", "-o", "-", "-q", data=encoded.stdout)
+    assert decoded.stdout == gzip.decompress(scan.read_bytes()) and decoded.stderr == b""
+    assert python("info", "-", data=encoded.stdout[:-1]).returncode == 1
+    assert python("info", tmp_path / "none").returncode == 2
+    assert b"Traceback" not in python("decode", scan, "-o", "-").stderr
+
+
+def test_progress_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with main._progress("encode", quiet=False) as progress:
+        assert progress is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(main, "PROGRESS_AFTER", 0.0)
+    with main._progress("encode", quiet=True) as progress:
+        assert progress is None
+    with main._progress("encode", quiet=False) as progress:
+        assert progress is not None
+        progress(0.42)
+    assert "encode  42%" in capsys.readouterr().err
+
+
+def test_threads(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert run("encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--threads", "2").exit_code == 0
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_streams_are_the_same_as_from_python(scan: Path, stream: Path, tmp_path: Path) -> None:
+    assert run("encode", scan, "-o", tmp_path / "x.mrc").exit_code == 0
+    assert (tmp_path / "x.mrc").read_bytes() == codec.encode(scan)
+    volume = codec.decode(tmp_path / "x.mrc")
+    np.testing.assert_array_equal(volume.array.shape, (2, 12, 40, 36))
