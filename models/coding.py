@@ -60,7 +60,7 @@ def integer_step(params: Params) -> int:
 
 def _padded(x: NDArray[np.int32]) -> Tensor:
     """[S, K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
-    s, k, h, w = x.shape
+    h, w = x.shape[2:]
     return F.pad(torch.from_numpy(x.astype(np.float32)), (0, -w % 8, 0, -h % 8), mode="replicate")
 
 
@@ -83,7 +83,9 @@ class ContextLossy:
 
     exact_samples = True
 
-    def __init__(self, name: str, model_id: bytes, network: ContextCodec, tables: dict[str, TableSet], device: str) -> None:
+    def __init__(
+        self, name: str, model_id: bytes, network: ContextCodec, tables: dict[str, TableSet], device: str
+    ) -> None:
         self.name, self.model_id, self.tables = name, model_id, tables
         self._network = network
         self._device = device
@@ -92,7 +94,10 @@ class ContextLossy:
         """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
         s, k, _, _ = x.shape
         samples = _padded(x) / (integer_step(params) / (1 << STEP_BITS))
-        parts = [transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) * 16 for part in samples.flatten(0, 1).split(32)]
+        parts = [
+            transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) * 16
+            for part in samples.flatten(0, 1).split(32)
+        ]
         y = torch.cat(parts).unflatten(0, (s, k))
         return self._run(x.shape, y, coder, params)
 
@@ -100,9 +105,7 @@ class ContextLossy:
         return self._run(shape, None, coder, params)
 
     @torch.inference_mode()
-    def _run(
-        self, shape: tuple[int, ...], y: Tensor | None, coder: SymbolCoder, params: Params
-    ) -> NDArray[np.int32]:
+    def _run(self, shape: tuple[int, ...], y: Tensor | None, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
         s, k, height, width = shape
         size = (-(-height // 8), -(-width // 8))
         symbols, network, device = _Symbols(coder), self._network, self._device
@@ -122,7 +125,8 @@ class ContextLossy:
             return code
 
         def hyper(step: Step) -> Tensor:
-            return network.h_s(z[:, list(step.slices)].flatten(0, 1), size)
+            features: Tensor = network.h_s(z[:, list(step.slices)].flatten(0, 1), size)
+            return features
 
         decoded = network.run(hyper, torch.empty((s, k, *size, CHANNELS), device=device), layout, coder_of)
         return self._samples(decoded, shape, integer_step(params))
@@ -146,7 +150,9 @@ class ContextLossy:
         many = max(1, SLICES_AT_ONCE // (s * y_hat[0, 0].numel()))
         for t in range(0, k, many):
             low, high = max(t - 1, 0), min(t + many + 1, k)
-            flat = transform.synthesis(y_hat[:, low:high].flatten(0, 1).permute(0, 3, 1, 2)).clamp(-SAMPLE_MAX, SAMPLE_MAX)
+            flat = transform.synthesis(y_hat[:, low:high].flatten(0, 1).permute(0, 3, 1, 2)).clamp(
+                -SAMPLE_MAX, SAMPLE_MAX
+            )
             samples = flat.unflatten(0, (s, high - low))
             samples = samples + self._network.correction(samples)
             kept = samples[:, t - low : t - low + many, :height, :width].to(torch.int64)
@@ -208,4 +214,3 @@ class TransformLossy:
             index = torch.arange(LATENT, device=self._device).repeat_interleave(size[0] * size[1]).expand(s, -1)
         given = None if y is None else y.round().clamp(-SYMBOL_MAX, SYMBOL_MAX - 1).reshape(s, -1)
         return symbols.code("y", index, given).reshape(planes)
-

@@ -1,7 +1,8 @@
 """The default lossy model: lapped transform, slice context, hyperprior, four context passes, decoder-side filter.
 
 After Minnen, Balle & Toderici 2018 (mean and scale from hyperprior and context) and Li et al. 2023 (DCVC-DC: four parallel
-passes over channel group x 2 x 2 parity), on slices: what video codecs take from motion and B-frames is here the slices before and after.
+passes over channel group x 2 x 2 parity), on slices: what video codecs take from motion and B-frames comes here from
+the slices before and after.
 
     x [K, H, W] --analysis, / step--> y [K, 64, H/8, W/8]
     z = round(h_a(y))          one vector per 2 x 2 blocks, factorized prior        (hyperprior)
@@ -19,15 +20,16 @@ The scale index is the network's output plus weights times three log-energies, e
 neighbours: E1 in the slices a and b (3 x 3 blocks), E2 in the known neighbouring blocks, E3 at the known neighbouring
 frequencies of the block.
 
-mu = net + gate * (mean of y_hat_a and y_hat_b at the same place), gates in 1/64 chosen by the network: exact prediction of large values by
-small integers. The mean of a block (coefficient 0) has two more predictors: the mean of its known neighbours, and the same
+mu = net + gate * (mean of y_hat_a and y_hat_b at the same place), gates in 1/64 chosen by the network: exact prediction
+of large values by small integers. The mean of a block (coefficient 0) has two more predictors: the mean of its known
+neighbours, and the same
 plus what slices a and b say of the difference.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +37,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import entropy, transform
-from .layers import COMPAND_SIZE, SIGNED, IntegerConv2d, IntegerResidual, clamp8, compand, compand_table, level_table, relu8, round_through
+from .layers import (
+    COMPAND_SIZE,
+    SIGNED,
+    IntegerConv2d,
+    IntegerResidual,
+    clamp8,
+    compand,
+    compand_table,
+    level_table,
+    relu8,
+    round_through,
+)
 
 CHANNELS = 64
 HYPER = 16
@@ -94,12 +107,12 @@ class Layout:
         head = [n // CHANNELS * HEAD + n % CHANNELS for n in where]
         known = torch.stack([(turn < p) for p in range(PASSES)]).float()
         counts = [_smooth(known), known @ frequency_neighbours()]
-        spatial, spectral = (
-            [count[p].flatten()[n].clamp(min=1) for p, n in enumerate(where)] for count in counts
-        )
+        spatial, spectral = ([count[p].flatten()[n].clamp(min=1) for p, n in enumerate(where)] for count in counts)
         level = [(n % CHANNELS == 0).nonzero()[:, 0] for n in where]
         block = [n[i] // CHANNELS for n, i in zip(where, level, strict=True)]
-        return Layout(*([part.to(device) for part in parts] for parts in (where, head, spatial, spectral, level, block)))
+        return Layout(
+            *([part.to(device) for part in parts] for parts in (where, head, spatial, spectral, level, block))
+        )
 
 
 @dataclass(frozen=True)
@@ -238,7 +251,9 @@ class ContextCodec(nn.Module):
         self.previous = nn.ModuleList([IntegerConv2d(CHANNELS, width) for _ in range(2)])
         self.place = nn.Parameter(torch.zeros(PLACES, width))
         self.mix = IntegerResidual(width)
-        self.passes = nn.ModuleList([ContextPass(width, p == 0) for p in range(PASSES)])
+        self.passes: Sequence[ContextPass] = nn.ModuleList(  # type: ignore[assignment]
+            [ContextPass(width, p == 0) for p in range(PASSES)]
+        )
         self.filter = Filter(filter_width)
         self.register_buffer("lut", compand_table(), persistent=False)
         self.register_buffer("levels", level_table(), persistent=False)
@@ -261,7 +276,7 @@ class ContextCodec(nn.Module):
         self, p: int, base: Tensor, known: Tensor, y_hat: Tensor, y_1: Tensor, energy_1: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor]:
         """Means (1/16 step) and scale indices [N, n] of what pass p codes; y_hat, y_1, known [N, h, w, 64]."""
-        n, h, w, _ = y_1.shape
+        n = len(y_1)
         out = self.passes[p](base, known.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).reshape(n, -1)
         head, level, block = layout.head[p], layout.level[p], layout.block[p]
         mean, scale = out[:, head], out[:, head + CHANNELS]
@@ -285,8 +300,8 @@ class ContextCodec(nn.Module):
             for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
                 mean_of = torch.floor(total.reshape(n, -1)[:, layout.where[p]] * 16 / weight)
                 energies.append(self.levels[mean_of.to(torch.int32)])
-        weights = self.passes[p].energy_weights()[:, layout.where[p] % CHANNELS]
-        energy = round_through(sum(w * e for w, e in zip(weights, energies, strict=True)) / GATE)
+        weights = self.passes[p].energy_weights()[:, None, layout.where[p] % CHANNELS]
+        energy = round_through((weights * torch.stack(energies)).sum(0) / GATE)
         return (mean + linear).clamp(-MU_MAX, MU_MAX), (scale + energy + INDEX_ORIGIN).clamp(0, INDEX_MAX)
 
     def energy(self, y_a: Tensor, y_b: Tensor, both: Tensor) -> Tensor:
@@ -315,11 +330,12 @@ class ContextCodec(nn.Module):
                 known.view(n, -1)[:, layout.where[p]] = compand(seen, self.lut)
         return y_hat
 
-    def run(self, hyper: Callable[[Step], Tensor], y_hat: Tensor, layout: Layout, code: Callable[[Step], Code]) -> Tensor:
+    def run(
+        self, hyper: Callable[[Step], Tensor], y_hat: Tensor, layout: Layout, code: Callable[[Step], Code]
+    ) -> Tensor:
         """Code the slices of slabs in order into y_hat [S, K, h, w, 64]; `hyper` gives the h_s features of a step."""
-        s, k, h, w, _ = y_hat.shape
-        nothing = y_hat.new_zeros((s, h, w, CHANNELS))
-        done: dict[int, Tensor] = {-1: nothing}
+        s, k = y_hat.shape[:2]
+        done: dict[int, Tensor] = {-1: torch.zeros_like(y_hat[:, 0])}
         for step in steps(k):
             m = len(step.slices)
             y_a, y_b = (torch.stack([done[t] for t in side], 1).flatten(0, 1) for side in (step.before, step.after))

@@ -59,10 +59,7 @@ def fastest_exact(shapes: tuple[Shape, ...], device: str) -> tuple[torch.dtype, 
     exact = [
         candidate
         for candidate in OUTPUT
-        if all(
-            torch.equal(convolve(x, w.to(candidate)).double(), sums)
-            for x, w, sums in probes
-        )
+        if all(torch.equal(convolve(x, w.to(candidate)).double(), sums) for x, w, sums in probes)
     ]
     if not seconds or not exact:
         raise RuntimeError(f"no exact convolution on device {device!r}: decode on the CPU")

@@ -100,7 +100,8 @@ class ScaleHyperprior(TransformCoder):
         """Integer z -> scale indices [N, 128, h, w] in integers."""
         a = relu8(self.h_s_first(clamp8(8 * z)))
         a = relu8(F.pixel_shuffle(self.h_s_second(a), 2)[..., : size[0], : size[1]])
-        return (self.h_s_head(a) + INDEX_ORIGIN).clamp(1, 207)
+        index: Tensor = self.h_s_head(a) + INDEX_ORIGIN
+        return index.clamp(1, 207)
 
     def latent_bits(self, y: Tensor, y_hat: Tensor) -> dict[str, Tensor]:
         z = self.analyse_hyper(y)

@@ -47,10 +47,19 @@ class Config:
 
 
 CONFIGS: dict[str, Config] = {
-    "default": Config("default", steps=6_000, batch=3, slices=9, size=96, learning_rate=7e-4),
-    "factorized": Config("factorized", steps=6_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)),
+    "default": Config("default", steps=5_200, batch=3, slices=9, size=96, learning_rate=7e-4),
+    "factorized": Config(
+        "factorized", steps=6_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)
+    ),
     "hyperprior": Config(
-        "hyperprior", steps=3_500, batch=8, slices=1, size=96, learning_rate=7e-4, steps_range=(3, 8.5), start="factorized"
+        "hyperprior",
+        steps=3_500,
+        batch=8,
+        slices=1,
+        size=96,
+        learning_rate=7e-4,
+        steps_range=(3, 8.5),
+        start="factorized",
     ),
     "debug": Config("default", steps=12, batch=2, slices=5, size=48, learning_rate=1e-3),
 }
@@ -88,7 +97,9 @@ def items(slabs: list[Any], split: str) -> list[Item]:
         if scale >= 16:
             isotropic = max(spacing) < 1.2 * min(spacing)
             out.append(Item(voxels, scale, slab.geometry, isotropic, math.sqrt(voxels.size)))
-    total = {kind: sum(item.weight for item in out if item.geometry == kind) for kind in {item.geometry for item in out}}
+    total = {
+        kind: sum(item.weight for item in out if item.geometry == kind) for kind in {item.geometry for item in out}
+    }
     return [replace(item, weight=item.weight / total[item.geometry]) for item in out]
 
 
@@ -103,7 +114,8 @@ def _zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.f
     a, b = (h - height) // 2, (w - width) // 2
     padded[:, a : a + height, b : b + width] = spectrum
     scale = h * w / (height * width)
-    return (np.abs(np.fft.ifft2(np.fft.ifftshift(padded, axes=(1, 2)))) * scale).astype(np.float32)
+    picture: NDArray[np.float32] = (np.abs(np.fft.ifft2(np.fft.ifftshift(padded, axes=(1, 2)))) * scale).astype(np.float32)
+    return picture
 
 
 def crop(item: Item, config: Config, rng: np.random.Generator, *, augment: bool) -> NDArray[np.float32]:

@@ -43,7 +43,8 @@ def _boundary() -> Tensor:
     flip = eye.flip(0)
     rotation = flip @ (_dct(half).T @ _dct4(half)) @ flip
     butterfly = torch.cat([torch.cat([eye, flip], 1), torch.cat([flip, -eye], 1)]) / math.sqrt(2)
-    return butterfly @ torch.block_diag(eye, rotation) @ butterfly
+    boundary: Tensor = butterfly @ torch.block_diag(eye, rotation) @ butterfly
+    return boundary
 
 
 DCT = _dct(BLOCK)

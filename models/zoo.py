@@ -66,9 +66,8 @@ def names() -> list[str]:
 
 def find(model: str | bytes) -> Entry:
     """Entry of a name (the latest) or of the 8 bytes in a stream. UnknownModelError."""
-    key = (lambda entry: entry.name) if isinstance(model, str) else (lambda entry: entry.model_id)
     for entry in reversed(REGISTRY):
-        if key(entry) == model:
+        if model in (entry.name, entry.model_id):
             return entry
     shown = model if isinstance(model, str) else model.hex()
     known = ", ".join(f"{entry.name} ({entry.model_id.hex()})" for entry in REGISTRY)
@@ -81,7 +80,9 @@ def load_model(model: str | bytes = "default", *, device: str = "cpu") -> LossyM
     try:
         data = entry.path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"weights of {entry.name}: cannot read {entry.path} ({error.strerror}): reinstall") from error
+        raise WeightsError(
+            f"weights of {entry.name}: cannot read {entry.path} ({error.strerror}): reinstall"
+        ) from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != entry.sha256:
         raise WeightsError(

@@ -40,7 +40,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
             raise codec.UnknownModel(f"unknown model {name!r}")
         return fake
 
-    monkeypatch.setattr(api, "load_model", load)
+    monkeypatch.setattr(api, "_load", load)
     return fake
 
 
@@ -563,7 +563,7 @@ def test_a_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         loaded.append(name)
         return FakeModel()
 
-    monkeypatch.setattr(api, "load_model", load)
+    monkeypatch.setattr(api, "_load", load)
     encoder, decoder = codec.Encoder(), codec.Decoder()
 
     def both(_: int) -> None:

@@ -35,7 +35,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
             raise ValueError(f"unknown model {name!r}")
         return fake
 
-    monkeypatch.setattr(api, "load_model", load)
+    monkeypatch.setattr(api, "_load", load)
     return fake
 
 
