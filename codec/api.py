@@ -57,9 +57,7 @@ def encode(
     return Encoder(quality=quality, lossless=lossless, model=model).encode(source, out=out, progress=progress)
 
 
-def decode(
-    source: Source, *, slices: Range = None, volumes: Range = None, limits: Limits | None = None
-) -> Volume:
+def decode(source: Source, *, slices: Range = None, volumes: Range = None, limits: Limits | None = None) -> Volume:
     """Decode a stream (bytes, path or binary file), or a part of it; see `Decoder.decode`."""
     return Decoder(limits=limits).decode(source, slices=slices, volumes=volumes)
 
@@ -124,7 +122,7 @@ def version(model: str | None = None) -> str:
         release = metadata.version("mricodec")
     except metadata.PackageNotFoundError:  # run from a source tree
         release = "source"
-    return f"{release} {load_model(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
+    return f"{release} {_load(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
 
 
 class Encoder:
@@ -166,9 +164,7 @@ class Encoder:
             warnings.warn(f"coded without loss: {report.reason}", LosslessFallback, stacklevel=2)
         return buffer.getvalue() if out is None else None
 
-    def encode_file(
-        self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None
-    ) -> EncodeReport:
+    def encode_file(self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None) -> EncodeReport:
         """As `encode`, with a report and without the warning."""
         quality = None if self._lossless else self._quality
         with _scan_of(source) as scan, _writable(out) as file:
@@ -181,9 +177,7 @@ class Decoder:
     model: an object for streams of weights that models/zoo.py does not list.
     """
 
-    def __init__(
-        self, *, limits: Limits | None = None, model: LossyModel | None = None, device: str = "auto"
-    ) -> None:
+    def __init__(self, *, limits: Limits | None = None, model: LossyModel | None = None, device: str = "auto") -> None:
         self._limits = limits or DEFAULT_LIMITS
         self._device = device
         self._lock = threading.Lock()
@@ -230,15 +224,13 @@ class Decoder:
         if stream.coder not in (LEARNED, LEARNED_INEXACT):
             raise UnsupportedVersion(f"expected coder 0 to 3 in HEAD, found {stream.coder}: update mricodec")
         head = stream.lossy_head()
-        params = LossyParams(
-            head.step, head.intensity.peak, stream.tiling.turned(stream.reader.header.spacing_mm)
-        )
+        params = LossyParams(head.step, head.intensity.peak, stream.tiling.turned(stream.reader.header.spacing_mm))
         return Lossy(self._model_of(stream.model_id), head.intensity, params, stream.has_background)
 
     def _model_of(self, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
-                self._models[model_id] = load_model(model_id, self._device)
+                self._models[model_id] = _load(model_id, self._device)
             return self._models[model_id]
 
 
@@ -253,11 +245,11 @@ class _Loaded:
     def get(self) -> LossyModel:
         with self._lock:
             if isinstance(self._model, str):
-                self._model = load_model(self._model, self._device)
+                self._model = _load(self._model, self._device)
             return self._model
 
 
-def load_model(model: str | bytes = DEFAULT_MODEL, device: str = "auto") -> LossyModel:
+def _load(model: str | bytes, device: str) -> LossyModel:
     """By name (ValueError if there is no such) or by id (UnknownModel). FormatError for damaged weights."""
     import torch
 
@@ -267,9 +259,7 @@ def load_model(model: str | bytes = DEFAULT_MODEL, device: str = "auto") -> Loss
     if device == "auto":
         device = "cuda" if gpu else "cpu"
     if device != "cpu" and not (gpu and device.startswith("cuda")):
-        raise ValueError(
-            f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, found {device}"
-        )
+        raise ValueError(f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, found {device}")
     try:
         return zoo.load_model(model, device=device)
     except zoo.UnknownModelError as error:

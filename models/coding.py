@@ -6,6 +6,7 @@ values are given when encoding and None when decoding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -188,7 +189,7 @@ class TransformLossy:
         out = np.empty(shape, np.int32)
         peak = max(float(params.peak), 1.0)
         step = integer_step(params) / (1 << STEP_BITS)
-        gain = self._network.gain(torch.tensor([np.log2(max(peak / step, 4.0))], device=self._device))
+        gain = self._network.gain(torch.tensor([math.log2(max(peak / step, 4.0))], dtype=torch.float32, device=self._device))
         symbols = _Symbols(coder)
         size = (-(-height // 8), -(-width // 8))
         for t in range(k):
