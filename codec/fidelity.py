@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 DEFAULT_QUALITY = 50.0
-STEP_AT_DEFAULT = 2.5  # sigma_hat; RMSE stays below 1.0 sigma_hat on every volume measured
-QUALITY_PER_OCTAVE = 12.5  # 0 .. 100: the step goes from 16 times to 1/16 of the default's
+STEP_AT_DEFAULT = 3.0  # sigma_hat; RMSE is at most about 0.32 steps: below the noise
+QUALITY_PER_OCTAVE = 10.0  # 0 .. 100: the step goes from 32 times to 1/32 of the default's
 ROUNDING = 1 / math.sqrt(12)  # standard deviation of rounding to whole codes: no scan has less
 STEP_RANGE = (2.0**-12, 2.0**20)  # codes; every model takes these
 NOISELESS = 1 / 8192  # of the range: the noise of a volume in which none is found; 78 dB
