@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import transform
-from .context import CHANNELS, HYPER, INDEX_SKIP, Code, ContextCodec, Layout, Step, quantise
+from .context import CHANNELS, HYPER, INDEX_SKIP, Code, ContextCodec, Layout, Step, beside, quantise
 from .hyperprior import LATENT, ScaleHyperprior, TransformCoder
 
 STEP_BITS = 16  # the step is an integer number of 2**-16 codes
@@ -26,7 +26,7 @@ FINEST = 2.0**-15  # of the largest code: the finest step that the integer arith
 SYMBOL_MAX = 1 << 19
 SAMPLE_MAX = float(1 << 26)
 Z_MAX = 127
-SLICES_AT_ONCE = 1 << 21  # samples that the filter handles together
+SAMPLES_AT_ONCE = 1 << 18  # that the synthesis handles together: tensors that fit a cache
 
 
 @dataclass(frozen=True)
@@ -147,19 +147,20 @@ class ContextLossy:
     def _samples(self, y_hat: Tensor, shape: tuple[int, ...], step: int) -> NDArray[np.int32]:
         """y_hat [S, K, h, w, 64] -> codes int32 [S, K, H, W]: (16ths of a step * step + 2**19) >> 20."""
         s, k, height, width = shape
-        out = np.empty(shape, np.int32)
-        many = max(1, SLICES_AT_ONCE // (s * y_hat[0, 0].numel()))
-        for t in range(0, k, many):
-            low, high = max(t - 1, 0), min(t + many + 1, k)
-            flat = transform.synthesis(y_hat[:, low:high].flatten(0, 1).permute(0, 3, 1, 2)).clamp(
-                -SAMPLE_MAX, SAMPLE_MAX
-            )
-            samples = flat.unflatten(0, (s, high - low))
-            samples = samples + self._network.correction(samples)
-            kept = samples[:, t - low : t - low + many, :height, :width].to(torch.int64)
-            half = 1 << (STEP_BITS + 3)
-            out[:, t : t + many] = ((kept * step + half) >> (STEP_BITS + 4)).clamp(-(1 << 31), (1 << 31) - 1).cpu()
-        return out
+        slices = y_hat.flatten(0, 1).permute(0, 3, 1, 2)
+        many = max(1, SAMPLES_AT_ONCE // y_hat[0, 0].numel())
+        samples, details = [], []
+        for part in slices.split(many):
+            samples.append(transform.synthesis(part).clamp_(-SAMPLE_MAX, SAMPLE_MAX).to(torch.int32))
+            details.append(self._network.details(samples[-1]))
+        inputs = beside(torch.cat(details).unflatten(0, (s, k))).flatten(0, 1).split(many)
+        out = np.empty((s * k, height, width), np.int32)
+        half = 1 << (STEP_BITS + 3)
+        for n, (part, around) in enumerate(zip(samples, inputs, strict=True)):
+            exact = part.to(torch.int64) + self._network.correction(around).to(torch.int64)
+            codes = exact[:, :height, :width].mul_(step).add_(half) >> (STEP_BITS + 4)
+            out[n * many : (n + 1) * many] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
+        return out.reshape(shape)
 
 
 class TransformLossy:

@@ -346,18 +346,22 @@ class ContextCodec(nn.Module):
                 y_hat[:, t] = new[:, i]
         return y_hat
 
-    def correction(self, samples: Tensor) -> Tensor:
-        """Integer samples [S, K, H, W] in 1/16 step (sides multiples of 8) -> correction of the same shape and unit."""
-        s, k, h, w = samples.shape
-        cells = F.pixel_unshuffle(samples.detach().reshape(s * k, 1, h, w), 4)  # [SK, 16, H/4, W/4]
-        total = F.pad(cells.sum(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    def details(self, samples: Tensor) -> Tensor:
+        """Samples [N, H, W] in 1/16 step, integer-valued -> companded differences from the local mean, int8 [N, 16, H/4, W/4].
+
+        The 16 channels are the phases of 4 x 4 cells; the mean is that of 3 x 3 cells.
+        """
+        n, h, w = samples.shape
+        cells = samples.detach().reshape(n, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3)
+        total = F.pad(cells.sum((1, 2), keepdim=True, dtype=torch.float64)[:, 0], (1, 1, 1, 1), mode="replicate")
         total = total[..., :-2, :] + total[..., 1:-1, :] + total[..., 2:, :]
-        mean = torch.floor((total[..., :-2] + total[..., 1:-1] + total[..., 2:] + 72) / 144)
-        a = compand(cells - mean, self.lut).float().reshape(s, k, 16, h // 4, w // 4)
-        before = torch.cat([a[:, :1], a[:, :-1]], 1)
-        after = torch.cat([a[:, 1:], a[:, -1:]], 1)
-        stack = torch.cat([before, a, after], 2).reshape(s * k, 48, h // 4, w // 4)
-        return F.pixel_shuffle(self.filter(stack), 4).reshape(s, k, h, w)
+        mean = torch.floor((total[..., :-2] + total[..., 1:-1] + total[..., 2:] + 72) / 144).to(samples.dtype)
+        return compand((cells - mean[:, :, None]).flatten(1, 2), self.lut).to(torch.int8)
+
+    def correction(self, details: Tensor) -> Tensor:
+        """`details` of a slice and the ones before and after it, int8 [N, 48, H/4, W/4] -> [N, H, W] in 1/16 step."""
+        inputs = details.to(torch.bfloat16, memory_format=torch.channels_last)
+        return F.pixel_shuffle(self.filter(inputs.float() if self.training else inputs), 4)[:, 0]
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -392,10 +396,18 @@ class ContextCodec(nn.Module):
         bits_y = (entropy.laplace_bits(q, sigma) + relaxed - relaxed.detach()).sum(1)
         y_hat = y_hat.flatten(0, 1).permute(0, 3, 1, 2)
         samples = transform.synthesis_float(y_hat).unflatten(0, (b, k))
-        samples = samples + self.correction(samples.detach().round())
+        details = self.details(samples.detach().flatten(0, 1).round()).unflatten(0, (b, k))
+        samples = samples + self.correction(beside(details).flatten(0, 1)).unflatten(0, (b, k))
         error = ((samples / 16 - x) ** 2).mean((1, 2, 3))
         count = k * h * w
         return {"y": bits_y / count, "z": bits_z.reshape(b, -1).sum(1) / count, "mse": error}
+
+
+def beside(details: Tensor) -> Tensor:
+    """[S, K, C, ...] -> [S, K, 3 C, ...]: the slices before, itself and after; at the ends itself again."""
+    before = torch.cat([details[:, :1], details[:, :-1]], 1)
+    after = torch.cat([details[:, 1:], details[:, -1:]], 1)
+    return torch.cat([before, details, after], 2)
 
 
 def quantise(e: Tensor, index: Tensor) -> Tensor:

@@ -32,12 +32,13 @@ from .wavefront import (
 )
 
 MAX_SPAN = (1 << 24) - 1
+MAX_SLICES = 32  # coded together
 STEP_KIND = FIRST_FINE + 3 * OCTAVE  # of differences between kinds: a scale of 1
 NO_PREDICTOR = Predictor((), np.zeros((STAGES, 0), np.int32))
 
 
 class SymbolCoder(Protocol):
-    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
         """index [1, n], values [1, n] to encode or None to decode -> the values."""
 
 
@@ -49,17 +50,25 @@ def __getattr__(name: str) -> dict[str, TableSet]:
 
 def encode_slab(x: NDArray[np.int32], coder: SymbolCoder) -> None:
     """Codes integers [K, H, W] of a range below 2**24. ValueError for others."""
-    from . import lossless_fit as fit
-
     if x.ndim != 3 or x.size == 0 or x.dtype.kind not in "iu":
         raise ValueError(f"expected integer voxels [K, H, W], found {x.dtype} of shape {x.shape}")
-    low, span = int(x.min()), int(x.max()) - int(x.min())
+    span = int(x.max()) - int(x.min())
     if span > MAX_SPAN:
         raise ValueError(f"expected values within {MAX_SPAN} of each other, found a range of {span}")
+    shape = _folded((x.shape[0], x.shape[1], x.shape[2]))
+    folded = np.pad(x.reshape(-1), (0, math.prod(shape) - x.size), mode="edge").reshape(shape)
+    for first in range(0, len(folded), MAX_SLICES):
+        _encode(folded[first : first + MAX_SLICES], coder)
+
+
+def _encode(x: NDArray[np.int32], coder: SymbolCoder) -> None:
+    from . import lossless_fit as fit
+
+    low, span = int(x.min()), int(x.max()) - int(x.min())
     if span == 0:
-        _side_information(coder, x.size, len(x), _Side(low, 0))
+        _side_information(coder, x.shape, _Side(low, 0))
         return
-    slab = _fold((x - low).astype(np.int32))
+    slab = (x - low).astype(np.int32)
     palette = fit.choose_palette(slab)
     if palette is not None:
         slab = palette.searchsorted(slab).astype(np.int32)
@@ -67,7 +76,7 @@ def encode_slab(x: NDArray[np.int32], coder: SymbolCoder) -> None:
 
     context, error, sizes = predict(slab, side.largest, side.border, side.predictor)
     side = replace(side, kinds=fit.choose_kinds(context, error))
-    _side_information(coder, x.size, len(slab), side)
+    _side_information(coder, x.shape, side)
     index = index_of_context(side.kinds)[context]
     error += _half_of_index()[index]
     start = 0
@@ -80,7 +89,7 @@ def encode_slab(x: NDArray[np.int32], coder: SymbolCoder) -> None:
 def predict(
     slab: NDArray[np.int32], largest: int, border: int, predictor: Predictor
 ) -> tuple[NDArray[np.int16], NDArray[np.int32], list[int]]:
-    """Contexts and errors [voxels], as coded, of a slab [K, H, W] in the order of planes; sizes of the planes."""
+    """Contexts and errors [voxels] of a slab [K, H, W] in the order of its planes, and how many a plane has."""
     slices, height, width = slab.shape
     flat = slab.reshape(-1)
     context, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
@@ -100,28 +109,36 @@ def predict(
 
 def decode_slab(shape: tuple[int, int, int], coder: SymbolCoder) -> NDArray[np.int32]:
     """Integers [K, H, W]. From a damaged stream they may be wrong, which only checksums tell."""
-    folded = _folded(shape)
-    side = _side_information(coder, math.prod(shape), folded[0], None)
+    folded = np.empty(_folded(shape), np.int32)
+    for first in range(0, len(folded), MAX_SLICES):
+        _decode(folded[first : first + MAX_SLICES], coder)
+    return folded.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def _decode(x: NDArray[np.int32], coder: SymbolCoder) -> None:
+    """Into x."""
+    side = _side_information(coder, x.shape, None)
+    x[:] = side.low
     if side.span == 0:
-        return np.full(shape, side.low, np.int32)
-    flat = np.empty(math.prod(folded), np.int32)
+        return
+    slices, height, width = x.shape
+    slab = np.empty((slices, height, width), np.int32)
+    flat = slab.reshape(-1)
     index_of, half_of = index_of_context(side.kinds), _half_of_index()
-    wavefront = Wavefront(folded, side.largest, side.border, side.predictor, shipped().scale_weights)
+    wavefront = Wavefront((slices, height, width), side.largest, side.border, side.predictor, shipped().scale_weights)
     for plane in wavefront.planes():
         index = index_of[plane.context]
         error = coder.code("voxel", index[None], None)[0] - half_of[index]
         values = np.clip(plane.nearest + plane.sign * error, 0, side.largest)
         flat[plane.voxels] = values
         wavefront.put(values)
-    if side.palette is not None:
-        flat = side.palette[flat]
-    return flat[: math.prod(shape)].reshape(shape) + np.int32(side.low)
+    x += slab if side.palette is None else side.palette[slab]
 
 
 def index_of_kind() -> NDArray[np.uint8]:
-    """[KINDS, 16]: the table index for a kind and a distance of 0 .. 8 16ths from the prediction to its integer."""
+    """[KINDS, 16]: the table index of a kind, by the 16ths from the prediction to the nearest integer, 0 .. 8."""
     kind = np.arange(KINDS)[:, None]
-    fraction = np.minimum(np.arange(16) * FRACTIONS // (UNIT // 2 + 1), FRACTIONS - 1)
+    fraction = np.minimum(np.arange(UNIT) * FRACTIONS // (UNIT // 2 + 1), FRACTIONS - 1)
     fine = FIRST_FINE + (kind - FIRST_FINE) * FRACTIONS + fraction
     coarse = kind - FIRST_COARSE + FIRST_COARSE_ROW
     spiky = kind + 0 * fraction
@@ -130,17 +147,16 @@ def index_of_kind() -> NDArray[np.uint8]:
 
 
 def index_of_context(kinds: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """[BUCKETS * 16]: the table index of each context; buckets without a kind get the last one's."""
-    padded = np.zeros(BUCKETS, np.intp)
-    padded[: kinds.size] = kinds
-    padded[kinds.size :] = kinds[-1:] if kinds.size else 0
+    """[BUCKETS * 16]: the table index of each context; buckets without a kind get that of the last one."""
+    padded = np.pad(kinds, (0, BUCKETS - kinds.size), mode="edge")
     return index_of_kind()[padded].reshape(-1)
 
 
 def _half_of_index() -> NDArray[np.int32]:
-    """[256]: half of 2**k for an index with k raw bits, added to its errors so that their heads are rounded."""
-    shift = np.maximum(np.arange(256) - FIRST_COARSE_ROW, 0) // OCTAVE
-    return ((1 << np.minimum(shift, 24)) >> 1).astype(np.int32)
+    """[256]: half of 2**k for an index with k raw bits, added to errors so that their heads are rounded."""
+    raw_bits = np.maximum(np.arange(256) - FIRST_COARSE_ROW, 0) // OCTAVE
+    half: NDArray[np.int32] = ((1 << np.minimum(raw_bits, 24)) >> 1).astype(np.int32)
+    return half
 
 
 def _folded(shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -153,14 +169,6 @@ def _folded(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     return 1, -(-voxels // side), side
 
 
-def _fold(slab: NDArray[np.int32]) -> NDArray[np.int32]:
-    """To that shape, the last value repeated."""
-    slices, height, width = slab.shape
-    folded = _folded((slices, height, width))
-    missing = math.prod(folded) - slab.size
-    return np.pad(slab.reshape(-1), (0, missing), mode="edge").reshape(folded)
-
-
 @dataclass(frozen=True, eq=False)
 class _Side:
     """Side information of a slab."""
@@ -170,7 +178,7 @@ class _Side:
     palette: NDArray[np.int32] | None = None  # the values that occur, less the least; their ranks are coded
     border: int = 0  # value beyond the slab
     predictor: Predictor = NO_PREDICTOR
-    kinds: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))  # of tables, by bucket
+    kinds: NDArray[np.intp] = field(default_factory=lambda: np.zeros(1, np.intp))  # of tables, by bucket
 
     @property
     def largest(self) -> int:
@@ -178,17 +186,17 @@ class _Side:
         return self.span if self.palette is None else self.palette.size - 1
 
 
-def _side_information(coder: SymbolCoder, voxels: int, slices: int, side: _Side | None) -> _Side:
-    """Codes `side`, or decodes it if it is None. voxels: of the slab; slices: of the slab that is coded."""
+def _side_information(coder: SymbolCoder, shape: tuple[int, ...], side: _Side | None) -> _Side:
+    """Codes `side`, or decodes it if it is None, for a slab of the shape."""
     numbers = _Numbers(coder)
     low = numbers.signed(None if side is None else side.low)
     span = min(numbers.unsigned(None if side is None else side.span), MAX_SPAN)
     if span == 0:
         return _Side(low, span)
-    palette = _palette(numbers, voxels, span, side)
+    palette = _palette(numbers, math.prod(shape), span, side)
     largest = span if palette is None else palette.size - 1
     border = min(numbers.unsigned(None if side is None else side.border), largest)
-    predictor = _predictor(numbers, slices, None if side is None else side.predictor)
+    predictor = _predictor(numbers, shape[0], None if side is None else side.predictor)
     return _Side(low, span, palette, border, predictor, _kinds(numbers, None if side is None else side.kinds))
 
 
@@ -208,10 +216,12 @@ def _predictor(numbers: _Numbers, slices: int, given: Predictor | None) -> Predi
     default = shipped().predictor
     if numbers.unsigned(None if given is None else int(given is not default)) == 0:
         return default
-    chosen = None if given is None else np.isin(np.arange(len(CANDIDATES)), [CANDIDATES.index(tap) for tap in given.taps])
-    bits = numbers.raw(-(-len(CANDIDATES) // 8), None if chosen is None else np.packbits(chosen, bitorder="little"))
-    mask = np.unpackbits(bits.astype(np.uint8), count=len(CANDIDATES), bitorder="little")
-    taps = tuple(tap for tap, taken in zip(CANDIDATES, mask, strict=True) if taken)
+    mask = None
+    if given is not None:
+        mask = np.packbits([tap in given.taps for tap in CANDIDATES], bitorder="little")
+    mask = numbers.raw(-(-len(CANDIDATES) // 8), mask).astype(np.uint8)
+    chosen = np.unpackbits(mask, count=len(CANDIDATES), bitorder="little")
+    taps = tuple(tap for tap, taken in zip(CANDIDATES, chosen, strict=True) if taken)
     coefficients = np.zeros((STAGES, len(taps)), np.int32)
     for stage in range(min(slices, STAGES)):
         there = np.array([-t <= stage for t, _, _ in taps], bool)
@@ -225,24 +235,24 @@ def _predictor(numbers: _Numbers, slices: int, given: Predictor | None) -> Predi
 
 def _kinds(numbers: _Numbers, given: NDArray[np.intp] | None) -> NDArray[np.intp]:
     """Each as its difference from one more than the one before."""
-    count = min(numbers.unsigned(None if given is None else given.size), BUCKETS)
-    if count == 0:
-        return np.zeros(0, np.intp)
+    count = max(1, min(numbers.unsigned(None if given is None else given.size), BUCKETS))
     steps = None if given is None else np.diff(given, prepend=-1) - 1
-    coded = np.clip(numbers.many(count, steps, STEP_KIND), -KINDS, KINDS)
-    return np.clip(np.cumsum(coded + 1) - 1, 0, KINDS - 1).astype(np.intp)
+    steps = np.clip(numbers.many(count, steps, STEP_KIND), -KINDS, KINDS)
+    kinds: NDArray[np.intp] = np.clip(np.cumsum(steps + 1) - 1, 0, KINDS - 1).astype(np.intp)
+    return kinds
 
 
 class _Numbers:
-    """Integers of the side information; each call gives back what it was given, or decodes what it was not."""
+    """Integers of the side information: each call gives back what it is given, or what it decodes."""
 
     def __init__(self, coder: SymbolCoder) -> None:
         self._coder = coder
 
-    def raw(self, n: int, given: NDArray[Any] | None) -> NDArray[Any]:
+    def raw(self, n: int, given: NDArray[Any] | None) -> NDArray[np.int64]:
         """n numbers below 256."""
         values = None if given is None else given.astype(np.int64)[None]
-        return np.clip(self._coder.code("byte", np.zeros((1, n), np.uint8), values)[0], 0, 255)
+        coded: NDArray[np.int64] = self._coder.code("byte", np.zeros((1, n), np.uint8), values)[0]
+        return np.clip(coded, 0, 255)
 
     def unsigned(self, given: int | None) -> int:
         """LEB128, below 2**35."""
@@ -263,14 +273,15 @@ class _Numbers:
         value = self.unsigned(None if given is None else 2 * given if given >= 0 else -2 * given - 1)
         return max(-(1 << 31), min((value >> 1) ^ -(value & 1), (1 << 31) - 1))
 
-    def many(self, n: int, given: NDArray[Any] | None, kind: int | None = None) -> NDArray[Any]:
+    def many(self, n: int, given: NDArray[Any] | None, kind: int | None = None) -> NDArray[np.int64]:
         """n numbers with the tables of a kind, which is sent first unless it is told."""
         if kind is None:
             kind = int(self.raw(1, None if given is None else np.array([kind_for(given)]))[0])
         index = np.full((1, n), index_of_kind()[min(kind, KINDS - 1), 0])
         half = _half_of_index()[index]
-        coded = self._coder.code("voxel", index, None if given is None else given[None] + half)
-        return (coded - half)[0]
+        coded: NDArray[np.int64] = self._coder.code("voxel", index, None if given is None else given + half)
+        numbers: NDArray[np.int64] = coded[0] - half[0]
+        return numbers
 
 
 def kind_for(values: NDArray[Any]) -> int:

@@ -1,4 +1,4 @@
-"""The encoder's choices for a slab of the lossless coder: palette, border, predictor, tables. Any choice decodes."""
+"""The encoder's choices for a slab of the lossless coder, any of which decode: palette, border, predictor, tables."""
 
 from __future__ import annotations
 
@@ -91,18 +91,18 @@ def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
 def normal_equations(
     slab: NDArray[np.int32], taps: list[Tap], start: int, stop: int, random: np.random.Generator
 ) -> tuple[Float, Float]:
-    """Information [T, T] and moment [T] of the voxels of slices start .. stop - 1; both in (nats / 2) of all of them.
+    """Information [T, T] and moment [T] of the voxels of slices start .. stop - 1, from a sample of them.
 
-    Weights are 1 / (expected error * (half the expected + the found error)), the expected one from the gradients
-    around the voxel, so that noise and edges count alike in bits.
+    Weights are 1 / (expected error * (half the expected + the found error)), the expected one from the
+    gradients around the voxel, so that noise and edges count alike and the information is in nats.
     """
     x, a, spread, per_sample = _sample(slab, taps, start, stop, random)
     weights = np.ones(x.size)
     for _ in range(2):
         information, moment = _weighted(a, x, weights)
-        found = np.abs(x - a @ np.linalg.solve(information, moment))
+        found: Float = np.abs(x - a @ np.linalg.solve(information, moment))
         expected = 0.8 * spread * (found.sum() / max(spread.sum(), 1e-9)) + 0.2 * found.mean() + 0.1
-        weights = 1 / (expected * (0.5 * expected + found))
+        weights = np.reciprocal(expected * (0.5 * expected + found))
     information, moment = _weighted(a, x, weights)
     return information * per_sample, moment * per_sample
 
@@ -113,7 +113,7 @@ _PAD = max(max(abs(i), abs(j)) for _, i, j in CANDIDATES)
 def _sample(
     slab: NDArray[np.int32], taps: list[Tap], start: int, stop: int, random: np.random.Generator
 ) -> tuple[Float, Float, Float, float]:
-    """Some voxels [n], their neighbours [n, T], the gradients around them [n], and voxels for each of them."""
+    """Some voxels [n], their neighbours [n, T], the gradients around them [n], and how many each stands for."""
     padded = np.pad(slab, ((2, 0), (_PAD, _PAD), (_PAD, _PAD)), mode="edge")
     _, rows, columns = padded.shape
     _, height, width = slab.shape
@@ -125,13 +125,14 @@ def _sample(
     flat = padded.reshape(-1)
 
     def neighbour(tap: Tap) -> Float:
-        return flat[origin + (tap[0] * rows + tap[1]) * columns + tap[2]].astype(np.float64)
+        values: Float = flat[origin + (tap[0] * rows + tap[1]) * columns + tap[2]].astype(np.float64)
+        return values
 
     a = np.empty((len(taps), place.size))
     for row, tap in zip(a, taps, strict=True):
         row[:] = neighbour(tap)
     west, north, north_west, north_east = (neighbour((0, *o)) for o in ((0, -1), (-1, 0), (-1, -1), (-1, 1)))
-    spread = np.abs(west - north_west) + np.abs(north - north_west) + np.abs(north - north_east)
+    spread: Float = np.abs(west - north_west) + np.abs(north - north_west) + np.abs(north - north_east)
     spread += np.abs(west - neighbour((0, 0, -2))) + np.abs(north - neighbour((0, -2, 0)))
     return neighbour((0, 0, 0)), a.T, spread, voxels / place.size
 
@@ -139,14 +140,12 @@ def _sample(
 def _weighted(a: Float, x: Float, weights: Float) -> tuple[Float, Float]:
     scaled = a * weights[:, None]
     information: Float = scaled.T @ a
-    diagonal = np.diag_indices_from(information)
-    information[diagonal] = information[diagonal] * (1 + 1e-6) + 1e-3 * weights.mean()
-    return information, scaled.T @ x
+    ridge = np.diag(information) * 1e-6 + 1e-3 * weights.mean()
+    return information + np.diag(ridge), scaled.T @ x
 
 
 def _solve(information: Float, moment: Float, chosen: list[int]) -> Float:
-    solution: Float = np.linalg.solve(information[np.ix_(chosen, chosen)], moment[chosen])
-    return solution
+    return np.asarray(np.linalg.solve(information[np.ix_(chosen, chosen)], moment[chosen]), np.float64)
 
 
 def _worthwhile(information: Float, moment: Float, cost: float) -> list[int]:
@@ -189,10 +188,10 @@ def _best_kind(fraction: NDArray[np.intp], error: NDArray[np.int32]) -> int:
     about = FIRST_FINE + round(OCTAVE * (np.log2(max(scale, 2.0**-9)) + 3))
     low = 1 if about < FIRST_FINE + OCTAVE else about - 3
     tried = range(low, min(max(about + 3, FIRST_FINE + OCTAVE), KINDS))
-    return min(tried, key=lambda kind: _cost(kind, fraction, error))
+    return min(tried, key=lambda kind: cost(kind, fraction, error))
 
 
-def _cost(kind: int, fraction: NDArray[np.intp], error: NDArray[np.int32]) -> float:
+def cost(kind: int, fraction: NDArray[np.intp], error: NDArray[np.int32]) -> float:
     """Bits for the errors."""
     shift = max(kind - FIRST_COARSE, 0) // OCTAVE
     index = index_of_kind()[kind]

@@ -1,11 +1,13 @@
 """Makes the shipped file of the lossless coder: ``python -m mricodec.models.lossless_tables DATA_DIR``.
 
-Probability tables come from formulas; the weights of the local scale and the predictor of small slabs are fitted
-to the scans of DATA_DIR/train. What a stream decodes to depends on every number of the file.
+Probability tables come from formulas; the weights of the local scale and the predictor of small slabs are
+fitted to the scans of DATA_DIR/train. What a stream decodes to depends on every number of the file, so its digest,
+which is printed, stands in `wavefront`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,6 +65,8 @@ def main(data: Path) -> None:
         },
         WEIGHTS,
     )
+    WEIGHTS.chmod(0o644)
+    print(f'WEIGHTS_SHA256 = "{hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()}"')
 
 
 def _slabs(folder: Path) -> Iterator[NDArray[np.int32]]:
@@ -88,7 +92,8 @@ def voxel_tables() -> NDArray[np.uint32]:
     distance = np.arange(UNIT // 2 + 1)
     fraction = distance * FRACTIONS // distance.size
     for n in range(FINE):
-        rows += [_discretised(2.0 ** (n / OCTAVE - 3), distance[fraction == f] / UNIT) for f in range(FRACTIONS)]
+        scale = 2.0 ** (n / OCTAVE - 3)
+        rows += [_discretised(scale, distance[fraction == f] / UNIT) for f in range(FRACTIONS)]
     rows += [_discretised(2.0 ** (n / OCTAVE + 2), distance / UNIT) for n in range(OCTAVE)]
     return np.stack(rows)
 
@@ -108,7 +113,7 @@ def _spike(other: float) -> NDArray[np.uint32]:
 
 
 def _discretised(scale: float, distances: Float) -> NDArray[np.uint32]:
-    """A logistic density of this standard deviation with 1/64 of thrice its width, centred on the distances."""
+    """A logistic density of this standard deviation, 1/64 of it thrice as wide, centred on the distances."""
 
     def below(z: Float) -> Float:
         slope = np.pi / np.sqrt(3) / scale
@@ -126,7 +131,8 @@ def _integers(probabilities: Float) -> NDArray[np.uint32]:
     n = probabilities.size
     weights = 1 + np.floor(probabilities / probabilities.sum() * ((1 << PRECISION) - n)).astype(np.int64)
     weights[weights.argmax()] += (1 << PRECISION) - weights.sum()
-    return weights.astype(np.uint32)
+    whole: NDArray[np.uint32] = weights.astype(np.uint32)
+    return whole
 
 
 def small_predictor(slabs: Iterable[NDArray[np.int32]]) -> Predictor:
@@ -177,7 +183,8 @@ def fit_scale_weights(slabs: Iterable[NDArray[np.int32]], scale_weights: Float) 
             found[later].append(_likeliest(features, chosen[-1])[:-1])
     weights = np.array([np.mean(of_stage, axis=0) for of_stage in found])
     weights[0, [k for k, taps in enumerate(_feature_taps()) if taps[0][0] < 0]] = 0
-    return np.rint(weights * (1 << SCALE_BITS))
+    whole: Float = np.rint(weights * (1 << SCALE_BITS))
+    return whole
 
 
 def _feature_taps() -> list[tuple[Tap, ...]]:
@@ -185,7 +192,7 @@ def _feature_taps() -> list[tuple[Tap, ...]]:
 
 
 def _likeliest(features: Float, error: Float) -> Float:
-    """Weights >= 0 with weights @ features ~ E|error|, by multiplicative updates of weighted least squares."""
+    """Weights >= 0 with weights @ features ~ |error|, by multiplicative updates of weighted least squares."""
     weights = np.full(len(features), error.mean() / features.sum(axis=0).mean())
     for _ in range(60):
         scale = weights @ features + 1e-3

@@ -1,21 +1,22 @@
-"""Prediction of the voxels of a slab, plane by plane of the integer lattice: what both coders of `lossless` run.
+"""Prediction of the voxels of a slab, plane by plane of the integer lattice: encoder and decoder alike.
 
-The voxels (t, i, j) of a slab (slice, row, column) lie on the planes n = j + 2 i + 4 t. A plane holds at most one
-voxel of every row, and whatever a voxel is predicted from (its slice from west to north-east, a 3 x 3 patch and
-more of the slice before) lies on planes with a smaller n. So the voxels of a plane are handled together, yet each
-sees a causal neighbourhood at full resolution, as in a raster scan:
+The voxels (t, i, j) of a slab (slice, row, column) lie on the planes n = j + 2 i + 4 t. A plane holds at most
+one voxel of every row, and whatever a voxel is predicted from (its slice from west to north-east, a patch of the
+slice before) lies on planes with a smaller n. So the voxels of a plane are handled together, yet each sees a
+causal neighbourhood at full resolution, as in a raster scan:
 
     known voxels ──► least squares of the slab ──► + NLMS filter of the row ──► prediction, in 16ths
     errors of neighbours, gradients ──► local scale ──► bucket ──► table
 
-The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002, ch. 6) follow
-what no predictor of the whole slab can; each leans on the filter of the row above and on that of the same row in
-the slice before. All of it is integer arithmetic, some of it in float64 where the integers stay below 2**53.
+The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002, ch. 6)
+follow what no predictor of the whole slab can; each leans on the filter of the row above and on that of the same
+row in the slice before. All of it is integer arithmetic, much of it in float64 with integers below 2**53.
 FORMAT.md, "Lattice coder", states every step.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,7 @@ Float = NDArray[np.float64]
 Tap = tuple[int, int, int]  # offset (t, i, j) of a neighbour
 
 WEIGHTS = Path(__file__).parent / "weights" / "lattice_tables.safetensors"
+WEIGHTS_SHA256 = "b4fa1cdc6ca5937681ef8b048a1b28f87d8ed706314cbf9a8cc80ce8cd76deb1"
 
 UNIT = 16  # predictions, errors and scales are in 16ths of a voxel value
 COEFFICIENT_BITS = 13
@@ -39,9 +41,7 @@ STAGES = 3  # predictors: for the first slice, the second, all others
 def _causal(reach: int) -> tuple[Tap, ...]:
     """Neighbours in the slice on earlier planes, within a distance."""
     near = range(-reach, reach + 1)
-    return tuple(
-        (0, i, j) for i in near for j in near if i <= 0 and j + 2 * i < 0 and i * i + j * j <= reach * reach
-    )
+    return tuple((0, i, j) for i in near for j in near if i <= 0 and j + 2 * i < 0 and i * i + j * j <= reach * reach)
 
 
 def _patch(*offsets: tuple[int, int]) -> tuple[Tap, ...]:
@@ -59,7 +59,7 @@ CANDIDATES: tuple[Tap, ...] = (
 )
 # What the local scale is a weighted sum of: |errors| of neighbours and |differences| between pairs of them.
 ERRORS: tuple[Tap, ...] = (
-    *((0, -2, -1), (0, -2, 0), (0, -2, 1), (0, -1, -2), (0, -1, -1), (0, -1, 0), (0, -1, 1), (0, 0, -2), (0, 0, -1)),
+    *((0, i, j) for i, j in ((-2, -1), (-2, 0), (-2, 1), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (0, -2), (0, -1))),
     *_patch(*_SQUARE),
 )
 GRADIENTS: tuple[tuple[Tap, Tap], ...] = (
@@ -129,10 +129,17 @@ class Shipped:
 
 @cache
 def shipped() -> Shipped:
-    """Loaded once. OSError if the file is missing."""
-    from safetensors.numpy import load_file
+    """Loaded once. OSError if the file is missing, ValueError if it is another."""
+    from safetensors.numpy import load
 
-    arrays = load_file(WEIGHTS)
+    content = WEIGHTS.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise ValueError(
+            f"{WEIGHTS.name}: expected the SHA-256 {WEIGHTS_SHA256[:16]}..., found {found[:16]}...: "
+            "the file is damaged; install mricodec again"
+        )
+    arrays = load(content)
     taps = tuple((int(t), int(i), int(j)) for t, i, j in arrays["predictor.taps"])
     return Shipped(
         {
@@ -164,16 +171,14 @@ class _Pending(NamedTuple):
 
 
 class Wavefront:
-    """Runs over the planes of a slab; the same for the encoder and the decoder.
+    """Runs over the planes of a slab.
 
-    Lanes, one a row of the slab, are stored in the order of s = i + 2 t, then t: so those that are active on a
-    plane, and each kind of neighbours of them, are contiguous. Column 0 stands for t = -1.
+    Lanes, one a row of the slab, are stored in the order of s = i + 2 t, then t: so the lanes that have a voxel
+    on a plane, and the neighbours of these voxels at each offset, are contiguous. Column 0 stands for t = -1.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], span: int, border: int, predictor: Predictor, scale_weights: Float
-    ) -> None:
-        """span: the largest value (the least is 0); border: the value beyond the slab; weights: see `Shipped`."""
+    def __init__(self, shape: tuple[int, int, int], span: int, border: int, predictor: Predictor, scale_weights: Float) -> None:
+        """span: the largest value (the least is 0); border: value beyond the slab; scale_weights: `Shipped`'s."""
         slices, height, width = shape
         self._width, self._span = width, float(span * UNIT)
         self._columns = slices + 1
@@ -278,14 +283,15 @@ class Wavefront:
         neighbours = self._neighbours[:, : b - a]
         for k, (back, on) in enumerate(self._taps):
             neighbours[k] = self._x[(n - back) % _RING, a + on : b + on]
-        total = self._coefficients[-1] @ neighbours
+        total: Float = self._coefficients[-1] @ neighbours
         for stage in range(min(self._slices, STAGES - 1)):
             lanes = slice(stage + 1, None, self._columns)
             total[lanes] = self._coefficients[stage] @ np.ascontiguousarray(neighbours[:, lanes])
         total += 1 << (COEFFICIENT_BITS - 1)
         total *= 1 / (1 << COEFFICIENT_BITS)
         np.floor(total, out=total)
-        return np.clip(total, 0, self._span, out=total)
+        np.clip(total, 0, self._span, out=total)
+        return total
 
     def _scale(self, n: int, a: int, b: int) -> Float:
         """1 + the local scale, in 16ths."""
@@ -313,13 +319,13 @@ class Wavefront:
         if n % 4 == 0 and 0 < t < self._slices:
             lane = starting + t + 1
             self._w[:, lane] = self._w[:, lane - 2 * self._columns - 1]
+        self._stand_in(starting, starting + self._columns)
 
     def _adapt(self, n: int, a: int, b: int, prediction: Float, scale: Float) -> Float:
         """The prediction after the rows' filters, in 16ths."""
         m = b - a
-        quotients, inputs, blend, products = (
-            buffer[:, :m] for buffer in (self._quotients, self._inputs, self._blend, self._products)
-        )
+        inputs, blend, products = self._inputs[:, :m], self._blend[:, :m], self._products[:, :m]
+        quotients = self._quotients[:, :m]
         for k, (back, on) in enumerate(self._adaptive_values):
             np.subtract(self._x[(n - back) % _RING, a + on : b + on], prediction, out=quotients[k])
         for k, (back, on) in enumerate(self._adaptive_errors, len(self._adaptive_values)):
@@ -340,13 +346,14 @@ class Wavefront:
         blend >>= 4
 
         np.multiply(blend, inputs, out=products)
-        correction = np.clip(_total(products).astype(np.float64), -(1 << 24), 1 << 24)
+        correction: Float = np.clip(_total(products), -(1 << 24), 1 << 24).astype(np.float64)
         correction *= unit
         correction += 1 << 21
         correction *= 1 / (1 << 22)
         np.floor(correction, out=correction)
         correction += prediction
-        return np.clip(correction, 0, self._span, out=correction)
+        np.clip(correction, 0, self._span, out=correction)
+        return correction
 
     def _learn(self, a: int, b: int, error: Float, scale: Float) -> None:
         """One step of the rows' filters. error: 0 where there is no voxel."""
@@ -360,11 +367,17 @@ class Wavefront:
         products >>= 8
         blend += products
         np.clip(blend, -WEIGHT_MAX, WEIGHT_MAX, out=self._w[:, a:b])
+        self._stand_in(a, b)
+
+    def _stand_in(self, a: int, b: int) -> None:
+        """Before the first slice a row stands beside the row above it."""
+        back = 2 * self._columns
+        self._w[:, a - back : b - back : self._columns] = self._w[:, a + 1 - self._columns : b - self._columns : self._columns]
 
 
 def _total(products: NDArray[np.int32]) -> NDArray[np.int32]:
     """Sum over the inputs; below 2**31."""
-    total = products[0] + products[1]
+    total: NDArray[np.int32] = products[0] + products[1]
     for row in products[2:]:
         total += row
     return total
