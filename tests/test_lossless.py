@@ -1,0 +1,351 @@
+"""The lossless coder gives every slab back, decodes as FORMAT.md says, and is worth its name."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.bitstream.errors import FormatError
+from mricodec.models import lossless, lossless_fit, lossless_tables, wavefront
+
+Tap = tuple[int, int, int]
+
+
+class Coder:
+    """One slab's stream."""
+
+    def __init__(self, stream: EntropyEncoder | EntropyDecoder) -> None:
+        self.stream = stream
+        self.tables = {name: Tables(*tables) for name, tables in lossless.TABLES.items()}
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
+        given = None if values is None else values[0]
+        return self.stream.code(self.tables[table_set], index[0], given)[None]  # type: ignore[arg-type]
+
+
+def encode(slab: NDArray[np.int32]) -> bytes:
+    stream = EntropyEncoder()
+    lossless.encode_slab(slab, Coder(stream))
+    return stream.finish()
+
+
+def decode(payload: bytes, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    stream = EntropyDecoder(payload)
+    slab = lossless.decode_slab((shape[0], shape[1], shape[2]), Coder(stream))
+    stream.finish()
+    return slab
+
+
+def restored(slab: NDArray[np.int32]) -> bytes:
+    """The payload, having checked that it gives the slab back."""
+    payload = encode(slab)
+    again = decode(payload, slab.shape)
+    assert again.dtype == np.int32 and again.shape == slab.shape and (again == slab).all()
+    return payload
+
+
+def scan_like(shape: tuple[int, int, int], sigma: float = 6.0, seed: int = 0) -> NDArray[np.int32]:
+    """A bright smooth object with an edge, and noise that is stronger inside."""
+    random = np.random.default_rng(seed)
+    k, j, i = (np.linspace(-1, 1, n) for n in shape)
+    radius = np.sqrt(k[:, None, None] ** 2 / 4 + j[:, None] ** 2 + i**2)
+    inside = radius < 0.8
+    mean = np.where(inside, 400 + 150 * np.cos(7 * radius) + 100 * j[:, None] * i, 10)
+    noise = random.normal(size=shape) * np.where(inside, sigma, sigma / 4)
+    return np.clip(np.rint(mean + noise), 0, None).astype(np.int32)
+
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
+PATTERNS = st.sampled_from(["noise", "walk", "sparse", "few", "ramp"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, st.integers(-(2**31), 2**31 - 2**24), st.integers(0, 2**24 - 1), PATTERNS, st.integers(0, 9))
+def test_every_slab_comes_back(shape: tuple[int, int, int], low: int, span: int, pattern: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    if pattern == "noise":
+        values = random.integers(0, span + 1, shape)
+    elif pattern == "walk":
+        values = np.clip(np.cumsum(random.integers(-3, 4, shape), axis=-1) + span // 2, 0, span)
+    elif pattern == "sparse":
+        values = np.where(random.random(shape) < 0.95, 0, random.integers(0, span + 1, shape))
+    elif pattern == "few":
+        values = random.integers(0, 4, shape) * (span // 3)
+    else:
+        values = np.linspace(0, span, shape[0] * shape[1] * shape[2]).astype(np.int64).reshape(shape)
+    restored((values + low).astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1), (1, 1, 3000), (1, 3000, 1), (3000, 1, 1), (70, 5, 9), (33, 12, 7), (2, 1, 900), (5, 64, 1), (1, 90, 70)],
+)
+def test_every_shape_comes_back(shape: tuple[int, int, int]) -> None:
+    restored(scan_like(shape))
+    restored(np.asfortranarray(scan_like(shape)))
+
+
+@pytest.mark.parametrize("value", [0, 5, -(2**31), 2**31 - 1])
+def test_a_constant_slab_is_next_to_nothing(value: int) -> None:
+    assert len(restored(np.full((32, 64, 64), value, np.int32))) <= 8
+
+
+def test_background_of_zeros_is_nearly_free() -> None:
+    slab = np.zeros((16, 96, 96), np.int32)
+    slab[:, 40:60, 30:50] = scan_like((16, 20, 20)) + 1
+    inside = len(restored(np.ascontiguousarray(slab[:, 40:60, 30:50])))
+    outside = len(restored(slab)) - inside
+    assert outside * 8 < 0.06 * slab.size
+
+
+def test_noise_hardly_expands() -> None:
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (16, 64, 64)).astype(np.int32)
+    assert len(restored(noise)) < noise.size * 2 * 1.03
+
+
+def test_a_smooth_noisy_volume_is_far_smaller_than_with_zstd() -> None:
+    slab = scan_like((24, 96, 96))
+    planes = slab.astype("<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
+    assert len(restored(slab)) < 0.75 * len(zstandard.compress(planes, 19))
+
+
+def test_noise_costs_about_its_entropy() -> None:
+    sigma = 6.0
+    slab = np.rint(np.random.default_rng(1).normal(1000, sigma, (16, 96, 96))).astype(np.int32)
+    entropy = 0.5 * np.log2(2 * np.pi * np.e * sigma**2)
+    assert entropy < 8 * len(encode(slab)) / slab.size < entropy * 1.025
+
+
+def test_values_with_gaps_are_packed() -> None:
+    slab = scan_like((8, 64, 64))
+    plain, spread = len(restored(slab)), len(restored(slab * 7 - 3))
+    assert spread < plain * 1.02 + 100
+
+
+def test_real_scans_are_far_smaller_than_with_zstd(data_dir: Path) -> None:
+    for path in sorted(data_dir.glob("*.nii.gz")):
+        voxels = np.asanyarray(nibabel.load(path).dataobj.get_unscaled()).T  # type: ignore[attr-defined]
+        slab = voxels.reshape(-1, *voxels.shape[-2:])[:16].astype(np.int32)
+        planes = slab.astype("<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
+        assert len(restored(slab)) < 0.85 * len(zstandard.compress(planes, 19))
+
+
+def test_the_same_slab_gives_the_same_bytes() -> None:
+    slab = scan_like((4, 40, 50))
+    here = encode(slab)
+    assert encode(slab.copy()) == here and encode(np.asfortranarray(slab)) == here
+    program = (
+        "import sys, numpy as np; sys.path[:0] = sys.argv[1:]; import test_lossless as t; "
+        "sys.stdout.buffer.write(t.encode(t.scan_like((4, 40, 50))))"
+    )
+    path = [str(Path(__file__).parent), *sys.path]
+    fresh = subprocess.run([sys.executable, "-c", program, *path], capture_output=True, check=True)
+    assert fresh.stdout == here
+
+
+def test_what_cannot_be_coded_is_refused() -> None:
+    stream = Coder(EntropyEncoder())
+    with pytest.raises(ValueError, match="expected values within 16777215 of each other, found a range of 16777216"):
+        lossless.encode_slab(np.array([[[0, 1 << 24]]], np.int32), stream)
+    for slab in (np.zeros((0, 3, 3), np.int32), np.zeros((3, 3), np.int32), np.zeros((1, 1, 1), np.float32)):
+        with pytest.raises(ValueError, match="expected integer voxels"):
+            lossless.encode_slab(slab, stream)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400), SHAPES)
+def test_any_bytes_decode_to_something_or_are_a_format_error(data: bytes, shape: tuple[int, int, int]) -> None:
+    """Nothing but FormatError, and nothing larger than the slab."""
+    try:
+        slab = decode(data[: len(data) & ~3], shape)
+    except FormatError:
+        return
+    assert slab.shape == shape
+
+
+def test_flipped_bits_decode_to_something_or_are_a_format_error() -> None:
+    slab = scan_like((3, 30, 40))
+    payload = bytearray(encode(slab))
+    random = np.random.default_rng(0)
+    for bit in [*range(256), *random.integers(256, 8 * len(payload), 50).tolist()]:
+        payload[bit // 8] ^= 1 << bit % 8
+        with contextlib.suppress(FormatError):
+            assert decode(bytes(payload), slab.shape).shape == slab.shape
+        payload[bit // 8] ^= 1 << bit % 8
+
+
+# -- FORMAT.md -----------------------------------------------------------------------------------------------
+
+
+class Reference:
+    """The arithmetic of FORMAT.md, "Lattice coder", voxel by voxel in Python's integers."""
+
+    def __init__(self, slab: NDArray[np.int32], border: int, predictor: wavefront.Predictor) -> None:
+        self.slab = slab
+        self.shape = slab.shape
+        self.border, self.largest = border, int(slab.max())
+        self.taps, self.coefficients = predictor.taps, predictor.coefficients.tolist()
+        self.scale_weights = wavefront.shipped().scale_weights.astype(int).tolist()
+        self.error: dict[Tap, int] = {}
+        self.filters: dict[tuple[int, int], list[int]] = {}
+
+    def at(self, known: Any, outside: int, t: int, i: int, j: int) -> int:
+        """A neighbour; `known` maps a voxel to its value or error."""
+        _, height, width = self.shape
+        if i >= height:  # the row below the last: the last, but for what is left of it
+            i, j = (height - 1, j) if j >= 0 else (height - 1, 0)
+        elif j < 0:
+            i, j = i - 1, 0
+        if t < 0 or i < 0:
+            return outside
+        return int(known[t, i, min(j, width - 1)])
+
+    def x(self, t: int, i: int, j: int) -> int:
+        return 16 * self.at(self.slab, self.border, t, i, j)
+
+    def e(self, t: int, i: int, j: int) -> int:
+        return self.at(self.error, 0, t, i, j)
+
+    def filter(self, t: int, i: int) -> list[int]:
+        if t < 0 or i < 0:
+            return [0] * wavefront.INPUTS
+        return self.filters.get((t, i), [0] * wavefront.INPUTS)
+
+    def run(self) -> list[tuple[int, int, int, int]]:
+        """(voxel, context, nearest, sign) in the order of the stream."""
+        slices, height, width = self.shape
+        result = []
+        for n in range(width + 2 * (height - 1) + 4 * (slices - 1)):
+            voxels = [
+                (t, s - 2 * t, n - 2 * s)
+                for s in range(height + 2 * slices)
+                for t in range(slices)
+                if 0 <= s - 2 * t < height and 0 <= n - 2 * s < width
+            ]
+            before = {row: list(weights) for row, weights in self.filters.items()}
+            for t, i, j in voxels:
+                result.append(self.voxel(t, i, j, before))
+        return result
+
+    def voxel(self, t: int, i: int, j: int, before: dict[tuple[int, int], list[int]]) -> tuple[int, int, int, int]:
+        _, height, width = self.shape
+        zeros = [0] * wavefront.INPUTS
+        stage = min(t, 2)
+        top = 16 * self.largest
+
+        total = sum(
+            c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in zip(self.coefficients[stage], self.taps, strict=True) if c
+        )
+        p = min(max((total + (1 << 12)) >> 13, 0), top)
+
+        features = [abs(self.e(t + dt, i + di, j + dj)) for dt, di, dj in wavefront.ERRORS]
+        for one, two in wavefront.GRADIENTS:
+            features.append(abs(self.x(t + one[0], i + one[1], j + one[2]) - self.x(t + two[0], i + two[1], j + two[2])))
+        weights = self.scale_weights[min(t, 1)]
+        scale = 1 + (sum(w * f for w, f in zip(weights, features, strict=True)) >> 12)
+        bucket = 4 * (scale.bit_length() - 1) + ((scale << 2 >> (scale.bit_length() - 1)) & 3)
+
+        m = scale + 7
+        inputs = [self.x(t + dt, i + di, j + dj) - p for dt, di, dj in wavefront.ADAPTIVE_VALUES]
+        inputs += [self.e(t + dt, i + di, j + dj) for dt, di, dj in wavefront.ADAPTIVE_ERRORS]
+        u = [max(-256, min(256, quotient(64 * d, m))) for d in inputs]
+        for k, (dt, _, _) in enumerate(wavefront.ADAPTIVE_VALUES + wavefront.ADAPTIVE_ERRORS):
+            if dt < 0 and t == 0:
+                u[k] = 0
+
+        above = before.get((t, i - 1), zeros)
+        beside = before.get((t - 1, i), zeros) if t else above
+        own = before.get((t, i), zeros)
+        if j == 0:
+            own = above if i else before.get((t - 1, i), zeros)
+        w = [(11 * a + 3 * b + 2 * c + 8) >> 4 for a, b, c in zip(own, above, beside, strict=True)]
+        q = max(-(1 << 24), min(1 << 24, sum(a * b for a, b in zip(w, u, strict=True))))
+        p = min(max(p + ((q * m + (1 << 21)) >> 22), 0), top)
+
+        error = 16 * int(self.slab[t, i, j]) - p
+        self.error[t, i, j] = error
+        e = max(-128, min(128, quotient(64 * error, m)))
+        gain = quotient(e << 24, 81920 + sum(a * a for a in u))
+        self.filters[t, i] = [max(-(1 << 18), min(1 << 18, a + ((gain * b + 128) >> 8))) for a, b in zip(w, u, strict=True)]
+        nearest = (p + 8) >> 4
+        fraction = p - 16 * nearest
+        return (t * height + i) * width + j, bucket * 16 + abs(fraction), nearest, -1 if fraction < 0 else 1
+
+
+def quotient(a: int, b: int) -> int:
+    """a / b towards zero."""
+    return abs(a) // b if a >= 0 else -(abs(a) // b)
+
+
+def extreme(shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """As rough as 24 bits can be."""
+    slab = np.random.default_rng(0).integers(0, 2, shape) * ((1 << 24) - 1)
+    slab[:, shape[1] // 2 :] = np.random.default_rng(1).integers(0, 1 << 24, slab[:, shape[1] // 2 :].shape)
+    return slab.astype(np.int32)
+
+
+@pytest.mark.parametrize("make", [scan_like, extreme])
+@pytest.mark.parametrize("shape", [(1, 9, 13), (2, 12, 10), (5, 11, 14), (4, 16, 1), (3, 2, 20), (6, 1, 1)])
+def test_predictions_are_those_of_the_format(make: Any, shape: tuple[int, int, int]) -> None:
+    slab = make(shape)
+    slab -= slab.min()
+    random = np.random.default_rng(2)
+    taps = tuple(tap for tap in wavefront.CANDIDATES if random.random() < 0.5)
+    coefficients = random.integers(-3000, 3000, (3, len(taps))).astype(np.int32)
+    coefficients[:, 0] += 1 << 13
+    for stage in range(3):
+        coefficients[stage, [-t > stage for t, _, _ in taps]] = 0
+    for predictor in (wavefront.shipped().predictor, wavefront.Predictor(taps, coefficients)):
+        reference = Reference(slab, 37, predictor).run()
+        walk = wavefront.Wavefront(shape, int(slab.max()), 37, predictor, wavefront.shipped().scale_weights)
+        found: list[tuple[int, int, int, int]] = []
+        for plane in walk.planes():
+            columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
+            found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
+            walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
+        assert sorted(voxel for voxel, _, _, _ in found) == list(range(slab.size))
+        assert found == reference
+
+
+def test_indices_of_kinds_stay_within_the_tables() -> None:
+    index = lossless.index_of_kind()
+    assert index.shape == (wavefront.KINDS, 16) and not index[0].any() and index[1:].all()
+    assert index[1:, 0].tolist() == sorted(set(index[1:, 0].tolist()))
+    tables = lossless.TABLES["voxel"]
+    assert tables.weights.shape == (wavefront.ROWS, 2 * wavefront.HEAD_MAX + 2) and tables.low == -wavefront.HEAD_MAX
+
+
+def test_shipped_tables_are_those_of_the_formulas() -> None:
+    """Up to the last bit of an exponential."""
+    made, shipped = lossless_tables.voxel_tables().astype(np.int64), lossless.TABLES["voxel"].weights.astype(np.int64)
+    assert np.abs(made - shipped).max() < 100
+    assert (lossless_tables.byte_table() == lossless.TABLES["byte"].weights).all()
+    assert wavefront.shipped().scale_weights.sum(axis=1).max() <= 4096  # so that a scale stays below 2**28
+
+
+def test_chosen_tables_cost_what_is_paid() -> None:
+    slab = scan_like((8, 64, 64))
+    slab -= slab.min()
+    predictor = lossless_fit.fit_predictor(slab)
+    context, error, sizes = lossless.predict(slab, int(slab.max()), lossless_fit.choose_border(slab), predictor)
+    assert sum(sizes) == context.size == error.size == slab.size
+    kinds = lossless_fit.choose_kinds(context, error)
+    bits = 0.0
+    for bucket in np.unique(context >> 4).tolist():
+        chosen = context >> 4 == bucket
+        if kinds[bucket]:
+            bits += lossless_fit.cost(int(kinds[bucket]), (context[chosen] & 15).astype(np.intp), error[chosen])
+    payload = len(encode(slab))
+    assert bits / 8 < payload < bits / 8 * 1.01 + 400
