@@ -487,7 +487,7 @@ def _fetcher(source: bytes | bytearray | memoryview | BinaryIO) -> tuple[Callabl
 def check_magic(start: bytes) -> None:
     """FormatError, saying what it is instead, unless ``start`` (up to 1024 bytes) begins a stream."""
     if start[:8] != MAGIC:
-        raise FormatError(f"expected a mricodec stream, found {_recognise(start)}")
+        raise FormatError(f"expected an mricodec stream, found {_recognise(start)}")
     if len(start) < 10:
         raise Truncated(
             f"expected a version at byte 8, found the end of the file at byte {len(start)}: get it again"

@@ -55,9 +55,9 @@ class Entry:
 
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("hyperprior", ScaleHyperprior, "4d3b3b3942a9b069791180c2e6fd71b3558102f10ad73b1a149c83f2bb16d5ce"),
+    Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
-    Entry("default", ContextCodec, "e6b15dd595624aaeebf5ab10ba6ee995647eef5880b86cfff055f39b5e6c4d44"),
+    Entry("default", ContextCodec, "7ee75bf688f31b293593a564a9e93bd87d33ecaf7008b6ac4ae3703ac89423a0"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 
