@@ -73,12 +73,12 @@ def train(
     """Train a model on DATA: a file made by 'mricodec cache', or a folder with train/ and validation/.
 
     A folder is packed into OUTPUT/cache.safetensors first. Repeating the command resumes an interrupted run
-    from its last checkpoint.
+    from its last checkpoint; a finished one ends with the weights in the form that is shipped.
     """
     import torch
 
     from mricodec.codec.dataset import load_cache
-    from mricodec.models import training
+    from mricodec.models import export, training
 
     if config not in training.CONFIGS:
         raise click.BadParameter(
@@ -95,14 +95,20 @@ def train(
             _build(data, packed, BUDGET_MIB, threads, quiet)
     else:
         packed = data
-    training.train(
-        load_cache(packed),
-        output,
-        config,
-        device=device,
-        minutes=minutes,
-        report=lambda line: None if quiet else click.echo(line, err=True),
-    )
+
+    def report(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    slabs = load_cache(packed)
+    trained = training.train(slabs, output, config, device=device, minutes=minutes, report=report)
+    if trained is None:
+        report(f"stopped after {minutes:g} minutes; the same command goes on")
+        return
+    recipe = training.CONFIGS[config]
+    crops = min(export.CROPS, recipe.steps)
+    path, sha256 = export.export(recipe.model, trained, slabs, output, crops=crops, report=report)
+    report(f"{path}: SHA-256 {sha256}")
 
 
 def _build(data_dir: Path, output: Path, budget: float, threads: int | None, quiet: bool) -> None:

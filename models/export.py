@@ -67,9 +67,18 @@ def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]
 
 
 def export(
-    name: str, trained: Path, slabs: list[Any], folder: Path, *, report: Callable[[str], None] = lambda line: None
+    name: str,
+    trained: Path,
+    slabs: list[Any],
+    folder: Path,
+    *,
+    crops: int = CROPS,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, str]:
-    """Write `folder/<name>-<sha>.safetensors` from the float weights that `train` left; returns path and SHA-256."""
+    """Write `folder/<name>-<sha>.safetensors` from the float weights that `train` left; returns path and SHA-256.
+
+    `crops`: how many training crops the tables are fitted on.
+    """
     network = NETWORKS[name]
     model = network()
     model.load_state_dict(load_file(trained))
@@ -82,11 +91,11 @@ def export(
         histogram = Histogram(np.zeros((entropy.ROWS, entropy.BINS + 1)))
         coder = assemble(name, network, data, "cpu")
         rng = np.random.default_rng(2)
-        for n in range(CROPS):
+        for n in range(crops):
             x, params = _codes(pool[n % len(pool)], CONFIGS[name].steps_range, rng)
             coder.encode(x, params.step, histogram, params)
             if n % 20 == 0:
-                report(f"{name}: tables from {n} of {CROPS} crops")
+                report(f"{name}: tables from {n} of {crops} crops")
         fitted = entropy.fitted_tables(torch.from_numpy(histogram.counts), prior)
         data = save(file_tensors(model, fitted))
     sha = hashlib.sha256(data).hexdigest()
@@ -110,3 +119,4 @@ def _codes(
     part = voxels[tuple(slice(s, s + m) for s, m in zip(start, CROP, strict=True))]
     step = max(item.scale * 2.0 ** -rng.uniform(*steps_range), 1.0)
     return part.astype(np.int32)[None], CropParams(step, int(voxels.max()))
+

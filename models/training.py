@@ -186,10 +186,11 @@ def validate(model: nn.Module, pool: list[Item], config: Config, count: int = 24
 def train(
     slabs: list[Any], out: Path, name: str, *, device: str = "cpu", minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> Path:  # fmt: skip
-    """Train CONFIGS[name] on the slabs of a cache; returns the file of averaged float weights `out/name.safetensors`.
+) -> Path | None:  # fmt: skip
+    """Train CONFIGS[name] on the slabs of a cache: the file of averaged float weights, `out/name.safetensors`.
 
-    `minutes`: stop (resumably) after so long. Determined by the config's seed up to the device's arithmetic.
+    `minutes`: stop (resumably) after so long; None if there are steps left then. Determined by the config's seed up to the
+    device's arithmetic.
     """
     config = CONFIGS[name]
     out.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,7 @@ def train(
             saved = time.monotonic()
         if over:
             break
-    return final
+    return final if step >= config.steps else None
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
