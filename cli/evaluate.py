@@ -118,10 +118,16 @@ def compare(original: Path, decoded: Path) -> None:
     from mricodec.codec import metrics
     from mricodec.codec.rate_distortion import Source
 
+    from .main import naming
+
     source = Source.of_file(original)
     with decoded.open("rb") as file:
         is_stream = file.read(len(codec.MAGIC)) == codec.MAGIC
-    voxels = codec.decode(decoded).array if is_stream else Source.of_file(decoded).voxels
+    if is_stream:
+        with naming(str(decoded)):
+            voxels = codec.decode(decoded).array
+    else:
+        voxels = Source.of_file(decoded).voxels
     if voxels.shape != source.voxels.shape:
         raise click.UsageError(f"expected scans of one shape, found {source.voxels.shape} and {voxels.shape}")
     found = metrics.compare(source.voxels, voxels)

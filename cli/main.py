@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -68,6 +69,10 @@ class _Commands(click.Group):
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise
             raise _failure(error) from error
+        except RuntimeError as error:  # torch says so that memory is short; signals of click are of the type too
+            if "memory" not in str(error):
+                raise
+            raise _failure(MemoryError(str(error))) from error
 
 
 def _failure(error: Exception) -> click.ClickException:
@@ -125,10 +130,20 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from mricodec.codec.api import release
+
+        click.echo(f"mricodec {release()}")
+        context.exit()
+
+
 @click.group(
     cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog="'-' is stdin or stdout."
 )
-@click.version_option(package_name="mricodec")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def cli() -> None:
     """Compress and restore MRI scans."""
 
@@ -160,8 +175,8 @@ def encode(
     """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz)."""
     if lossless and (quality is not None or model is not None):
         raise _WrongUsage("--lossless takes neither --quality nor --model")
-    _check_output(output, scan, force)
     _set_threads(threads)
+    _check_output(output, scan, force)
     from mricodec import codec
 
     start = time.perf_counter()
@@ -201,14 +216,14 @@ def decode(
     verbose: bool,
 ) -> None:
     """Restore the scan from STREAM, or a part of it."""
-    _check_output(output, stream, force)
     _set_threads(threads)
+    _check_output(output, stream, force)
     from mricodec import codec
 
     start = time.perf_counter()
     decoder = codec.Decoder(device=device)
     with (
-        _naming(stream),
+        naming(stream),
         _input(stream) as source,
         _output(output) as out,
         _progress("decode", quiet) as progress,
@@ -229,10 +244,9 @@ def info(stream: str, as_json: bool) -> None:
     """What STREAM holds."""
     from mricodec import codec
 
-    with _naming(stream), _input(stream) as source:
+    with naming(stream), _input(stream) as source:
         found = codec.info(source)
-    model = codec.model_name(found.model_id) if found.model_id else None
-    click.echo(_json(found, model) if as_json else _table(_rows(found, model)))
+    click.echo(_json(found) if as_json else _table(_rows(found)))
 
 
 @cli.command()
@@ -253,10 +267,13 @@ def verify(
                 found = codec.verify(source, deep=deep, device=device, progress=progress)
         except codec.FormatError as error:
             bad += 1
-            click.echo(f"{stream}: {error}", err=True)
+            click.echo(f"{_stream_name(stream)}: {error}", err=True)
             continue
         if not quiet:
-            checked = "decoded and compared" if deep else "checksums"
+            checked = "checksums"
+            if deep:
+                rounding = "decoded; not compared, as its samples may differ by rounding"
+                checked = "decoded and compared" if found.exact else rounding
             click.echo(f"{stream}: good ({checked})")
             if verbose:
                 click.echo(_table(_rows(found)))
@@ -270,15 +287,22 @@ def main() -> None:
 
 
 def _check_output(output: str, source: str, force: bool) -> None:
+    """Either may name a pair, which is two files."""
+    from mricodec.codec.nifti import pair_paths
+
     if output == "-":
         return
+    if not output:
+        raise _WrongUsage("-o: expected the name of the output, found nothing")
     path = Path(output)
     if not path.parent.is_dir():
         raise _WrongUsage(f"{path.parent}: no such folder for the output; make it first")
-    if path.exists() and source != "-" and path.samefile(source):
-        raise _WrongUsage(f"{path} is the input too; choose another name")
-    if path.is_file() and not force:
-        raise _WrongUsage(f"{path} exists; use --force to overwrite it")
+    inputs = [] if source == "-" else [file for file in pair_paths(Path(source)) or [Path(source)] if file.exists()]
+    for file in pair_paths(path) or [path]:
+        if file.exists() and any(file.samefile(other) for other in inputs):
+            raise _WrongUsage(f"{file} is the input too; choose another name")
+        if file.is_file() and not force:
+            raise _WrongUsage(f"{file} exists; use --force to overwrite it")
 
 
 def _set_threads(threads: int | None) -> None:
@@ -296,6 +320,8 @@ def _input(name: str) -> Iterator[str | BinaryIO]:
     if name != "-":
         yield name
         return
+    if sys.stdin is None:
+        raise _WrongUsage("-: expected an open stdin, found it closed")
     with click.open_file("-", "rb") as file:
         yield file  # type: ignore[misc]
 
@@ -305,19 +331,28 @@ def _output(name: str) -> Iterator[str | BinaryIO]:
     if name != "-":
         yield name
         return
-    with click.open_file("-", "wb") as file:
+    from mricodec.codec.output import named_errors
+
+    if sys.stdout is None:
+        raise _WrongUsage("-: expected an open stdout, found it closed")
+    with click.open_file("-", "wb") as file, named_errors("stdout"):
         yield file  # type: ignore[misc]
+        file.flush()
 
 
 @contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Put the name of the stream in front of what is wrong with it."""
     from mricodec.bitstream.errors import FormatError
 
     try:
         yield
     except FormatError as error:
-        raise type(error)(f"{'stdin' if name == '-' else name}: {error}") from error
+        raise type(error)(f"{_stream_name(name)}: {error}") from error
+
+
+def _stream_name(name: str) -> str:
+    return "stdin" if name == "-" else name
 
 
 @contextlib.contextmanager
@@ -364,7 +399,13 @@ def _fidelity_line(report: EncodeReport) -> str:
     )
 
 
-def _rows(info: StreamInfo, model: str | None = None) -> list[tuple[str, str]]:
+def _model_name(info: StreamInfo) -> str | None:
+    from mricodec import codec
+
+    return codec.model_name(info.model_id) if info.model_id else None
+
+
+def _rows(info: StreamInfo) -> list[tuple[str, str]]:
     k, j, i = info.spacing_mm
     rows = [
         ("shape", f"{_shape(info)} (i x j x k ...)"),
@@ -373,7 +414,7 @@ def _rows(info: StreamInfo, model: str | None = None) -> list[tuple[str, str]]:
         ("mode", f"{info.mode} ({info.coder})"),
     ]
     if info.model_id:
-        rows.append(("model", f"{model or 'unknown'} ({info.model_id})"))
+        rows.append(("model", f"{_model_name(info) or 'unknown'} ({info.model_id})"))
     found = info.fidelity
     if found is not None:
         rows += [
@@ -403,17 +444,17 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _json(info: StreamInfo, model: str | None) -> str:
+def _json(info: StreamInfo) -> str:
     found = {
         **dataclasses.asdict(info),
-        "model": model,
+        "model": _model_name(info),
         "sections": dict(info.sections),
         "ratio": info.ratio,
         "bits_per_voxel": info.bits_per_voxel,
     }
     if info.fidelity is not None:
-        psnr = info.fidelity.psnr
-        found["fidelity"]["psnr"] = psnr if psnr < float("inf") else None
+        values = {**found["fidelity"], "psnr": info.fidelity.psnr}
+        found["fidelity"] = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return json.dumps(found, indent=2)
 
 

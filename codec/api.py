@@ -110,19 +110,24 @@ def model_name(model_id: str) -> str | None:
 
     # weights are named <name>-<first 8 digits of their SHA-256>.safetensors
     ending = f"-{model_id[:8]}.safetensors"
-    files = (resources.files("mricodec.models") / "weights").iterdir()
+    folder = resources.files("mricodec.models") / "weights"
+    files = folder.iterdir() if folder.is_dir() else ()
     return next((file.name.removesuffix(ending) for file in files if file.name.endswith(ending)), None)
 
 
 def version(model: str | None = None) -> str:
     """What decides the bytes of a stream: the release, and the id of the model's weights."""
+    return f"{release()} {_load(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
+
+
+def release() -> str:
+    """The version of the installed package, or "source" in a source tree."""
     from importlib import metadata
 
     try:
-        release = metadata.version("mricodec")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        release = "source"
-    return f"{release} {_load(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
+        return metadata.version("mricodec")
+    except metadata.PackageNotFoundError:
+        return "source"
 
 
 class Encoder:
@@ -212,8 +217,9 @@ class Decoder:
         with opened(source) as file:
             stream = Stream(file, self._limits)
             selection = Selection.of(stream, slices, volumes)
+            found = stream.info()  # first: what is wrong with it must be known before the file is there
             decode_to_nifti(stream, self.coder_of(stream), selection, destination, progress or _silent)
-            return stream.info()
+            return found
 
     def coder_of(self, stream: Stream) -> SlabCoder:
         """The coder of a stream, its model loaded."""
@@ -277,6 +283,8 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
             scan: Scan = ArrayScan(source)
         elif isinstance(source, (str, os.PathLike)):
             scan = open_scan(source)
+        elif not hasattr(source, "read"):
+            raise TypeError(f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}")
         else:
             scan = open_scan(stack.enter_context(seekable(source)))
         stack.callback(scan.close)

@@ -143,7 +143,8 @@ def _survey(scan: Scan, cut: Tiling, progress: Progress) -> tuple[Statistics, fl
     for number, slab in enumerate(scan.blocks(cut)):
         statistics.add(slab)
         if number in sampled and statistics.numeric and statistics.finite:
-            sigmas.append(noise.sigma_hat(slab))
+            with np.errstate(over="ignore", invalid="ignore"):  # a range so wide is coded without loss
+                sigmas.append(noise.sigma_hat(slab))
         progress((number + 1) / cut.slabs)
     return statistics, float(np.median(sigmas)) if sigmas else 0.0
 

@@ -57,7 +57,7 @@ def _describe(prefix: bytes) -> str:
     if prefix[128:132] == b"DICM":
         return "a DICOM file; convert the series to NIfTI first, for example with dcm2niix"
     if prefix[208:212] == b"MAP ":
-        return "a cryo-EM MRC map"
+        return "a cryo-EM map (MRC/CCP4), which is no MRI scan; open it with the mrcfile package"
     if prefix[:4] == b"NRRD":
         return "an NRRD file; convert it to NIfTI first"
-    return f"neither in its first bytes ({prefix[:8].hex(' ')})"
+    return f"neither in its first bytes ({prefix[:8].hex(' ')}); convert the scan to NIfTI first"

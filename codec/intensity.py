@@ -16,6 +16,7 @@ CODES = 1 << 16  # of a lossy volume whose values do not fit as they are
 EXACT_SPAN = 1 << 24  # a lossless coder takes integers of a smaller range
 WIDEST = 1 << 62  # integers from here on are not mapped at all
 FEW = 16  # integers with so few distinct values are labels or a mask, no scan
+SCALES = (1e-140, 1e140)  # of codes, in stored units: beyond, float64 has no squares of errors
 FLAT = 0.5  # of neighbours being equal in the foreground: scans reach 0.2, label maps exceed 0.6
 _SAMPLE = 1 << 16
 
@@ -203,8 +204,12 @@ def lossless_reason(
         return "it is constant"
     if declared_labels or statistics.looks_like_labels():
         return "it is a label map"
+    if dtype.kind != "f" and not statistics.integral:
+        return "its range is too wide for 16 bits"
     intensity = Intensity.for_lossy(dtype, *lossy_range(statistics))
-    if not 0 < intensity.scale < np.inf or (intensity.scale != 1 and 0 < sigma < intensity.scale):
+    if intensity.scale < SCALES[0]:
+        return "its range is too narrow for floating point"
+    if intensity.scale > SCALES[1] or (intensity.scale != 1 and 0 < sigma < intensity.scale):
         return "its range is too wide for 16 bits"
     return None
 

@@ -27,6 +27,7 @@ from .volume import DTYPES, dtype_name, is_big_endian
 
 MAX_AROUND = 64 << 20  # bytes of header, extensions or trailer; more means that the header lies
 MAX_DEFLATE_RATIO = 1040  # deflate can't expand a byte further (zlib's technical notes: 1032)
+MAX_SPACING = float(np.finfo(np.float32).max)  # in mm: what a stream holds
 INTENT_LABEL = 1002
 PAIR_SUFFIXES = (".hdr", ".img")
 
@@ -402,7 +403,7 @@ def _unit(fields: np.void) -> float:
 
 def _spacing(fields: np.void) -> tuple[float, float, float]:
     values = [abs(float(v)) * _unit(fields) for v in fields["pixdim"][1:4]]
-    i, j, k = (v if v > 0 and math.isfinite(v) else 1.0 for v in values)
+    i, j, k = (v if 0 < v <= MAX_SPACING else 1.0 for v in values)
     return k, j, i
 
 

@@ -28,14 +28,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
     if place.exists() and not place.is_file():
-        with _named_errors(path), open(place, "wb") as file:
+        with named_errors(path), open(place, "wb") as file:
             yield file
         return
     if not place.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(place.parent))
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
+    part = place.with_name(f".{place.name[:32]}.{secrets.token_hex(4)}.part")  # a name has 255 bytes at most
     try:
-        with _named_errors(path), open(part, "xb") as file:
+        with named_errors(path, part), open(part, "xb") as file:
             yield file
         os.replace(part, place)
     except BaseException:
@@ -52,11 +52,12 @@ def gzipped(file: BinaryIO) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _named_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """A full disk gives an error without a name."""
+def named_errors(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[None]:
+    """A full disk gives an error without a name, a closed folder one with that of the temporary file."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or (part is not None and error.filename == str(part)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

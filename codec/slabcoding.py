@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.sections import pack_store, unpack_store
 
@@ -155,7 +156,12 @@ class Lattice:
         from mricodec.models import lossless
 
         self._model = lossless
-        self._tables = _tables(lossless.TABLES)
+        try:
+            self._tables = _tables(lossless.TABLES)
+        except OSError as error:
+            raise FormatError(f"cannot read {error.filename} ({error.strerror}): install mricodec again") from error
+        except ValueError as error:
+            raise FormatError(str(error)) from error
         self._intensity = intensity
 
     def encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:

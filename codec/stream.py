@@ -56,7 +56,8 @@ class Fidelity:
     @property
     def psnr(self) -> float:
         """dB, with the range of the scan as peak; infinite if no voxel differs."""
-        return 20 * math.log10(self.peak / self.rmse) if self.rmse > 0 else math.inf
+        ratio = self.peak / self.rmse if self.rmse > 0 else math.inf
+        return 20 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,11 @@ class LossyHead:
             )
         unit = self.step * float(self.intensity.scale)
         rmse, max_error = struct.unpack("<ee", errors)
+        if not (rmse >= 0 and max_error >= 0):
+            raise FormatError(
+                f"expected two errors from 0 on in {ERRORS.decode()}, found {rmse:g} and {max_error:g}: "
+                "the file is damaged"
+            )
         peak = float(self.intensity.maximum - self.intensity.minimum)
         return Fidelity(self.sigma, unit, rmse * unit, max_error * unit, peak)
 
@@ -249,6 +255,9 @@ def _half(value: float) -> bytes:
 
 def geometry_meta(scan: Scan) -> dict[str, Any]:
     """What META must say of a scan without header: whatever HEAD can't, or is not the default."""
+    numbers = [scan.slope, scan.inter, *([] if scan.affine is None else scan.affine.flat)]
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{scan.name}: expected a finite affine, slope and inter, found NaN or infinity; leave them out")
     meta: dict[str, Any] = {}
     if scan.affine is not None:
         meta["affine"] = scan.affine.tolist()

@@ -8,7 +8,9 @@ import hashlib
 import io
 import threading
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from mricodec import codec
 from mricodec.bitstream.container import ContainerReader, ContainerWriter, Flags, Mode, StreamHeader
-from mricodec.codec import api, fidelity, slabcoding
+from mricodec.codec import api, fidelity, output, slabcoding
 from mricodec.codec.volume import DTYPES
 
 LARGEST_OVERHEAD = 160  # bytes of a stream from a bare array, beside what its slabs hold
@@ -209,6 +211,11 @@ def test_what_no_stream_can_hold() -> None:
             codec.encode(dataclasses.replace(volume, array=other))
     with pytest.raises(ValueError, match="trailer"):
         codec.encode(codec.Volume(smooth((3, 8, 8)), trailer=b"more"))
+    with pytest.raises(ValueError, match="finite affine"):
+        codec.encode(codec.Volume(smooth((3, 8, 8)), affine=np.full((4, 4), np.nan)), lossless=True)
+    for no_scan in ([1, 2], b"bytes", None):
+        with pytest.raises(TypeError, match="expected an array, a Volume, a path"):
+            codec.encode(no_scan, lossless=True)  # type: ignore[call-overload, unused-ignore]
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
@@ -383,6 +390,9 @@ def test_lossy_parts_are_parts_of_the_whole(model: FakeModel, series: codec.Volu
         (smooth((4, 32, 32)).astype("c8"), "complex"),
         (voxels(np.random.default_rng(0), "rgb24", (4, 8, 8)), "RGB"),
         (smooth((4, 32, 32)).astype("longdouble"), "64 bits"),
+        (smooth((4, 32, 32)).astype("u8") << 53, "too wide"),
+        (smooth((4, 32, 32)) * 1e300 / 7, "too wide"),
+        (smooth((4, 32, 32)) * 1e-300 / 7, "too narrow"),
     ],
 )
 def test_what_loss_cannot_represent(array: NDArray[Any], reason: str) -> None:
@@ -411,6 +421,20 @@ def test_settings_that_contradict() -> None:
             codec.Encoder(quality=quality)
 
 
+def test_tables_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = encode(smooth((2, 16, 16)), lossless=True)
+    for failure in (FileNotFoundError(2, "No such file", "tables"), ValueError("tables are damaged: install again")):
+
+        def tables(sets: Any, failure: Exception = failure) -> None:
+            raise failure
+
+        monkeypatch.setattr(slabcoding, "_tables", tables)
+        with pytest.raises(codec.FormatError, match=r"tables.*install"):
+            encode(smooth((2, 16, 16)), lossless=True)
+        with pytest.raises(codec.FormatError, match=r"tables.*install"):
+            codec.decode(stream)
+
+
 def test_unknown_model(model: FakeModel) -> None:
     stream = bytearray(encode(smooth((2, 32, 32))))
     model.model_id = b"someelse"
@@ -418,6 +442,14 @@ def test_unknown_model(model: FakeModel) -> None:
         codec.decode(bytes(stream))
     assert codec.info(bytes(stream)).model_id == b"fakefake".hex()
     codec.verify(bytes(stream))
+
+
+def test_names_of_models_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(resources, "files", lambda _: tmp_path)
+    assert codec.model_name("00" * 8) is None
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "some-00000000.safetensors").touch()
+    assert codec.model_name("00" * 8) == "some"
 
 
 def test_model_objects() -> None:
@@ -523,6 +555,42 @@ def test_nothing_under_the_name_after_a_failure(model: FakeModel, tmp_path: Path
         codec.encode(smooth((4, 16, 16)), out=tmp_path, lossless=True)
     with pytest.raises(ValueError, match=r"\.nii"):
         codec.decode_file(encode(smooth((4, 16, 16)), lossless=True), tmp_path / "scan.txt")
+    damaged = encode(smooth((4, 16, 16))).replace(b"eRRS\4\0\0\0", b"eRRS\3\0\0\0")
+    with pytest.raises(codec.FormatError):
+        codec.decode_file(damaged, tmp_path / "out.nii")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["scan.mrc", "scan.nii"]
+
+
+@pytest.mark.parametrize("errors", [(np.nan, 1), (-1, 1), (1, np.nan)])
+def test_errors_that_are_none(model: FakeModel, tmp_path: Path, errors: tuple[float, float]) -> None:
+    """Damage behind a sound checksum; found before there is a file."""
+    stream = bytearray(encode(smooth((4, 16, 16))))
+    at = stream.index(b"eRRS")
+    stream[at + 8 : at + 12] = np.array(errors, "<f2").tobytes()
+    stream[at + 12 : at + 16] = zlib.crc32(stream[at : at + 12]).to_bytes(4, "little")
+    with pytest.raises(codec.FormatError, match="eRRS"):
+        codec.decode_file(bytes(stream), tmp_path / "out.nii")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fidelity_without_bounds() -> None:
+    assert codec.Fidelity(1, 1, 0, 0, 9).psnr == np.inf
+    assert codec.Fidelity(1, 1, np.inf, np.inf, 9).psnr == codec.Fidelity(1, 1, 2, 2, 0).psnr == -np.inf
+
+
+def test_temporary_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest name has a temporary one too, which is in no message."""
+    longest = tmp_path / ("n" * 251 + ".mrc")
+    codec.encode(smooth((2, 8, 8)), lossless=True, out=longest)
+    assert [file.name for file in tmp_path.iterdir()] == [longest.name]
+
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(output, "open", refuse, raising=False)
+    with pytest.raises(PermissionError) as raised:
+        codec.encode(smooth((2, 8, 8)), lossless=True, out=tmp_path / "x.mrc")
+    assert raised.value.filename == str(tmp_path / "x.mrc")
 
 
 def test_streams_from_bytes_path_and_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,23 @@ def test_lossy_there_and_back(scan: Path, tmp_path: Path) -> None:
         assert part in shown
 
 
+def test_the_model_is_named(
+    scan: Path, tmp_path: Path, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a stream is described; of an inexact one nothing is said to be compared."""
+    monkeypatch.setattr(codec, "model_name", lambda model_id: {model.model_id.hex(): "fake"}[model_id])
+    out = tmp_path / "out.mrc"
+    assert run("encode", scan, "-o", out).exit_code == 0
+    assert json.loads(run("info", out, "--json").stdout)["model"] == "fake"
+    decoded = run("decode", out, "-o", tmp_path / "out.nii", "-v").stderr
+    for shown in (run("info", out).stdout, decoded, run("verify", "-v", out).stdout):
+        assert f"fake ({model.model_id.hex()})" in shown
+    assert "decoded and compared" in run("verify", "--deep", out).stdout
+    model.exact_samples = False
+    assert run("encode", scan, "-o", out, "-f").exit_code == 0
+    assert "not compared" in run("verify", "--deep", out).stdout
+
+
 def test_quiet(scan: Path, stream: Path, tmp_path: Path) -> None:
     for arguments in (
         ("encode", scan, "-o", tmp_path / "q.mrc", "--lossless"),
@@ -137,6 +155,24 @@ def test_pair(tmp_path: Path) -> None:
     assert (tmp_path / "back.img").read_bytes() == img.read_bytes()
 
 
+def test_both_files_of_a_pair_are_kept(tmp_path: Path) -> None:
+    """Without --force no file of another pair is overwritten, with it none of the scan itself."""
+    hdr, img = write_pair(tmp_path, smooth((3, 8, 8)))
+    stream = tmp_path / "pair.mrc"
+    assert run("encode", hdr, "-o", stream, "--lossless").exit_code == 0
+    before = hdr.read_bytes(), img.read_bytes()
+    for first, second in ((hdr, img), (img, hdr)):
+        assert_one_line(run("encode", first, "-o", second, "--lossless", "-f").stderr, "is the input too")
+    for suffix, other in ((".hdr", ".img"), (".img", ".hdr")):
+        mine = (tmp_path / f"mine{suffix}").with_suffix(other)
+        mine.write_bytes(b"mine")
+        result = run("decode", stream, "-o", tmp_path / f"mine{suffix}")
+        assert result.exit_code == 2 and mine.read_bytes() == b"mine"
+        assert_one_line(result.stderr, mine.name, "--force")
+        mine.unlink()
+    assert (hdr.read_bytes(), img.read_bytes()) == before
+
+
 def test_stdin_and_stdout(scan: Path, stream: Path) -> None:
     encoded = run("encode", "-", "-o", "-", "--lossless", data=scan.read_bytes())
     assert encoded.exit_code == 0 and encoded.stdout_bytes == stream.read_bytes()
@@ -145,6 +181,7 @@ def test_stdin_and_stdout(scan: Path, stream: Path) -> None:
     assert json.loads(run("info", "-", "--json", data=stream.read_bytes()).stdout)["slabs"] == 2
     assert run("verify", "-", data=stream.read_bytes()).exit_code == 0
     assert_one_line(run("info", "-", data=b"nonsense").stderr, "stdin: ")
+    assert run("verify", "-", data=b"nonsense").stderr.startswith("stdin: ")
 
 
 def test_info(stream: Path) -> None:
@@ -215,6 +252,7 @@ def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
         (["encode", scan, "-o", existing], "--force"),
         (["encode", scan, "-o", tmp_path / "none" / "x.mrc"], "no such folder"),
         (["encode", scan, "-o", tmp_path], "directory"),
+        (["encode", scan, "-o", ""], "name of the output"),
         (["encode", scan, "-o", scan, "-f"], "input"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--quality", "101"], "quality"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--quality", "1"], "--lossless"),
@@ -242,6 +280,38 @@ def test_full_device(scan: Path) -> None:
     assert result.exit_code == 1
     assert_one_line(result.stderr, "/dev/full", os.strerror(errno.ENOSPC))
     assert Path("/dev/full").is_char_device()
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "mricodec.cli", "encode", str(scan), "-o", "-", "--lossless"]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert process.returncode == 1
+    assert_one_line(process.stderr, "stdout", os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="closes a descriptor of the child")
+def test_closed_pipes(scan: Path) -> None:
+    for descriptor, source in ((0, "-"), (1, str(scan))):
+        process = subprocess.run(
+            [sys.executable, "-m", "mricodec.cli", "encode", source, "-o", "-", "--lossless"],
+            preexec_fn=lambda descriptor=descriptor: os.close(descriptor),
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 2
+        assert_one_line(process.stderr, "closed")
+
+
+def test_too_little_memory(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has a RuntimeError for it; other ones are faults, and stay."""
+    for message, failure in (("can't allocate memory:\n1 byte", SystemExit), ("a fault", RuntimeError)):
+
+        def load(name: str, device: str, message: str = message) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(api, "_load", load)
+        result = CliRunner().invoke(main.cli, ["encode", str(scan), "-o", str(tmp_path / "x.mrc")])
+        assert isinstance(result.exception, failure) and result.exit_code == 1
+        assert ("not enough memory" in result.stderr) == (failure is SystemExit)
 
 
 class FullDisk(io.FileIO):
@@ -269,6 +339,35 @@ def test_full_disk(
     assert result.exit_code == 1
     assert_one_line(result.stderr, name, os.strerror(errno.ENOSPC))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_compare(scan: Path, stream: Path, tmp_path: Path) -> None:
+    shown = run("compare", scan, stream).stdout
+    assert "PSNR inf dB" in shown and "largest error 0" in shown
+    newer = bytearray(stream.read_bytes())
+    newer[8] = 2
+    (tmp_path / "newer.mrc").write_bytes(newer)
+    result = run("compare", scan, tmp_path / "newer.mrc")
+    assert result.exit_code == 1
+    assert_one_line(result.stderr, "newer.mrc", "version")
+
+
+def test_version() -> None:
+    """Of the installed package, or without one."""
+    assert run("--version").stdout == f"mricodec {api.release()}\n"
+
+
+def test_json_without_infinities(scan: Path, tmp_path: Path) -> None:
+    """Errors beyond float16 are infinite in a stream, but JSON has no such number."""
+    assert run("encode", scan, "-o", tmp_path / "x.mrc").exit_code == 0
+    data = bytearray((tmp_path / "x.mrc").read_bytes())
+    at = data.index(b"eRRS")
+    data[at + 8 : at + 12] = np.array([np.inf, np.inf], "<f2").tobytes()
+    data[at + 12 : at + 16] = zlib.crc32(data[at : at + 12]).to_bytes(4, "little")
+    (tmp_path / "x.mrc").write_bytes(data)
+    assert "inf" in run("info", tmp_path / "x.mrc").stdout
+    found = json.loads(run("info", tmp_path / "x.mrc", "--json").stdout, parse_constant=pytest.fail)
+    assert found["fidelity"]["rmse"] is found["fidelity"]["psnr"] is None
 
 
 def test_lazy_commands() -> None:

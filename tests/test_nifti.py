@@ -278,6 +278,15 @@ def test_mgz(tmp_path: Path) -> None:
         open_scan(path)
 
 
+@pytest.mark.parametrize("size", [0.0, -2.0, 3e38, float("inf"), float("nan")])
+def test_sizes_of_voxels_that_say_nothing(size: float) -> None:
+    """In metres 3e38 is more than a stream holds."""
+    raw = bytearray(header())
+    struct.pack_into("<f", raw, 80, size)
+    raw[123] = 1
+    assert nifti.parse(bytes(raw), "scan").spacing_mm[2] == (2000.0 if size == -2.0 else 1.0)
+
+
 def test_declared_labels() -> None:
     assert nifti.parse(header(intent=1002), "scan").labels
     assert not nifti.parse(header(intent=1001), "scan").labels
