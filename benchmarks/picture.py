@@ -36,16 +36,17 @@ def main(rd: Path, output: Path) -> None:
     middle = original.shape[0] // 2
     figure, axes = plt.subplots(1, 4, figsize=(15, 4.4), width_ratios=(1, 1, 1, 1.5), layout="constrained")
     axes[0].imshow(original[middle, ::-1], cmap="gray", vmin=0, vmax=0.8 * peak)
-    axes[0].set_title(f"original, {8 * original.itemsize} bits per voxel; lossless {8 * len(lossless) / original.size:.1f}")
+    rate = 8 * len(lossless) / original.size
+    axes[0].set_title(f"original, {8 * original.itemsize} bits per voxel; lossless {rate:.1f}", fontsize=9)
     stream = codec.encode(SAMPLE, quality=QUALITY)
     assert stream is not None
     decoded = codec.decode(stream).array
     rate = 8 * len(stream) / original.size
     axes[1].imshow(decoded[middle, ::-1], cmap="gray", vmin=0, vmax=0.8 * peak)
-    axes[1].set_title(f"decoded, quality {QUALITY:g}: {rate:.2f} bits, {original.itemsize * 8 / rate:.0f} : 1")
+    axes[1].set_title(f"decoded, quality {QUALITY:g}: {rate:.2f} bits, {original.itemsize * 8 / rate:.0f} : 1", fontsize=9)
     error = (decoded.astype(np.float64) - original)[middle, ::-1] / peak
     shown = axes[2].imshow(100 * error, cmap="RdBu_r", vmin=-100 * ERROR_RANGE, vmax=100 * ERROR_RANGE)
-    axes[2].set_title("error, % of the range")
+    axes[2].set_title("error, % of the range", fontsize=9)
     figure.colorbar(shown, ax=axes[2], shrink=0.7)
     for axis in axes[:3]:
         axis.set_axis_off()

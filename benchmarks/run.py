@@ -41,8 +41,8 @@ from mricodec.codec.volume import Volume
 from . import peers, tables
 
 SLAB = 40  # slices of a lossy roi
-DENSE_RATES = (0.03, 1.0)  # bits per voxel between which the points of a curve have to be dense ...
-DENSE_POINTS = 10  # ... so many of them
+DENSE_RATES = (0.08, 1.0)  # bits per voxel between which the points of a curve have to be dense ...
+DENSE_POINTS = 13  # ... so many of them
 MOST_POINTS = 32
 TARGETS = tuple(float(target) for target in range(26, 53))  # dB, of JPEG 2000
 
