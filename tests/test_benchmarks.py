@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.codec.rate_distortion import Point, Source
+from mricodec.codec.rate_distortion import QUALITIES, Point, Source
 
 pytest.importorskip("imagecodecs", reason="the peers need the extra bench")
 
@@ -87,7 +87,7 @@ def test_qualities_become_dense_where_it_counts(bench: Callable[[str], ModuleTyp
     assert len(set(p.param for p in points)) == len(points) <= run.MOST_POINTS
     low, high = run.DENSE_RATES
     assert sum(low <= rate <= high for rate in rates) == run.DENSE_POINTS
-    assert {0.0, 100.0} <= {p.param for p in points}
+    assert set(QUALITIES) <= {p.param for p in points}
 
 
 def test_a_curve_outside_the_rates_ends(bench: Callable[[str], ModuleType]) -> None:

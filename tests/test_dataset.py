@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from mricodec import models
+from mricodec import codec
 from mricodec.bitstream.errors import FormatError
 from mricodec.cli.train import cache, train
 from mricodec.codec.dataset import MAX_VOLUMES, SLAB_SLICES, Slab, build_cache, load_cache
+from mricodec.models import training, zoo
 
 
 def write(path: Path, array: NDArray[Any], zooms: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
@@ -233,40 +234,31 @@ def test_cache_command(corpus: Path, tmp_path: Path) -> None:
     assert load_cache(tmp_path / "cache")
 
 
-def test_train_command(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Path, str, str, float | None]] = []
 
-    def stand_in(
-        slabs: list[Slab],
-        out: Path,
-        name: str,
-        *,
-        device: str,
-        minutes: float | None,
-        report: Callable[[str], None],
-    ) -> None:
-        assert {slab.split for slab in slabs} == {"train", "validation"}
-        report("a line of the log")
-        calls.append((out, name, device, minutes))
 
-    training = ModuleType("mricodec.models.training")
-    vars(training).update(CONFIGS={"debug": SimpleNamespace()}, train=stand_in)
-    monkeypatch.setitem(sys.modules, "mricodec.models.training", training)
-    monkeypatch.setattr(models, "training", training, raising=False)
+def test_train_command(corpus: Path, tmp_path: Path) -> None:
+    """From a folder to weights in the form that is shipped: stopped, resumed, finished, and used."""
     run = tmp_path / "run"
-    common = ["-o", str(run), "--device", "cpu", "--quiet"]
-    result = CliRunner().invoke(train, [str(corpus), *common, "--config", "debug", "--minutes", "2"])
-    assert result.exit_code == 0, result.output
-    assert result.output == ""
-    assert calls == [(run, "debug", "cpu", 2.0)]
-    assert load_cache(run / "cache.safetensors")
+    common = ["-o", str(run), "--device", "cpu", "--config", "debug"]
+    stopped = CliRunner().invoke(train, [str(corpus), *common, "--minutes", "0"], catch_exceptions=False)
+    assert stopped.exit_code == 0
+    assert "goes on" in stopped.stderr
+    assert not list(run.glob("default-*.safetensors"))
     before = (run / "cache.safetensors").stat().st_mtime_ns
-    CliRunner().invoke(train, [str(corpus), *common, "--config", "debug"], catch_exceptions=False)
-    CliRunner().invoke(
-        train, [str(run / "cache.safetensors"), *common, "--config", "debug"], catch_exceptions=False
-    )
-    assert calls[1] == calls[2] == (run, "debug", "cpu", None)
+    finished = CliRunner().invoke(train, [str(corpus), *common, "--quiet"], catch_exceptions=False)
+    assert finished.exit_code == 0
+    assert finished.output == ""
     assert (run / "cache.safetensors").stat().st_mtime_ns == before  # a resumed run keeps its cache
-    unknown = CliRunner().invoke(train, [str(corpus), *common, "--config", "nothing"])
+    steps = [json.loads(line).get("step") for line in (run / "debug.jsonl").read_text().splitlines()]
+    assert steps[1:] == [1, training.CONFIGS["debug"].steps]
+    (weights,) = run.glob("default-*.safetensors")
+    data = weights.read_bytes()
+    assert hashlib.sha256(data).hexdigest()[:8] in weights.name
+    model = zoo.assemble("default", zoo.NETWORKS["default"], data, "cpu")
+    array = np.random.default_rng(0).integers(0, 900, (3, 17, 20)).astype(np.int16)
+    stream = codec.Encoder(model=model, quality=60).encode(array)
+    assert stream is not None
+    assert codec.Decoder(model=model).decode(stream).array.shape == array.shape
+    unknown = CliRunner().invoke(train, [str(corpus), "-o", str(run), "--config", "nothing"])
     assert unknown.exit_code == 2
     assert "debug" in unknown.stderr
