@@ -22,8 +22,7 @@ frequencies of the block.
 
 mu = net + gate * (mean of y_hat_a and y_hat_b at the same place), gates in 1/64 chosen by the network: exact prediction
 of large values by small integers. The mean of a block (coefficient 0) has two more predictors: the mean of its known
-neighbours, and the same
-plus what slices a and b say of the difference.
+neighbours, and the same plus what slices a and b say of the difference.
 """
 
 from __future__ import annotations
