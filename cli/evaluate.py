@@ -35,7 +35,7 @@ from mricodec.codec.rate_distortion import LEAST_POINTS, MODELS
     default=10,
     show_default=True,
     type=click.IntRange(min=LEAST_POINTS),
-    help="Files per curve, over the whole range of --quality.",
+    help="Files per curve, over --quality 0 to 80.",
 )
 @click.option(
     "-f", "--force", is_flag=True, help="Measure everything again, overwrite what is in the folder."
