@@ -61,6 +61,7 @@ def cache(data_dir: Path, output: Path, budget: float, force: bool, threads: int
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every line of the log, not only those with a validation.")
 def train(
     data: Path,
     output: Path,
@@ -69,6 +70,7 @@ def train(
     minutes: float | None,
     threads: int | None,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Train a model on DATA: a file made by 'mricodec cache', or a folder with train/ and validation/.
 
@@ -101,7 +103,12 @@ def train(
             click.echo(line, err=True)
 
     slabs = load_cache(packed)
-    trained = training.train(slabs, output, config, device=device, minutes=minutes, report=report)
+
+    def log(line: str) -> None:
+        if verbose or "validation" in line:
+            report(line)
+
+    trained = training.train(slabs, output, config, device=device, minutes=minutes, report=log)
     if trained is None:
         report(f"stopped after {minutes:g} minutes; the same command goes on")
         return
