@@ -44,6 +44,9 @@ class SymbolCoder(Protocol):
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
         """index [S, n] of tables, values [S, n] to encode or None to decode -> the values."""
 
+    def of(self, slabs: Sequence[int]) -> SymbolCoder:
+        """The coder of some of the slabs."""
+
 
 @dataclass(frozen=True)
 class LossyParams:
@@ -248,6 +251,10 @@ class _SideBySide:
                 for s, stream in enumerate(self._streams)
             ]
         )
+
+
+    def of(self, slabs: Sequence[int]) -> _SideBySide:
+        return _SideBySide(self._tables, [self._streams[s] for s in slabs])
 
 
 def _tables(sets: Mapping[str, TableSet]) -> dict[str, Tables]:

@@ -1,10 +1,12 @@
-"""The fixed linear transform of the default model: an orthonormal lapped transform, 8 x 8 samples, 64 coefficients.
+"""The fixed linear transform of the default model: orthonormal lapped transforms, 8 x 8 samples in a slice and 1, 2, 4 or 8
+slices across.
 
 Time-domain view (Tran, Liang & Tu 2003, "Lapped transform via time-domain pre- and post-filtering"): an orthogonal
 filter across every block boundary, then the 8-point DCT-II inside every block; the LOT of Malvar 1989 is its twin. Basis
 functions are 16 samples long and decay at their ends, so coarse quantisation does not show block edges.
 
     analysis    x [.., H, W] --P along W and H--> --DCT per 8 x 8 block--> y [.., 64, H/8, W/8]
+    across      y [K, ...] --the same with blocks of `depth` slices--> frequency planes [K, ...], group by group
     synthesis   the transposes, in integers: coefficients in 1/16 of a step in, samples in 1/16 of a step out
 
 The picture's own edges have no filter: the first and last half block are only transformed.
@@ -13,6 +15,7 @@ The picture's own edges have no filter: the first and last half block are only t
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,9 +39,9 @@ def _dct4(n: int) -> Tensor:
     return math.sqrt(2 / n) * torch.cos(math.pi * (2 * k + 1) * (2 * i + 1) / (4 * n))
 
 
-def _boundary() -> Tensor:
-    """Orthogonal 8 x 8 pre-filter P = B diag(I, V) B across a block boundary, B the butterfly."""
-    half = BLOCK // 2
+def _boundary(n: int) -> Tensor:
+    """Orthogonal n x n pre-filter P = B diag(I, V) B across a block boundary, B the butterfly."""
+    half = n // 2
     eye = torch.eye(half, dtype=torch.float64)
     flip = eye.flip(0)
     rotation = flip @ (_dct(half).T @ _dct4(half)) @ flip
@@ -48,7 +51,45 @@ def _boundary() -> Tensor:
 
 
 DCT = _dct(BLOCK)
-BOUNDARY = _boundary()
+BOUNDARY = _boundary(BLOCK)
+DEPTHS = (1, 2, 4, 8)  # slices that a block reaches across
+
+
+@lru_cache(maxsize=64)
+def across(slices: int, depth: int) -> Tensor:
+    """Orthonormal float64 [slices, slices]: slices (a multiple of `depth`) -> planes, `depth` frequencies of each group."""
+    pre = torch.eye(slices, dtype=torch.float64)
+    half = depth // 2
+    if depth > 1:
+        for start in range(half, slices - half, depth):
+            pre[start : start + depth, start : start + depth] = _boundary(depth)
+    return torch.block_diag(*[_dct(depth)] * (slices // depth)) @ pre
+
+
+def analysis_across(y: Tensor, depth: int) -> Tensor:
+    """y [S, K, ...] of slices -> of planes [S, K', ...], K' the next multiple of `depth` (the last slice repeated)."""
+    if depth == 1:
+        return y
+    k = y.shape[1]
+    y = torch.cat([y, y[:, -1:].expand(-1, -k % depth, *y.shape[2:])], 1)
+    planes = torch.einsum("pk,sk...->sp...", across(y.shape[1], depth).to(y), y)
+    return planes
+
+
+def synthesis_across_float(planes: Tensor, depth: int) -> Tensor:
+    """The transpose in floating point, for training."""
+    return torch.einsum("pk,sp...->sk...", across(planes.shape[1], depth).to(planes), planes) if depth > 1 else planes
+
+
+def synthesis_across(planes: Tensor, depth: int) -> Tensor:
+    """Integer synthesis across: planes [K', n] of a slab, integer-valued, in 1/16 -> slices, in 1/256, float64.
+
+    The matrix is round(2**14 * M); exact sums in float64 (|planes| < 2**28), then floor(v / 2**10 + 1/2).
+    """
+    if depth == 1:
+        return planes.double() * (1 << HEADROOM)
+    matrix = (across(len(planes), depth) * (1 << PRECISION)).round().to(planes.device)
+    return (matrix.T @ planes.double() / (1 << PRECISION - HEADROOM) + 0.5).floor_()
 
 
 def zigzag() -> list[int]:
@@ -94,14 +135,14 @@ def _unfold(y: Tensor) -> Tensor:
 
 
 def synthesis(y: Tensor) -> Tensor:
-    """Integer synthesis: y [N, 64, h, w] integer-valued -> samples [N, 8h, 8w] integer-valued, float64, same unit.
+    """Integer synthesis: y [N, 64, h, w] integer-valued, in 1/256 -> samples [N, 8h, 8w] integer-valued, in 1/16, float64.
 
-    The matrices are round(2**14 * M); every stage is an exact sum in float64 (|y| < 2**28) followed by
-    floor(v / 2**14 + 1/2); the first stage starts from y * 2**4, the last result is floor(v / 2**4 + 1/2).
+    The matrices are round(2**14 * M); every stage is an exact sum in float64 (|y| < 2**32) followed by
+    floor(v / 2**14 + 1/2); the last result is floor(v / 2**4 + 1/2).
     """
     scale = float(1 << PRECISION)
     dct, boundary = ((m.T * scale).round().to(y.device) for m in (DCT, BOUNDARY))
-    x = _unfold(y.double() * (1 << HEADROOM))
+    x = _unfold(y.double())
     for _ in range(2):
         x = (_along(x, dct, None) / scale + 0.5).floor_()
         half = BLOCK // 2

@@ -103,7 +103,7 @@ def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> L
         floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
         if isinstance(built, ContextCodec):
             built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
-            floats["place"] = tensors["place"].float()
+            floats |= {key: value.float() for key, value in tensors.items() if key.endswith((".place", ".rate"))}
         for prefix, layer in built.named_modules():
             if isinstance(layer, IntegerConv2d):
                 layer.freeze({key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")})
@@ -125,7 +125,7 @@ def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> L
 
 def _table(name: str, weights: torch.Tensor) -> TableSet:
     octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS else 0
-    return TableSet(weights.numpy().astype(np.uint32), entropy.LOW, octave)
+    return TableSet(weights.numpy().astype(np.uint32), 0 if name == "depth" else entropy.LOW, octave)
 
 
 NETWORKS: dict[str, type[nn.Module]] = {
