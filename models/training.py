@@ -48,7 +48,7 @@ class Config:
 
 
 CONFIGS: dict[str, Config] = {
-    "default": Config("default", steps=9_000, batch=2, slices=16, size=96, learning_rate=7e-4),
+    "default": Config("default", steps=7_500, batch=2, slices=16, size=96, learning_rate=7e-4),
     "factorized": Config(
         "factorized", steps=6_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)
     ),
