@@ -32,6 +32,16 @@ from .api import (
     version,
 )
 from .encoding import EncodeReport
+from .series import (
+    SeriesReport,
+    decode_series,
+    encode_series,
+    encode_series_file,
+    find_series,
+    restore_series,
+    series_files,
+    series_headers,
+)
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
 
@@ -46,6 +56,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "LosslessFallback",
+    "SeriesReport",
     "StreamInfo",
     "Truncated",
     "UnknownModel",
@@ -53,9 +64,16 @@ __all__ = [
     "Volume",
     "decode",
     "decode_file",
+    "decode_series",
     "encode",
+    "encode_series",
+    "encode_series_file",
+    "find_series",
     "info",
     "model_name",
+    "restore_series",
+    "series_files",
+    "series_headers",
     "verify",
     "version",
 ]

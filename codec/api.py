@@ -33,7 +33,7 @@ from .volume import ArrayScan, Scan, Volume
 
 DEFAULT_MODEL = "default"
 
-Scannable = NDArray[Any] | Volume | str | os.PathLike[str] | BinaryIO
+Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
 
 
@@ -97,7 +97,11 @@ def verify(
     with opened(source) as file:
         stream = Stream(file, limits or DEFAULT_LIMITS)
         stream.reader.verify()
-        if deep:
+        if deep and stream.table is not None:
+            from .series import verify_series
+
+            verify_series(stream, Decoder(limits=limits, device=device), progress or _silent)
+        elif deep:
             coder = Decoder(limits=limits, device=device).coder_of(stream)
             for _ in blocks(stream, coder, Selection.of(stream, None, None), progress or _silent):
                 pass
@@ -172,7 +176,7 @@ class Encoder:
     def encode_file(self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None) -> EncodeReport:
         """As `encode`, with a report and without the warning."""
         quality = None if self._lossless else self._quality
-        with _scan_of(source) as scan, _writable(out) as file:
+        with _scan_of(source) as scan, writable(out) as file:
             return encode_scan(scan, file, quality, self._model.get, progress or _silent)
 
 
@@ -283,6 +287,8 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
             scan: Scan = ArrayScan(source)
         elif isinstance(source, (str, os.PathLike)):
             scan = open_scan(source)
+        elif hasattr(source, "blocks"):
+            scan = source
         elif not hasattr(source, "read"):
             raise TypeError(f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}")
         else:
@@ -292,7 +298,7 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
 
 
 @contextlib.contextmanager
-def _writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
+def writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(out, (str, os.PathLike)):
         with replacing(out) as file:
             yield file

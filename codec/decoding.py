@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.container import Mode
-from mricodec.bitstream.errors import ChecksumMismatch
+from mricodec.bitstream.errors import ChecksumMismatch, FormatError
 
 from . import nifti, slabcoding
 from .output import gzipped, replacing
@@ -39,6 +39,8 @@ class Selection:
     @classmethod
     def of(cls, stream: Stream, slices: Range, volumes: Range) -> Selection:
         """ValueError for an empty range, or one that reaches beyond the scan."""
+        if 0 in stream.shape:
+            raise FormatError("expected a volume, found a series without voxels that are coded: restore its files")
         k, j, i = stream.tiling.volume_shape
         chosen_slices = _range(slices, k, "slices")
         chosen_volumes = _range(volumes, stream.tiling.volumes, "volumes")

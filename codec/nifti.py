@@ -12,7 +12,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -183,6 +183,7 @@ class NiftiScan:
     header: bytes
     lead: bytes
     declared_labels: bool
+    chunks: Iterable[tuple[bytes, bytes]] = ()
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO, name: str) -> None:
         self.name = name
