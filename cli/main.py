@@ -323,6 +323,8 @@ def _check_output(output: str, source: str, force: bool) -> None:
     if not output:
         raise _WrongUsage("-o: expected the name of the output, found nothing")
     path = Path(output)
+    if path.is_dir():
+        raise _WrongUsage(f"{path} is a directory, expected the name of a file")
     if not path.parent.is_dir():
         raise _WrongUsage(f"{path.parent}: no such folder for the output; make it first")
     inputs = [] if source == "-" else [file for file in pair_paths(Path(source)) or [Path(source)] if file.exists()]

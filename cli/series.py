@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import defaultdict
@@ -124,7 +125,10 @@ def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
             name = re.sub(r"[^A-Za-z0-9.+-]+", "_", series.title).strip("_.")[:80] or "series"
             names[name] += 1
             targets.append(output / (f"{name}.mrc" if names[name] == 1 else f"{name}_{names[name]}.mrc"))
+    sources = {os.path.realpath(instance.source.path) for series in found for instance in series.instances}
     for target in targets:
+        if os.path.realpath(target) in sources:
+            raise _WrongUsage(f"{target} is an input too; choose another name")
         if target.exists() and not force:
             raise _WrongUsage(f"{target} exists; use --force to overwrite it")
     if folder:

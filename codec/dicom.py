@@ -53,7 +53,7 @@ class FileSource:
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
-        self._path = path
+        self.path = path
         self._state = self._stat(os.stat(path))
         self.size = self._state[0]
 
@@ -62,13 +62,13 @@ class FileSource:
         return found.st_size, found.st_mtime_ns
 
     def read(self, offset: int, size: int) -> bytes:
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             if self._stat(os.fstat(file.fileno())) == self._state:
                 file.seek(offset)
                 data = file.read(size)
                 if len(data) == size:
                     return data
-        raise OSError(f"{self._path} changed while it was read; encode it again")
+        raise OSError(f"{self.path} changed while it was read; encode it again")
 
 
 class MemorySource:
@@ -76,6 +76,7 @@ class MemorySource:
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
+        self.path = Path()
         self.size = len(data)
         self._data = data
 
