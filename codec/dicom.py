@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from .volume import DTYPES
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import Dataset, FileDataset
 
 PREFIX = 132  # bytes by which a DICOM file is recognised
 MAX_HEAD = 32 << 20  # bytes around the voxels; a file with more is kept whole
@@ -53,7 +53,7 @@ class FileSource:
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
-        self._path = path
+        self.path = path
         self._state = self._stat(os.stat(path))
         self.size = self._state[0]
 
@@ -62,13 +62,13 @@ class FileSource:
         return found.st_size, found.st_mtime_ns
 
     def read(self, offset: int, size: int) -> bytes:
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             if self._stat(os.fstat(file.fileno())) == self._state:
                 file.seek(offset)
                 data = file.read(size)
                 if len(data) == size:
                     return data
-        raise OSError(f"{self._path} changed while it was read; encode it again")
+        raise OSError(f"{self.path} changed while it was read; encode it again")
 
 
 class MemorySource:
@@ -76,6 +76,7 @@ class MemorySource:
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
+        self.path = Path()
         self.size = len(data)
         self._data = data
 
@@ -441,9 +442,9 @@ def looks_bare(data: bytes) -> bool:
     return not accept(data) and data[:2] in (b"\x02\0", b"\x08\0") and len(data) >= PREFIX
 
 
-def _describe(instance: Instance, dataset: Dataset, data: bytes) -> None:
+def _describe(instance: Instance, dataset: FileDataset, data: bytes) -> None:
     """Fill in what the data set says."""
-    syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or "")
+    syntax = _text(dataset.file_meta, 0x00020010)
     instance.series_uid = _text(dataset, 0x0020000E)
     instance.sop_uid = _text(dataset, 0x00080018)
     instance.description = _text(dataset, 0x0008103E)
@@ -452,7 +453,7 @@ def _describe(instance: Instance, dataset: Dataset, data: bytes) -> None:
         instance.keep_whole("a deflated data set; kept as it is")
         return
     _, little = dataset.original_encoding
-    element = dataset.get_item(_PIXEL_DATA)
+    element = _raw(dataset, _PIXEL_DATA)
     if element is None:
         sop_class = _text(dataset, 0x00080016)
         what = "a DICOMDIR" if DICOMDIR_CLASS in (sop_class, _media_class(dataset)) else "no PixelData"
@@ -473,7 +474,7 @@ def _describe(instance: Instance, dataset: Dataset, data: bytes) -> None:
     if len(value) != element.length:
         instance.keep_whole(f"cut short: expected {element.length} bytes of PixelData, found {len(value)}", damaged=True)
         return
-    pixels = _read_pixels(dataset, start, not little)
+    pixels = _read_pixels(dataset, data, start, not little)
     if isinstance(pixels, str):
         instance.notes.append(f"{pixels}; kept as it is")
         return
@@ -512,7 +513,7 @@ def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
     return tuple(cuts)
 
 
-def _read_pixels(dataset: Dataset, offset: int, big_endian: bool) -> Pixels | str:
+def _read_pixels(dataset: Dataset, data: bytes, offset: int, big_endian: bool) -> Pixels | str:
     """What PixelData holds, or why it is not taken for voxels."""
     rows, columns = _integer(dataset, 0x00280010), _integer(dataset, 0x00280011)
     bits, signed = _integer(dataset, 0x00280100), _integer(dataset, 0x00280103, 0)
@@ -538,7 +539,8 @@ def _read_pixels(dataset: Dataset, offset: int, big_endian: bool) -> Pixels | st
         places = (None,) * pictures
     elif frames == 1 and samples == 1 and (count := _mosaic_count(dataset)):
         per_side = math.isqrt(count - 1) + 1
-        if rows % per_side == 0 and columns % per_side == 0:
+        mosaic = data[offset : offset + rows * columns * bits // 8]
+        if _is_mosaic(mosaic, rows, columns, per_side, count):
             tiles, pictures = per_side, count
             rows, columns = rows // tiles, columns // tiles
             places = _mosaic_places(places[0], tiles, count, (rows, columns), (between, down, across), dataset)
@@ -666,6 +668,14 @@ def _mosaic_count(dataset: Dataset) -> int:
     return count if 1 < count <= 1 << 12 else 0
 
 
+def _is_mosaic(data: bytes, rows: int, columns: int, per_side: int, count: int) -> bool:
+    """Whether a frame divides into tiles, those beyond `count` being 0."""
+    if rows % per_side or columns % per_side or len(data) % (rows * columns):
+        return False
+    tiles = np.frombuffer(data, np.uint8).reshape(per_side, rows // per_side, per_side, -1).swapaxes(1, 2)
+    return not tiles.reshape(per_side**2, -1)[count:].any()
+
+
 def _mosaic_places(
     corner: Place | None,
     tiles: int,
@@ -694,8 +704,7 @@ def _csa(dataset: Dataset, name: bytes) -> list[float]:
     """Numbers of a field of the Siemens CSA image header (0029,xx10): layout of nibabel.nicom.csareader; [] if none."""
     raw = b""
     for tag in (0x00291010, 0x00291110, 0x00291210):
-        element = dataset.get_item(tag)
-        value = None if element is None else element.value
+        value = getattr(_raw(dataset, tag), "value", None)
         if isinstance(value, bytes) and value[:4] == b"SV10":
             raw = value
             break
@@ -722,10 +731,14 @@ def _media_class(dataset: Dataset) -> str:
     return _text(dataset.file_meta, 0x00020002)
 
 
+def _raw(dataset: Dataset | None, tag: int) -> Any:
+    """An element as it was read, its value not interpreted unless it is a sequence; None if there is none."""
+    return None if dataset is None else dataset.get_item(tag)
+
+
 def _text(dataset: Dataset | None, tag: int) -> str:
     """The value of an element as it stands in the file, without padding; "" if there is none."""
-    element = None if dataset is None else dataset.get_item(tag)
-    value = None if element is None else element.value
+    value = getattr(_raw(dataset, tag), "value", None)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -736,14 +749,7 @@ def _text(dataset: Dataset | None, tag: int) -> str:
 
 
 def _numbers(dataset: Dataset | None, tag: int) -> list[float]:
-    """A decimal or integer string, or binary doubles (FD)."""
-    element = None if dataset is None else dataset.get_item(tag)
-    if element is None or element.value is None:
-        return []
-    value = element.value
-    if isinstance(value, bytes) and element.VR == "FD":
-        count, order = len(value) // 8, "<" if element.is_little_endian else ">"
-        return list(struct.unpack(f"{order}{count}d", value[: 8 * count]))
+    """A decimal or integer string; [] if it is none."""
     try:
         return [float(part) for part in _text(dataset, tag).split("\\") if part.strip()]
     except ValueError:
@@ -752,11 +758,10 @@ def _numbers(dataset: Dataset | None, tag: int) -> list[float]:
 
 def _integer(dataset: Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
     """A binary number of 16 bits (US or SS); ValueError if it is missing and there is no default."""
-    element = dataset.get_item(tag)
-    value = None if element is None else element.value
+    element = _raw(dataset, tag)
+    value = getattr(element, "value", None)
     if isinstance(value, bytes) and len(value) >= 2:
-        order = "little" if element.is_little_endian else "big"
-        return int.from_bytes(value[:2], order, signed=signed)  # type: ignore[arg-type]
+        return int.from_bytes(value[:2], "little" if element.is_little_endian else "big", signed=signed)
     if isinstance(value, int):
         return value
     if default is None:

@@ -233,6 +233,12 @@ def restore_series(
     return names
 
 
+def further_stacks(source: Source, *, limits: Limits | None = None) -> Iterator[bytes]:
+    """The stacks of a series beyond the one that `decode` gives: streams of their own, each for `decode`."""
+    with opened(source) as file:
+        yield from Stream(file, limits or DEFAULT_LIMITS).reader.chunks(STCK)
+
+
 def verify_series(stream: Stream, decoder: Decoder, progress: Progress) -> None:
     """Decode every file and compare its digest; ChecksumMismatch if it differs."""
     for _, pieces in _restored(stream, decoder, progress):
@@ -282,7 +288,8 @@ class _StackScan:
         if self._mosaic is None or self._mosaic[0] != id(instance):
             raw = instance.source.read(pixels.offset, pixels.frame_bytes)
             self._mosaic = id(instance), _tiles(np.frombuffer(raw, self.dtype), pixels.tiles, pixels.rows, pixels.columns)
-        return self._mosaic[1][n]
+        picture: NDArray[Any] = self._mosaic[1][n]
+        return picture
 
     def close(self) -> None:
         pass
@@ -337,9 +344,9 @@ def _table(series: Series, stacks: list[Stack]) -> tuple[FileTable, list[Instanc
     placed: dict[int, tuple[int, tuple[int, ...]]] = {}
     for number, stack in enumerate(stacks):
         slots: dict[int, list[int]] = defaultdict(list)
-        for (instance, _), slot in sorted(stack.slots.items(), key=lambda item: item[0][1]):
-            slots[instance].append(slot)
-        placed.update((instance, (number, tuple(found))) for instance, found in slots.items())
+        for (key, _), slot in sorted(stack.slots.items(), key=lambda item: item[0][1]):
+            slots[key].append(slot)
+        placed.update((key, (number, tuple(found))) for key, found in slots.items())
     after = len(stacks), (0,)
     entries = []
     ordered = sorted(series.instances, key=lambda found: _last(placed.get(id(found), after)))
@@ -440,7 +447,7 @@ def _restored(
     total = sum(math.prod(found.shape) for found in streams)
     records = _records(stream)
     entries = iter(table.files)
-    done = 0
+    done = 0.0
     for number, found in enumerate(streams):
         share = math.prod(found.shape) / total
         members = [entry for entry in table.files if entry.slots and entry.stack == number]
