@@ -14,7 +14,7 @@ from .main import _bytes
 if TYPE_CHECKING:
     from mricodec.codec.batch import Outcome, Summary
 
-NAMES = {"scan": "NIfTI scans", "stream": "streams", "file": "other files"}
+NAMES = {"scan": "NIfTI scans", "series": "DICOM folders", "stream": "streams", "file": "other files"}
 SECONDS_BETWEEN = 0.2  # updates of the progress
 
 
@@ -42,8 +42,9 @@ def batch(
 ) -> None:
     """Encode the tree IN_DIR into the tree OUT_DIR, or restore it with --decode.
 
-    NIfTI scans become streams (scan.nii.gz -> scan.nii.gz.mrc); everything else is copied. Run again, it goes on where it was
-    stopped: what is there, unchanged and sound, is skipped. OUT_DIR/mricodec-batch.jsonl says what became of every file.
+    NIfTI scans become streams (scan.nii.gz -> scan.nii.gz.mrc), and so does every DICOM series of a folder; all else is copied.
+    Run again, it goes on where it was stopped: what is there, unchanged and sound, is skipped. OUT_DIR/mricodec-batch.jsonl
+    says what became of every file.
     """
     from mricodec.codec import batch as batches
 
@@ -62,7 +63,7 @@ def batch(
     shown.clear()
     if not quiet:
         click.echo(_table(summary, time.perf_counter() - start), err=True)
-    if summary.failures:
+    if summary.failures or summary.damages:
         raise click.exceptions.Exit(1)
 
 
@@ -111,8 +112,9 @@ def _table(summary: Summary, seconds: float) -> str:
         cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells))
     lines.append(f"{seconds:.1f} s")
-    if summary.failures:
-        lines.append(f"failed ({len(summary.failures)}):")
-        lines += [f"  {outcome.source}: {outcome.reason}" for outcome in summary.failures]
+    for name, outcomes in (("damaged, kept as they are", summary.damages), ("failed", summary.failures)):
+        if outcomes:
+            lines.append(f"{name} ({len(outcomes)}):")
+            lines += [f"  {outcome.source}: {outcome.reason}" for outcome in outcomes]
     return "\n".join(lines)
 

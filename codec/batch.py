@@ -2,6 +2,7 @@
 
     in/sub-01/anat/sub-01_T1w.nii.gz   ->  out/sub-01/anat/sub-01_T1w.nii.gz.mrc
     in/sub-01/anat/sub-01_T1w.json     ->  out/sub-01/anat/sub-01_T1w.json          carried along, as whatever is no scan
+    in/sub-01/dicom/*                  ->  out/sub-01/dicom/4_t2_tse.mrc            a stream per DICOM series of a folder
     every finished file                ->  a line of out/mricodec-batch.jsonl       the ledger
 
 One bad file never stops the rest: what goes wrong becomes the reason of its `Outcome`, a process that dies is replaced, and
@@ -12,6 +13,7 @@ was written. Files are made in out/.mricodec-batch, which is gone at the end, an
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import filecmp
@@ -21,6 +23,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -34,8 +37,9 @@ from typing import Any
 
 from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import FormatError
+from mricodec.bitstream.files import safe_name
 
-from . import api, nifti
+from . import api, dicom, nifti, series
 
 LEDGER = "mricodec-batch.jsonl"
 WORKSHOP = ".mricodec-batch"  # folder of what is not complete yet
@@ -49,21 +53,24 @@ _LASTING = {
 }
 
 Settings = tuple[tuple[str, Any], ...]  # keyword arguments of `Encoder`
+Written = tuple[tuple[str, str], ...]  # (path in the output folder, SHA-256)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file (or pair) to work on; paths are relative to the two folders."""
+    """One file (or pair, or the DICOM files of a folder) to work on; paths are relative to the two folders."""
 
-    kind: str  # "scan", "stream" or "file"
+    kind: str  # "scan", "series" (all DICOM files of a folder), "stream" or "file"
     source: str
-    destination: str
+    destination: str  # of a series and of the stream of one: its folder says where the outputs go
     in_dir: str
     out_dir: str
     size: int  # bytes of the source
-    mtime_ns: int
+    state: str  # of the source; another state is another content
     settings: Settings
-    previous: tuple[tuple[str, str], ...] | None  # (path, SHA-256) of what an earlier run wrote; (): outdated, None: no record
+    previous: Written | None  # what an earlier run wrote, None if there is no record of it
+    fresh: bool  # whether that was of the same state, with the same settings
+    files: tuple[str, ...] = ()  # of a series
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,12 @@ class Outcome:
 
     kind: str
     source: str
-    status: str  # "done", "skipped" (was there and verified) or "failed"
-    outputs: tuple[tuple[str, str], ...] = ()  # (path in the output folder, SHA-256)
+    status: str  # "done", "damaged" (done, but the source is not what it should be), "skipped" (was there, verified), "failed"
+    outputs: Written = ()
     bytes_in: int = 0
     bytes_out: int = 0
-    mtime_ns: int = 0
-    reason: str | None = None  # of a failure; of a scan coded without loss though loss was asked for
+    state: str = ""  # of the source
+    reason: str | None = None  # of a failure, of damage; of a scan coded without loss though loss was asked for
     seconds: float = 0.0
 
 
@@ -86,14 +93,16 @@ class Totals:
     """Of one kind of files, over a run."""
 
     done: int = 0
+    damaged: int = 0
     skipped: int = 0
     failed: int = 0
-    bytes_in: int = 0  # of those that are done or skipped
+    bytes_in: int = 0  # of those that did not fail
     bytes_out: int = 0
 
     @property
     def files(self) -> int:
-        return self.done + self.skipped + self.failed
+        """Of DICOM, folders."""
+        return self.done + self.damaged + self.skipped + self.failed
 
     @property
     def ratio(self) -> float:
@@ -102,19 +111,22 @@ class Totals:
 
 @dataclass
 class Summary:
-    """Of a run: totals by kind, and what failed."""
+    """Of a run: totals by kind, and what failed or was damaged."""
 
     totals: dict[str, Totals] = field(default_factory=dict)
     failures: list[Outcome] = field(default_factory=list)
+    damages: list[Outcome] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
         totals = self.totals.setdefault(outcome.kind, Totals())
         setattr(totals, outcome.status, getattr(totals, outcome.status) + 1)
         if outcome.status == "failed":
             self.failures.append(outcome)
-        else:
-            totals.bytes_in += outcome.bytes_in
-            totals.bytes_out += outcome.bytes_out
+            return
+        if outcome.status == "damaged":
+            self.damages.append(outcome)
+        totals.bytes_in += outcome.bytes_in
+        totals.bytes_out += outcome.bytes_out
 
 
 Report = Callable[[Outcome, int, int], None]  # called with what became of a file, files so far, files in all
@@ -208,15 +220,14 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def previous(self, kind: str, source: str, size: int, mtime_ns: int) -> tuple[tuple[str, str], ...] | None:
-        """(path, SHA-256) of what the last run wrote of a file; None: no record, (): it failed, or file or settings differ."""
+    def previous(self, kind: str, source: str, state: str) -> tuple[Written | None, bool]:
+        """What the last run wrote of a file, None if there is no record; and whether state and settings are the same."""
         record = self._records.get((kind, source))
         if record is None:
-            return None
-        known = tuple(record.get(name) for name in ("bytes_in", "mtime_ns", "settings"))
-        if record.get("status") == "failed" or known != (size, mtime_ns, self._settings):
-            return ()
-        return tuple((str(path), str(digest)) for path, digest in record.get("outputs", ()))
+            return None, False
+        same = (record.get("state"), record.get("settings")) == (state, self._settings)
+        written = tuple((str(path), str(digest)) for path, digest in record.get("outputs", ()) if safe_name(str(path)))
+        return written, same and record.get("status") != "failed"
 
     def write(self, outcome: Outcome) -> None:
         record = {**asdict(outcome), "settings": self._settings, "time": round(time.time(), 3)}
@@ -241,28 +252,65 @@ def run_job(job: Job) -> Outcome:
 
 
 def failed(job: Job, reason: str) -> Outcome:
-    return Outcome(job.kind, job.source, "failed", bytes_in=job.size, mtime_ns=job.mtime_ns, reason=reason)
+    return Outcome(job.kind, job.source, "failed", bytes_in=job.size, state=job.state, reason=reason)
 
 
 def _done(job: Job) -> Outcome:
     source, destination = Path(job.in_dir, job.source), Path(job.out_dir, job.destination)
     workshop = Path(job.out_dir, WORKSHOP)
     workshop.mkdir(exist_ok=True)
-    note = None
-    with tempfile.TemporaryDirectory(dir=workshop) as folder:
-        made = Path(folder, destination.name)
+    status, note = "done", None
+    with tempfile.TemporaryDirectory(dir=workshop) as name:
+        folder = Path(name)
         if job.kind == "scan":
-            note = _encoder(job.settings).encode_file(source, made).reason
-        elif job.kind == "stream":
-            _decoder().decode_file(source, made)
+            note = _encoder(job.settings).encode_file(source, folder / destination.name).reason
+        elif job.kind == "series":
+            status, note = _encode_folder(job, folder)
+        elif job.kind == "file":
+            shutil.copyfile(source, folder / destination.name)
+            shutil.copystat(source, folder / destination.name)
+        elif api.info(source).files:
+            series.restore_series(source, folder, force=True)
         else:
-            shutil.copyfile(source, made)
-            shutil.copystat(source, made)
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        written = [destination.parent / path.name for path in sorted(Path(folder).iterdir())]
-        for place in written:
-            os.replace(Path(folder, place.name), place)
-    return _outcome(job, "done", written, note)
+            _decoder().decode_file(source, folder / destination.name)
+        made = sorted(path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+        for path in made:
+            _move(folder / path, destination.parent / path, job)
+    written = [destination.parent / path for path in made]
+    for old, _ in job.previous or ():
+        if Path(job.out_dir, old) not in written:
+            Path(job.out_dir, old).unlink(missing_ok=True)
+    return _outcome(job, status, written, note)
+
+
+def _encode_folder(job: Job, folder: Path) -> tuple[str, str | None]:
+    """A stream for each series of the DICOM files; a status and a note."""
+    names: set[str] = set()
+    notes, damaged = [], False
+    for found in series.find_series(Path(job.in_dir, file) for file in job.files):
+        plain = name = re.sub(r"[^A-Za-z0-9.+-]+", "_", found.title).strip("_.")[:80] or "series"
+        while name.lower() in names:
+            name = f"{plain}_{len(names) + 1}"
+        names.add(name.lower())
+        report = series.encode_series_file(found, folder / (name + EXTENSIONS[0]), _encoder(job.settings))
+        damaged = damaged or report.damaged
+        notes += [f"{file}: {note}" for file, note in report.notes]
+    more = f" (and {len(notes) - 1} notes more)" if len(notes) > 1 else ""
+    return "damaged" if damaged else "done", notes[0] + more if notes else None
+
+
+def _move(made: Path, place: Path, job: Job) -> None:
+    """To its place. The files of a series have names of their own choice: they replace nothing but what this job wrote."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    ours = {path for path, _ in job.previous or ()} | {job.destination}
+    if job.kind in ("series", "stream") and place.relative_to(job.out_dir).as_posix() not in ours:
+        with contextlib.suppress(OSError):
+            os.link(made, place)  # not if another file, of another process perhaps, is there
+            return
+        known = job.kind == "series" and place.exists() and is_stream(place)
+        if place.exists() and not known and not filecmp.cmp(made, place, shallow=False):
+            raise FileExistsError(errno.EEXIST, "is there already, with other content; move it away", str(place))
+    os.replace(made, place)
 
 
 def _skipped(job: Job) -> Outcome | None:
@@ -277,7 +325,7 @@ def _skipped(job: Job) -> Outcome | None:
             same = job.kind == "scan" and _is_sound(destination, dict(job.settings).get("lossless", False))
         return _outcome(job, "skipped", [destination]) if same else None
     paths = [Path(job.out_dir, path) for path, _ in job.previous]
-    if not paths or not all(path.is_file() for path in paths):
+    if not job.fresh or not all(path.is_file() for path in paths):
         return None
     found = _outcome(job, "skipped", paths)
     return found if found.outputs == job.previous else None
@@ -293,7 +341,7 @@ def _is_sound(stream: Path, lossless: bool) -> bool:
 def _outcome(job: Job, status: str, written: Sequence[Path], note: str | None = None) -> Outcome:
     outputs = tuple((path.relative_to(job.out_dir).as_posix(), _sha256(path)) for path in written)
     size = sum(path.stat().st_size for path in written)
-    return Outcome(job.kind, job.source, status, outputs, job.size, size, job.mtime_ns, note)
+    return Outcome(job.kind, job.source, status, outputs, job.size, size, job.state, note)
 
 
 def in_processes(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
@@ -365,6 +413,20 @@ def _plan(
         name = Path(str(error.filename)).relative_to(source).as_posix()
         bad.append(Outcome("file", name, "failed", reason=_one_line(error)))
 
+    def add(kind: str, relative: str, target: str, paths: Sequence[Path]) -> None:
+        if target in jobs:
+            reason = f"expected a name of its own, found that {jobs[target].source} gives {target} too; rename it"
+            bad.append(Outcome(kind, relative, "failed", reason=reason))
+            return
+        found = [(path.name, path.stat()) for path in paths]
+        state = ",".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in found)
+        if len(found) > 2:
+            state = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
+        size = sum(stat.st_size for _, stat in found)
+        known = ledger.previous(kind, relative, state)
+        files = tuple(path.relative_to(source).as_posix() for path in paths) if kind == "series" else ()
+        jobs[target] = Job(kind, relative, target, str(source), str(destination), size, state, settings, *known, files)
+
     for folder, folders, files in os.walk(source, onerror=unreadable):
         here = Path(folder)
         for name in [name for name in folders if (here / name).is_symlink()]:
@@ -372,24 +434,24 @@ def _plan(
             bad.append(Outcome("file", (here / name).relative_to(source).as_posix(), "failed", reason=reason))
         folders[:] = sorted(name for name in folders if name != WORKSHOP and here / name != destination)
         seconds = {second for first in files if (second := _second_of_pair(here / first)) is not None}
-        for name in sorted(files):
-            path = here / name
-            if name == LEDGER or path in seconds:
+        pictures = []
+        for path in sorted(here / name for name in files):
+            if path.name == LEDGER or path in seconds:
                 continue
             relative = path.relative_to(source).as_posix()
             try:
                 kind, target = _kind(path, relative, decode)
-                parts = [path.stat()] + [part.stat() for part in [_second_of_pair(path)] if part is not None]
+                if kind == "series":
+                    path.stat()
+                    pictures.append(path)
+                else:
+                    second = _second_of_pair(path)
+                    add(kind, relative, target, [path] if second is None else [path, second])
             except OSError as error:
                 bad.append(Outcome("file", relative, "failed", reason=_one_line(error)))
-                continue
-            if target in jobs:
-                reason = f"expected a name of its own, found that {jobs[target].source} gives {target} too; rename it"
-                bad.append(Outcome(kind, relative, "failed", reason=reason))
-                continue
-            size, mtime_ns = sum(part.st_size for part in parts), max(part.st_mtime_ns for part in parts)
-            previous = ledger.previous(kind, relative, size, mtime_ns)
-            jobs[target] = Job(kind, relative, target, str(source), str(destination), size, mtime_ns, settings, previous)
+        if pictures:
+            relative = here.relative_to(source).as_posix()
+            add("series", relative, f"{relative}/*{EXTENSIONS[0]}", pictures)
     return sorted(jobs.values(), key=lambda job: -job.size), bad
 
 
@@ -400,15 +462,23 @@ def _kind(path: Path, relative: str, decode: bool) -> tuple[str, str]:
         raise OSError(errno.EINVAL, "expected a file or a folder, found a device, a pipe or a socket", str(path))
     name = path.name.lower()
     if decode:
-        with open(path, "rb") as file:
-            if not name.endswith(EXTENSIONS) or file.read(len(MAGIC)) != MAGIC:
-                return "file", relative
+        if not name.endswith(EXTENSIONS) or not is_stream(path):
+            return "file", relative
         inner = relative[: relative.rindex(".")]
         is_scan = inner.lower().endswith((".nii", ".nii.gz")) or nifti.pair_paths(Path(inner)) is not None
         return "stream", inner if is_scan else inner + ".nii.gz"
     if name.endswith((".nii", ".nii.gz")) or _second_of_pair(path) is not None:
         return "scan", relative + EXTENSIONS[0]
+    with open(path, "rb") as file:
+        if name != "dicomdir" and dicom.accept(file.read(dicom.PREFIX)):
+            return "series", ""
     return "file", relative
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a file begins as a stream does."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _second_of_pair(path: Path) -> Path | None:

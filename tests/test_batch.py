@@ -18,6 +18,7 @@ import batch_jobs
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from dicom_objects import image, write_series
 from nifti_files import single, smooth, write_pair
 
 from mricodec import codec
@@ -71,7 +72,7 @@ def jobs_of(names: list[str], folder: Path) -> list[batch.Job]:
         (folder / "in").mkdir(exist_ok=True)
         (folder / "in" / name).write_text(name)
     (folder / "out").mkdir(exist_ok=True)
-    return [batch.Job("file", n, n, str(folder / "in"), str(folder / "out"), len(n), 0, (), None) for n in names]
+    return [batch.Job("file", n, n, str(folder / "in"), str(folder / "out"), len(n), "", (), None, False) for n in names]
 
 
 def test_there_and_back(tree: Path, tmp_path: Path) -> None:
@@ -104,7 +105,8 @@ def test_the_ledger_says_what_became_of_every_file(tree: Path, tmp_path: Path) -
     record = records["sub-01/dwi/sub-01_dwi.nii"]
     source = tree / "sub-01/dwi/sub-01_dwi.nii"
     assert (record["kind"], record["status"], record["reason"]) == ("scan", "done", None)
-    assert (record["bytes_in"], record["mtime_ns"]) == (source.stat().st_size, source.stat().st_mtime_ns)
+    stat = source.stat()
+    assert record["bytes_in"] == stat.st_size and record["state"] == f"{source.name}:{stat.st_size}:{stat.st_mtime_ns}"
     [[name, digest]] = record["outputs"]
     assert digest == batch._sha256(tmp_path / "out" / name)
     assert record["bytes_out"] == (tmp_path / "out" / name).stat().st_size
@@ -143,6 +145,59 @@ def test_a_second_run_does_only_what_is_missing_changed_or_damaged(tree: Path, t
     (out / "README").write_text("other")
     stream.write_bytes(damaged)
     assert done() == {"README", "sub-01/dwi/sub-01_dwi.nii"}
+
+
+def test_dicom_series_there_and_back(tmp_path: Path) -> None:
+    """A stream for each series of a folder; what is no DICOM, and a DICOMDIR, is copied."""
+    root, out, back = tmp_path / "in", tmp_path / "out", tmp_path / "back"
+    for folder in (root, root / "sub-01", root / "sub-01" / "deep"):
+        write_series(folder, "a")
+        write_series(folder, "b", 3)
+        (folder / "notes.txt").write_text(folder.name)
+    image("c").save_as(root / "DICOMDIR", enforce_file_format=True)
+    encoded = run(root, out, "--lossless", "--jobs", 2)
+    assert encoded.exit_code == 0, encoded.stderr
+    streams = {f"{folder}{name}" for folder in ("", "sub-01/", "sub-01/deep/") for name in ("1_t2_a.mrc", "2_t2_b.mrc")}
+    notes = {"notes.txt", "sub-01/notes.txt", "sub-01/deep/notes.txt"}
+    assert files(out).keys() == streams | notes | {"DICOMDIR"}
+    row = next(line for line in encoded.stderr.splitlines() if line.startswith("DICOM folders"))
+    assert row.split()[2:5] == ["3", "0", "0"]
+    assert run(out, back, "--decode", "--jobs", 2).exit_code == 0
+    assert files(back) == files(root)
+
+    for source, target, *decode in ((root, out, "--lossless"), (out, back, "--decode")):  # again: nothing is left to do
+        assert run(source, target, "--jobs", 1, *decode).exit_code == 0
+        assert {record["status"] for record in ledger(target)[len(ledger(target)) // 2 :]} == {"skipped"}
+    (back / "sub-01" / "IM-a-1").write_bytes(b"damaged")
+    (back / "IM-b-0").unlink()
+    assert run(out, back, "--decode").exit_code == 0
+    assert files(back) == files(root)
+
+    write_series(root, "b", 4, SeriesDescription="other")  # the stream of the old name goes
+    assert run(root, out, "--lossless").exit_code == 0
+    assert {name for name in files(out) if "/" not in name} == {"1_t2_a.mrc", "2_other.mrc", "notes.txt", "DICOMDIR"}
+
+
+def test_damaged_dicom_is_kept_and_named(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    write_series(root, "a")
+    whole = (root / "IM-a-2").read_bytes()
+    (root / "IM-a-2").write_bytes(whole[:-50])
+    result = run(root, tmp_path / "out", "--lossless", "--jobs", 1)
+    assert result.exit_code == 1 and "damaged, kept as they are (1):" in result.stderr and "IM-a-2: " in result.stderr
+    assert run(tmp_path / "out", tmp_path / "back", "--decode").exit_code == 0
+    assert files(tmp_path / "back") == files(root)
+
+
+def test_files_of_a_series_replace_no_others(tmp_path: Path) -> None:
+    """Streams from elsewhere may hold the same names."""
+    for name in ("a", "b"):
+        write_series(tmp_path / name, "a", PatientID=name)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        codec.encode_series(tmp_path / name, lossless=True, out=tmp_path / "in" / f"{name}.mrc")
+    result = run(tmp_path / "in", tmp_path / "out", "--decode", "--jobs", 1)
+    assert result.exit_code == 1 and "other content" in result.stderr
+    assert files(tmp_path / "out") in (files(tmp_path / "a"), files(tmp_path / "b"))
 
 
 def test_other_settings_do_it_again(tree: Path, tmp_path: Path) -> None:
