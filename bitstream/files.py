@@ -247,6 +247,21 @@ def pack_bytes(data: bytes) -> bytes:
     return compress(data)
 
 
+def pack_padding(value: int, mask: NDArray[np.bool_]) -> bytes:
+    """PADV: the pictures [n, rows, columns] that hold a value which stands for no data, bit by bit."""
+    return pack_varint(_zigzag(value)) + compress(np.packbits(mask.reshape(len(mask), -1), axis=1).tobytes())
+
+
+def unpack_padding(payload: bytes, pictures: int, size: int, limit: int) -> tuple[int, NDArray[np.uint8]]:
+    """PADV -> the value, and the bits [pictures, bytes] of pictures of `size` voxels, each from a byte of its own on."""
+    fields = ByteReader(payload, "PADV")
+    value = _unzigzag(fields.varint())
+    bits = decompress(fields.take(fields.left), limit, "PADV")
+    if len(bits) != pictures * -(-size // 8):
+        raise FormatError(f"expected {pictures} masks of {size} voxels in PADV, found {len(bits)} bytes: the file is damaged")
+    return value, np.frombuffer(bits, np.uint8).reshape(pictures, -1)
+
+
 def _zigzag(value: int) -> int:
     return 2 * value if value >= 0 else -2 * value - 1
 

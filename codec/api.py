@@ -160,6 +160,10 @@ class Encoder:
         self._lossless = lossless
         self._model = _Loaded(model or DEFAULT_MODEL, device)
 
+    @property
+    def lossless(self) -> bool:
+        return self._lossless
+
     def encode(
         self, source: Scannable, *, out: Path | BinaryIO | None = None, progress: Progress | None = None
     ) -> bytes | None:
