@@ -18,6 +18,7 @@ from .sections import compress, decompress
 
 BYTES, VOXELS = 0, 1
 DIGEST = 32  # bytes of a SHA-256
+_BEST_BYTES = 1 << 20  # of records, up to which the best compression takes less than a second
 _MAX_SIZE = 1 << 62
 
 
@@ -163,7 +164,7 @@ def pack_records(records: Sequence[Sequence[tuple[int, bytes]]]) -> bytes:
         rows = np.frombuffer(b"".join(map(b"".join, fixed)), np.uint8).reshape(count, width)
         changes = (rows != rows[0]).any(0)
         out += [rows[0].tobytes(), np.packbits(changes).tobytes(), rows[1:, changes].T.tobytes(), *varying]
-    return compress(b"".join(out))
+    return compress(b"".join(out), best_bytes=_BEST_BYTES)
 
 
 def unpack_records(payload: bytes, limit: int) -> list[bytes]:

@@ -196,6 +196,10 @@ class Decoder:
         self._lock = threading.Lock()
         self._models = {} if model is None else {model.model_id: model}
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
     def decode(
         self, source: Source, *, slices: Range = None, volumes: Range = None, progress: Progress | None = None
     ) -> Volume:

@@ -174,7 +174,7 @@ def encode_series_file(
     )
 
 
-def decode_series(source: Source, *, limits: Limits | None = None, device: str = "auto") -> Iterator[Dataset]:
+def decode_series(source: Source, *, decoder: Decoder | None = None) -> Iterator[Dataset]:
     """The Datasets of a stream as they decode, slice after slice, then those without coded voxels.
 
     `dataset.filename` is the name of the file. What pydicom can't read is left out: `series_files` has every file.
@@ -182,7 +182,7 @@ def decode_series(source: Source, *, limits: Limits | None = None, device: str =
     """
     from pydicom import dcmread
 
-    for name, data in series_files(source, limits=limits, device=device):
+    for name, data in series_files(source, decoder=decoder):
         bare = dicom.looks_bare(data)
         if not dicom.accept(data) and not bare:
             continue
@@ -196,12 +196,15 @@ def decode_series(source: Source, *, limits: Limits | None = None, device: str =
 
 
 def series_files(
-    source: Source, *, limits: Limits | None = None, device: str = "auto", progress: Progress | None = None
+    source: Source, *, decoder: Decoder | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of every file of a stream, in the order in which they decode; each is checked when it is complete."""
+    """(name, bytes) of every file of a stream, in the order in which they decode; each is checked when it is complete.
+
+    decoder: one that is kept, with its models and limits, for many streams.
+    """
+    decoder = decoder or Decoder()
     with opened(source) as file:
-        stream = Stream(file, limits or DEFAULT_LIMITS)
-        for entry, pieces in _restored(stream, Decoder(limits=limits, device=device), progress or _silent):
+        for entry, pieces in _restored(Stream(file, decoder.limits), decoder, progress or _silent):
             yield entry.name, b"".join(pieces)
 
 
@@ -223,8 +226,7 @@ def restore_series(
     folder: str | os.PathLike[str],
     *,
     force: bool = False,
-    limits: Limits | None = None,
-    device: str = "auto",
+    decoder: Decoder | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Write the files of a stream into a folder, made if it is not there; all of them or none. Their names.
@@ -233,8 +235,9 @@ def restore_series(
     outside the folder.
     """
     target = Path(folder)
+    decoder = decoder or Decoder()
     with opened(source) as file:
-        stream = Stream(file, limits or DEFAULT_LIMITS)
+        stream = Stream(file, decoder.limits)
         names = [entry.name for entry in _table_of(stream).files]
         _check_targets(target, names, force)
         if not target.absolute().parent.is_dir():
@@ -242,7 +245,7 @@ def restore_series(
         part = target.absolute().parent / f".{target.absolute().name[:32]}.{secrets.token_hex(4)}.part"
         part.mkdir()
         try:
-            for entry, pieces in _restored(stream, Decoder(limits=limits, device=device), progress or _silent):
+            for entry, pieces in _restored(stream, decoder, progress or _silent):
                 path = part / entry.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "xb") as restored:
