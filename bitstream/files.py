@@ -18,6 +18,7 @@ from .sections import compress, decompress
 
 BYTES, VOXELS = 0, 1
 DIGEST = 32  # bytes of a SHA-256
+_BEST_BYTES = 1 << 20  # of records, up to which the best compression takes less than a second
 _MAX_SIZE = 1 << 62
 
 
@@ -163,7 +164,7 @@ def pack_records(records: Sequence[Sequence[tuple[int, bytes]]]) -> bytes:
         rows = np.frombuffer(b"".join(map(b"".join, fixed)), np.uint8).reshape(count, width)
         changes = (rows != rows[0]).any(0)
         out += [rows[0].tobytes(), np.packbits(changes).tobytes(), rows[1:, changes].T.tobytes(), *varying]
-    return compress(b"".join(out))
+    return compress(b"".join(out), best_bytes=_BEST_BYTES)
 
 
 def unpack_records(payload: bytes, limit: int) -> list[bytes]:
@@ -245,6 +246,21 @@ class BytePieces:
 def pack_bytes(data: bytes) -> bytes:
     """A payload of DRAW."""
     return compress(data)
+
+
+def pack_padding(value: int, mask: NDArray[np.bool_]) -> bytes:
+    """PADV: the pictures [n, rows, columns] that hold a value which stands for no data, bit by bit."""
+    return pack_varint(_zigzag(value)) + compress(np.packbits(mask.reshape(len(mask), -1), axis=1).tobytes())
+
+
+def unpack_padding(payload: bytes, pictures: int, size: int, limit: int) -> tuple[int, NDArray[np.uint8]]:
+    """PADV -> the value, and the bits [pictures, bytes] of pictures of `size` voxels, each from a byte of its own on."""
+    fields = ByteReader(payload, "PADV")
+    value = _unzigzag(fields.varint())
+    bits = decompress(fields.take(fields.left), limit, "PADV")
+    if len(bits) != pictures * -(-size // 8):
+        raise FormatError(f"expected {pictures} masks of {size} voxels in PADV, found {len(bits)} bytes: the file is damaged")
+    return value, np.frombuffer(bits, np.uint8).reshape(pictures, -1)
 
 
 def _zigzag(value: int) -> int:

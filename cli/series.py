@@ -86,7 +86,8 @@ def decode(stream: str, output: str, *, device: str, force: bool, quiet: bool) -
 
     start = time.perf_counter()
     with naming(stream), _input(stream) as source, _progress("decode", quiet) as progress:
-        names = codec.restore_series(source, output, force=force, device=device, progress=progress)
+        decoder = codec.Decoder(device=device)
+        names = codec.restore_series(source, output, force=force, decoder=decoder, progress=progress)
     if not quiet:
         click.echo(f"{stream} -> {output}: {len(names)} files, {time.perf_counter() - start:.1f} s", err=True)
 

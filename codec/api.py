@@ -160,6 +160,10 @@ class Encoder:
         self._lossless = lossless
         self._model = _Loaded(model or DEFAULT_MODEL, device)
 
+    @property
+    def lossless(self) -> bool:
+        return self._lossless
+
     def encode(
         self, source: Scannable, *, out: Path | BinaryIO | None = None, progress: Progress | None = None
     ) -> bytes | None:
@@ -191,6 +195,10 @@ class Decoder:
         self._device = device
         self._lock = threading.Lock()
         self._models = {} if model is None else {model.model_id: model}
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     def decode(
         self, source: Source, *, slices: Range = None, volumes: Range = None, progress: Progress | None = None

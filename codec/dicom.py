@@ -35,7 +35,6 @@ PIECE = 1 << 24  # bytes of other files read at a time
 MAX_STACKS = 1024  # of one series; what does not fit any more is kept as bytes
 EVEN = 0.02  # of the slice distance: slices closer to an even grid than this are a volume
 SAME_PLACE = 1e-3  # mm; positions closer than this are one
-MONOCHROME = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "")
 RAW_SYNTAXES = {  # PS3.5 A.1, A.2, A.3: native PixelData. UID -> big-endian
     "1.2.840.10008.1.2": False,
     "1.2.840.10008.1.2.1": False,
@@ -118,6 +117,15 @@ class Pixels:
     order: tuple[Any, ...]  # among instances at one position
     padding: tuple[int, int] | None = None  # least and largest stored value that mark no data
     stored_bits: tuple[int, int] = (16, 15)  # BitsStored, HighBit
+    sop_class: str = ""
+    palette: bool = False
+
+    def value_range(self) -> tuple[int, int] | None:
+        """Least and largest value that BitsStored allows, None if the bits do not stand lowest."""
+        bits, high = self.stored_bits
+        if high != bits - 1 or not 0 < bits <= 8 * DTYPES[self.dtype].itemsize:
+            return None
+        return (-(1 << bits - 1), (1 << bits - 1) - 1) if self.dtype.startswith("int") else (0, (1 << bits) - 1)
 
     @property
     def frame_bytes(self) -> int:
@@ -184,6 +192,7 @@ class Instance:
 class Stack:
     """Pictures that form a volume [k, j, i] or several of them [t, k, j, i]; each is a (instance, picture)."""
 
+    members: list[Instance]
     pictures: list[tuple[Instance, int]]
     volumes: int
     even: bool  # slices stand at even distances (or there is one)
@@ -392,7 +401,7 @@ def _stack(members: list[Instance]) -> Stack:
         twin = twins.get(id(instance))
         if twin is not None:
             slots.update(((id(instance), n), slots[id(twin), n]) for n in range(_pixels(instance).pictures))
-    return Stack(pictures, volumes, even, slots)
+    return Stack(members, pictures, volumes, even, slots)
 
 
 def _groups(along: NDArray[np.float64]) -> list[list[int]]:
@@ -564,6 +573,8 @@ def _read_pixels(dataset: Dataset, data: bytes, offset: int, big_endian: bool) -
         order=_order(dataset),
         padding=_padding(dataset, bool(signed)),
         stored_bits=(stored, high),
+        sop_class=_text(dataset, 0x00080016),
+        palette=photometric == "PALETTE COLOR",
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import math
 import os
 import secrets
@@ -31,6 +32,7 @@ from mricodec.bitstream.container import (
     DHDR,
     DICM,
     DRAW,
+    PADV,
     STCK,
     STORE,
     ContainerWriter,
@@ -46,11 +48,12 @@ from mricodec.bitstream.files import (
     FileEntry,
     FileTable,
     pack_bytes,
+    pack_padding,
     pack_records,
     unpack_records,
 )
 
-from . import dicom
+from . import derived, dicom
 from .api import Decoder, Encoder, writable
 from .decoding import Selection, blocks
 from .dicom import Instance, Series, Stack
@@ -64,6 +67,12 @@ if TYPE_CHECKING:
 HEADS_AT_ONCE = 16 << 20  # bytes of heads and tails in one chunk
 BYTES_AT_ONCE = 16 << 20
 MAX_TWINS = 8  # files that may share a picture
+MAX_PADDING = 8  # different values that stand for no data
+EXACT_CLASSES = {  # SOP classes whose values are no samples of a picture
+    "1.2.840.10008.5.1.4.1.1.66.4": "it is a segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "it is a label map",
+    "1.2.840.10008.5.1.4.1.1.481.2": "it is an RT dose",
+}
 
 SeriesSource = Series | str | os.PathLike[str] | Iterable[Any]
 
@@ -74,7 +83,7 @@ class SeriesReport:
 
     files: int
     shapes: tuple[tuple[int, ...], ...]  # of its stacks, the largest first
-    mode: str  # "lossless", or "lossy" if any stack is
+    mode: str  # "lossless", or what the stacks are that are not
     original_bytes: int
     stream_bytes: int
     notes: tuple[tuple[str, str], ...]  # (file, what is unusual about it)
@@ -124,28 +133,40 @@ def encode_series_file(
     if len({found.name for found in series.instances}) != len(series.instances):
         raise ValueError("expected a name of its own for every file of a series, found one twice")
     notes: list[tuple[str, str]] = []
+    lossless = Encoder(lossless=True)
+    scans, encoders = [], []
+    for stack in stacks:
+        scan, reason = _StackScan(stack, series.title or "series"), None
+        if not encoder.lossless:
+            reason = _lossless_reason(scan)
+        if reason is not None:
+            notes.append((stack.pictures[0][0].name, f"coded without loss: {reason}"))
+        scans.append(scan)
+        encoders.append(encoder if reason is None else lossless)
     further = []
-    for number, stack in enumerate(stacks[1:], 1):
+    for scan, how in zip(scans[1:], encoders[1:], strict=True):
         buffer = io.BytesIO()
-        report = encoder.encode_file(_StackScan(stack, f"stack {number}"), buffer)
+        report = how.encode_file(scan, buffer)
         further.append((buffer.getvalue(), report))
         if report.reason is not None:
-            notes.append((stack.pictures[0][0].name, f"coded without loss: {report.reason}"))
+            notes.append((scan.file_name, f"coded without loss: {report.reason}"))
     table, ordered = _table(series, stacks)
     chunks = _chunks(table, ordered, [stream for stream, _ in further])
     with writable(out) as file:
         if stacks:
-            report = encoder.encode_file(_StackScan(stacks[0], series.title or "series", chunks), file, progress=progress)
+            scans[0].chunks = itertools.chain(chunks, scans[0].chunks)
+            report = encoders[0].encode_file(scans[0], file, progress=progress)
             size = report.stream_bytes
             if report.reason is not None:
-                notes.append((stacks[0].pictures[0][0].name, f"coded without loss: {report.reason}"))
+                notes.append((scans[0].file_name, f"coded without loss: {report.reason}"))
         else:
             size = _write_without_voxels(file, chunks)
     modes = {found.mode for _, found in further} | ({report.mode} if stacks else set())
+    modes.discard("lossless")
     return SeriesReport(
         files=len(series.instances),
         shapes=tuple(stack.shape for stack in stacks),
-        mode="lossy" if "lossy" in modes else "lossless",
+        mode=min(modes, default="lossless"),
         original_bytes=series.size,
         stream_bytes=size,
         notes=tuple(series.notes + notes),
@@ -153,7 +174,7 @@ def encode_series_file(
     )
 
 
-def decode_series(source: Source, *, limits: Limits | None = None, device: str = "auto") -> Iterator[Dataset]:
+def decode_series(source: Source, *, decoder: Decoder | None = None) -> Iterator[Dataset]:
     """The Datasets of a stream as they decode, slice after slice, then those without coded voxels.
 
     `dataset.filename` is the name of the file. What pydicom can't read is left out: `series_files` has every file.
@@ -161,7 +182,7 @@ def decode_series(source: Source, *, limits: Limits | None = None, device: str =
     """
     from pydicom import dcmread
 
-    for name, data in series_files(source, limits=limits, device=device):
+    for name, data in series_files(source, decoder=decoder):
         bare = dicom.looks_bare(data)
         if not dicom.accept(data) and not bare:
             continue
@@ -175,12 +196,15 @@ def decode_series(source: Source, *, limits: Limits | None = None, device: str =
 
 
 def series_files(
-    source: Source, *, limits: Limits | None = None, device: str = "auto", progress: Progress | None = None
+    source: Source, *, decoder: Decoder | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of every file of a stream, in the order in which they decode; each is checked when it is complete."""
+    """(name, bytes) of every file of a stream, in the order in which they decode; each is checked when it is complete.
+
+    decoder: one that is kept, with its models and limits, for many streams.
+    """
+    decoder = decoder or Decoder()
     with opened(source) as file:
-        stream = Stream(file, limits or DEFAULT_LIMITS)
-        for entry, pieces in _restored(stream, Decoder(limits=limits, device=device), progress or _silent):
+        for entry, pieces in _restored(Stream(file, decoder.limits), decoder, progress or _silent):
             yield entry.name, b"".join(pieces)
 
 
@@ -202,8 +226,7 @@ def restore_series(
     folder: str | os.PathLike[str],
     *,
     force: bool = False,
-    limits: Limits | None = None,
-    device: str = "auto",
+    decoder: Decoder | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Write the files of a stream into a folder, made if it is not there; all of them or none. Their names.
@@ -212,8 +235,9 @@ def restore_series(
     outside the folder.
     """
     target = Path(folder)
+    decoder = decoder or Decoder()
     with opened(source) as file:
-        stream = Stream(file, limits or DEFAULT_LIMITS)
+        stream = Stream(file, decoder.limits)
         names = [entry.name for entry in _table_of(stream).files]
         _check_targets(target, names, force)
         if not target.absolute().parent.is_dir():
@@ -221,7 +245,7 @@ def restore_series(
         part = target.absolute().parent / f".{target.absolute().name[:32]}.{secrets.token_hex(4)}.part"
         part.mkdir()
         try:
-            for entry, pieces in _restored(stream, Decoder(limits=limits, device=device), progress or _silent):
+            for entry, pieces in _restored(stream, decoder, progress or _silent):
                 path = part / entry.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "xb") as restored:
@@ -253,16 +277,26 @@ class _StackScan:
     inter: float
     header = lead = trailer = b""
 
-    def __init__(self, stack: Stack, name: str, chunks: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, stack: Stack, name: str) -> None:
         self.name = name
-        self.chunks = chunks
+        self.chunks: Iterable[tuple[bytes, bytes]] = ()
         self.shape = stack.shape
         self.dtype = DTYPES[stack.first.dtype].newbyteorder(">" if stack.first.big_endian else "<")
         self.affine, self.spacing_mm = stack.geometry()
         self.slope, self.inter = stack.rescale
         self.declared_labels = False
-        self._stack = stack
+        self.stack = stack
         self._mosaic: tuple[int, NDArray[Any]] | None = None
+        self._padding: tuple[tuple[int, int], int] | None = None  # values that stand for no data, and what for them
+
+    @property
+    def file_name(self) -> str:
+        """The first of its files."""
+        return self.stack.pictures[0][0].name
+
+    def replace_padding(self, padding: tuple[int, int], stand_in: int) -> None:
+        """Read voxels within a range as another value."""
+        self._padding = padding, stand_in
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         per_volume = tiling.volume_shape[0]
@@ -275,9 +309,18 @@ class _StackScan:
             else:
                 yield from tiling.cut(self._read(first, first + per_volume))
 
+    def pictures(self) -> Iterator[NDArray[Any]]:
+        """Every [j, i], in order."""
+        for n in range(len(self.stack.pictures)):
+            yield self._read(n, n + 1)[0]
+
     def _read(self, start: int, stop: int) -> NDArray[Any]:
-        pictures = [self._picture(*self._stack.pictures[n]) for n in range(start, stop)]
-        return np.stack(pictures).astype(self.dtype.newbyteorder("="), copy=False)
+        pictures = [self._picture(*self.stack.pictures[n]) for n in range(start, stop)]
+        block = np.stack(pictures).astype(self.dtype.newbyteorder("="), copy=False)
+        if self._padding is not None:
+            (least, largest), stand_in = self._padding
+            block = np.where((block >= least) & (block <= largest), block.dtype.type(stand_in), block)
+        return block
 
     def _picture(self, instance: Instance, n: int) -> NDArray[Any]:
         pixels = instance.pixels
@@ -298,6 +341,50 @@ class _StackScan:
 def _tiles(mosaic: NDArray[Any], side: int, rows: int, columns: int) -> NDArray[Any]:
     """A mosaic in file order -> its pictures [n, rows, columns]."""
     return mosaic.reshape(side, rows, side, columns).swapaxes(1, 2).reshape(-1, rows, columns)
+
+
+def _lossless_reason(scan: _StackScan) -> str | None:
+    """Why a stack must be coded without loss, or None: then its padding has been taken care of."""
+    first = scan.stack.first
+    if first.sop_class in EXACT_CLASSES:
+        return EXACT_CLASSES[first.sop_class]
+    if first.palette:
+        return "its values are indices of a palette"
+    if scan.dtype.kind not in "iu":
+        return None  # for the encoder to say
+    paddings = {instance.pixels.padding for instance, _ in scan.stack.pictures if instance.pixels is not None}
+    if len(paddings) > 1:
+        return "its instances differ in PixelPaddingValue"
+    padding = paddings.pop()
+    limits = first.value_range()
+    least, largest, values = None, None, set()
+    for picture in scan.pictures():
+        if limits is None or picture.min() < limits[0] or picture.max() > limits[1]:
+            return "bits beyond BitsStored are in use"
+        if padding is not None:
+            marked = (picture >= padding[0]) & (picture <= padding[1])
+            values.update(np.unique(picture[marked]).tolist())
+            picture = picture[~marked]
+        if picture.size:
+            least = int(picture.min()) if least is None else min(least, int(picture.min()))
+            largest = int(picture.max()) if largest is None else max(largest, int(picture.max()))
+    for instance in scan.stack.members:
+        reason = derived.obstacle(instance.source.read(0, instance.source.size))
+        if reason is not None:
+            return f"{instance.name} can't be written again ({reason})"
+    if padding is None or least is None or largest is None:
+        return None
+    if len(values) > MAX_PADDING:
+        return "it has many values that stand for no data"
+    if least < padding[0] and largest > padding[1]:
+        return "the value that stands for no data lies among the others"
+    scan.chunks = [(PADV, _padding_mask(scan, value)) for value in sorted(values)]
+    scan.replace_padding(padding, least if padding[1] < least else largest)
+    return None
+
+
+def _padding_mask(scan: _StackScan, value: int) -> bytes:
+    return pack_padding(value, np.stack([picture == value for picture in scan.pictures()]))
 
 
 def _one_series(source: SeriesSource) -> Series:
@@ -445,6 +532,7 @@ def _restored(
     if len(streams) != len(table.tiles):
         raise FormatError(f"expected {len(table.tiles)} stacks, found {len(streams)}: the file is damaged")
     total = sum(math.prod(found.shape) for found in streams)
+    derivations = _derivations(stream, streams, table)
     records = _records(stream)
     entries = iter(table.files)
     done = 0.0
@@ -462,7 +550,12 @@ def _restored(
             if entry is not member:
                 raise FormatError(f"expected the files of DICM in the order of their voxels, found {entry.name} earlier")
             _check_record(entry, record)
-            yield entry, _checked(entry, [record[: entry.head], body, record[entry.head :]])
+            whole = [record[: entry.head], bytes(to_file_order(body, found.dtype)), record[entry.head :]]
+            derivation = derivations[number]
+            if derivation is None:
+                yield entry, _checked(entry, whole)
+            else:
+                yield entry, iter([_derived(entry, b"".join(whole), body, derivation)])
         done += share
     pieces = BytePieces(stream.reader.chunks(DRAW), stream.reader.limits.max_metadata_bytes)
     for entry in entries:
@@ -473,6 +566,68 @@ def _restored(
         yield entry, _checked(entry, _chain(record[: entry.head], pieces.take(entry.body), record[entry.head :]))
     next(records, None)  # too many of them are an error
     pieces.end()
+
+
+def _derivations(
+    stream: Stream, streams: list[Stream], table: FileTable
+) -> list[derived.Derivation | None]:
+    """Of each stack, None where it is lossless."""
+    if all(found.mode is Mode.LOSSLESS for found in streams):
+        return [None] * len(streams)
+    digest = hashlib.sha256()
+    for found in streams:
+        digest.update(found.reader.header.pack() + found.reader.digest)
+    for entry in table.files:
+        digest.update(entry.sha256)
+    heads = [
+        record[: entry.head]
+        for entry, record in zip(table.files, _records(stream), strict=True)
+        if entry.slots and entry.stack < len(streams) and streams[entry.stack].mode is not Mode.LOSSLESS
+    ]
+    try:
+        identities = [derived.identity(head) for head in heads]
+    except Exception as error:
+        raise FormatError(f"expected DICM heads, found damage ({type(error).__name__}): the file is damaged") from error
+    series = {uid for _, uid in identities}
+    return [
+        None
+        if found.mode is Mode.LOSSLESS
+        else derived.Derivation(
+            encoding=digest.digest(),
+            ratio=_ratio(found),
+            description=_description(found),
+            sop_uids=frozenset(uid for uid, _ in identities if uid),
+            series_uid=series.pop() if len(series) == 1 else "",
+        )
+        for found in streams
+    ]
+
+
+def _ratio(stream: Stream) -> float:
+    """Of the voxels alone."""
+    coded = sum(section.size for section in stream.reader.sections() if section.type == "SLAB")
+    return math.prod(stream.shape) * stream.dtype.itemsize / coded
+
+
+def _description(stream: Stream) -> str:
+    """The same every time."""
+    info = stream.info()
+    text = f"Lossy compression by mricodec, coder {stream.coder}, {_ratio(stream):.1f}:1"
+    if info.model_id:
+        text += f", model {info.model_id}"
+    if info.fidelity is not None:
+        text += f", RMSE {info.fidelity.rmse:.3g}, largest error {info.fidelity.max_error:.3g} stored units"
+    return text
+
+
+def _derived(entry: FileEntry, source: bytes, voxels: NDArray[Any], derivation: derived.Derivation) -> bytes:
+    try:
+        return derived.derive(source, voxels, derivation)
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom lets many kinds through; it was tried when the file was encoded
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FormatError(f"expected a data set in {entry.name}, found damage ({reason})") from error
 
 
 def _chain(head: bytes, body: Iterator[bytes], tail: bytes) -> Iterator[bytes]:
@@ -495,7 +650,7 @@ def _checked(entry: FileEntry, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def _bodies(
     stream: Stream, decoder: Decoder, members: list[FileEntry], tiles: int, progress: Progress
-) -> Iterator[bytes]:
+) -> Iterator[NDArray[Any]]:
     """The voxels of the files of a stack as they stand in them, in the order of `members`, that of their last slots."""
     rows, columns = (1, 1, *stream.shape)[-2:]
     pictures = math.prod(stream.shape) // (rows * columns)
@@ -523,7 +678,7 @@ def _bodies(
                 body = begun.pop(following.name)
                 if tiles:
                     body = body.reshape(tiles, tiles, rows, columns).swapaxes(1, 2)
-                yield bytes(to_file_order(body, stream.dtype))
+                yield body
                 following = next(waiting, None)
             slot += 1
 

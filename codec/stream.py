@@ -20,6 +20,7 @@ from mricodec.bitstream.container import (
     LATTICE,
     META,
     ORIG,
+    PADV,
     STORE,
     ContainerReader,
     Flags,
@@ -28,7 +29,7 @@ from mricodec.bitstream.container import (
 )
 from mricodec.bitstream.errors import FormatError, LimitExceeded
 from mricodec.bitstream.fields import ByteReader
-from mricodec.bitstream.files import FileTable
+from mricodec.bitstream.files import FileTable, unpack_padding
 from mricodec.bitstream.sections import unpack_meta, unpack_orig
 
 from . import nifti
@@ -207,6 +208,18 @@ class Stream:
             self.slope, self.inter = float(meta.get("slope", 1.0)), float(meta.get("inter", 0.0))
         except (TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"expected a geometry in META, found damage ({error})") from error
+
+    def padding(self) -> list[tuple[int, NDArray[np.uint8]]]:
+        """(value, bits of the voxels that have it) of each value that stands for no data: [pictures, bytes]."""
+        if 0 in self.shape:
+            return []
+        _, j, i = self.tiling.volume_shape
+        pictures, limit = math.prod(self.shape) // (j * i), self.reader.limits.max_metadata_bytes
+        found = [unpack_padding(payload, pictures, j * i, limit) for payload in self.reader.chunks(PADV)]
+        for value, _ in found:
+            if self.native.kind not in "iu" or not np.iinfo(self.native).min <= value <= np.iinfo(self.native).max:
+                raise FormatError(f"expected a padding value of {self.native} in PADV, found {value}: the file is damaged")
+        return found
 
     def intensity(self) -> Intensity:
         """Of a stream of the lattice coder."""
