@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 if TYPE_CHECKING:
-    from mricodec.codec import EncodeReport, StreamInfo
+    from mricodec.codec import EncodeReport, Finding, StreamInfo
 
 PROGRESS_AFTER = 1.0  # seconds
 
@@ -166,6 +166,7 @@ def cli() -> None:
 )
 @click.option("--lossless", is_flag=True, help="Restore every bit.")
 @click.option("--model", help="default, hyperprior or factorized.")
+@click.option("--deidentify", is_flag=True, help="Take identities out of the headers (DICOM PS3.15 basic profile).")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @_common
 def encode(
@@ -174,6 +175,7 @@ def encode(
     quality: float | None,
     lossless: bool,
     model: str | None,
+    deidentify: bool,
     force: bool,
     threads: int | None,
     device: str,
@@ -193,9 +195,11 @@ def encode(
     from mricodec import codec
 
     start = time.perf_counter()
-    encoder = codec.Encoder(quality=quality, lossless=lossless, model=model, device=device)
+    remover = codec.Deidentifier() if deidentify else None
+    cleaned_here = None if dicom else remover
+    encoder = codec.Encoder(quality=quality, lossless=lossless, model=model, device=device, deidentify=cleaned_here)
     if dicom:
-        series.encode(paths, output, encoder, force=force, quiet=quiet, verbose=verbose)
+        series.encode(paths, output, encoder, remover, force=force, quiet=quiet, verbose=verbose)
         return
     with _input(scan) as source, _output(output) as out, _progress("encode", quiet) as progress:
         report = encoder.encode_file(source, out, progress=progress)
@@ -268,12 +272,16 @@ def decode(
 
 @cli.command()
 @click.argument("stream", type=_INPUT)
+@click.option("--phi", is_flag=True, help="What it says, beside the voxels, that may identify a person.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def info(stream: str, as_json: bool) -> None:
+def info(stream: str, phi: bool, as_json: bool) -> None:
     """What STREAM holds."""
     from mricodec import codec
 
     with naming(stream), _input(stream) as source:
+        if phi:
+            _show_phi(codec.identifying(source), as_json)
+            return
         found = codec.info(source)
     click.echo(_json(found) if as_json else _table(_rows(found)))
 
@@ -466,6 +474,17 @@ def _rows(info: StreamInfo) -> list[tuple[str, str]]:
     ]
     rows += [(f"section {name}", f"{size} bytes") for name, size in info.sections]
     return [*rows, ("SHA-256", info.sha256)]
+
+
+def _show_phi(findings: list[Finding], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        return
+    rows = []
+    for finding in findings:
+        more = f", ... ({finding.count} in all)" if finding.count > len(finding.values) else ""
+        rows.append((finding.name, ", ".join(finding.values) + more))
+    click.echo(_table(rows) if rows else "nothing found that identifies")
 
 
 def _of_noise(rmse: float, sigma: float) -> str:

@@ -35,15 +35,26 @@ def is_series(paths: tuple[str, ...]) -> bool:
         return dicom.accept(file.read(dicom.PREFIX))
 
 
-def encode(paths: tuple[str, ...], output: str, encoder: codec.Encoder, *, force: bool, quiet: bool, verbose: bool) -> None:
+def encode(
+    paths: tuple[str, ...],
+    output: str,
+    encoder: codec.Encoder,
+    remover: codec.Deidentifier | None,
+    *,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """One stream per series; exit code 1 if a file was damaged or a series could not be encoded."""
     from mricodec import codec
 
     found = codec.find_series(paths)
     if not any(series.uid for series in found):
         raise _WrongUsage(f"{', '.join(paths)}: expected DICOM files, found none; give one NIfTI scan at a time")
-    targets = _targets(found, Path(output), force)
     failed = False
+    if remover is not None:
+        found, failed = _deidentified(found, remover)
+    targets = _targets(found, Path(output), force)
     for series, target in zip(found, targets, strict=True):
         start = time.perf_counter()
         try:
@@ -64,6 +75,17 @@ def encode(paths: tuple[str, ...], output: str, encoder: codec.Encoder, *, force
             )
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _deidentified(found: list[Series], remover: codec.Deidentifier) -> tuple[list[Series], bool]:
+    """Before the outputs get names, which may identify too; and whether any failed."""
+    clean = []
+    for series in found:
+        try:
+            clean.append(remover.series(series))
+        except ValueError as error:
+            click.echo(f"{series.title or series.uid}: not encoded: {error}", err=True)
+    return clean, len(clean) < len(found)
 
 
 def decodes_to_files(stream: str, output: str, form: str | None) -> bool:

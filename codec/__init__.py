@@ -31,6 +31,7 @@ from .api import (
     verify,
     version,
 )
+from .deidentify import Deidentifier, Finding, identifying
 from .encoding import EncodeReport
 from .series import (
     SeriesReport,
@@ -50,9 +51,11 @@ __all__ = [
     "MAGIC",
     "ChecksumMismatch",
     "Decoder",
+    "Deidentifier",
     "EncodeReport",
     "Encoder",
     "Fidelity",
+    "Finding",
     "FormatError",
     "LimitExceeded",
     "Limits",
@@ -71,6 +74,7 @@ __all__ = [
     "encode_series_file",
     "find_series",
     "further_stacks",
+    "identifying",
     "info",
     "model_name",
     "restore_series",

@@ -14,7 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from .output import replacing
 from .slabcoding import LEARNED, LEARNED_INEXACT, Lattice, Lossy, LossyModel, LossyParams, SlabCoder, Store
 from .stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from .volume import ArrayScan, Scan, Volume
+
+if TYPE_CHECKING:
+    from .deidentify import Deidentifier
 
 DEFAULT_MODEL = "default"
 
@@ -141,6 +144,7 @@ class Encoder:
         scan; by default `fidelity.DEFAULT_QUALITY`, where the error stays below the noise.
     lossless: every bit of the file is restored.
     model: a name in models/zoo.py, or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
+    deidentify: take identities out of the headers first; what decodes is the cleaned scan (deidentify.py).
 
     What loss can't represent (RGB, complex, NaN, label maps) is coded without: warning `LosslessFallback`.
     """
@@ -152,6 +156,7 @@ class Encoder:
         lossless: bool = False,
         model: str | LossyModel | None = None,
         device: str = "auto",
+        deidentify: Deidentifier | None = None,
     ) -> None:
         if lossless and (quality is not None or model is not None):
             raise ValueError("expected lossless, or a quality and a model; found both: leave one out")
@@ -159,6 +164,7 @@ class Encoder:
         fidelity.step(self._quality, 1.0, 1.0)  # ValueError if it is out of range
         self._lossless = lossless
         self._model = _Loaded(model or DEFAULT_MODEL, device)
+        self.deidentify = deidentify
 
     @property
     def lossless(self) -> bool:
@@ -181,6 +187,8 @@ class Encoder:
         """As `encode`, with a report and without the warning."""
         quality = None if self._lossless else self._quality
         with _scan_of(source) as scan, writable(out) as file:
+            if self.deidentify is not None:
+                scan = self.deidentify.scan(scan)
             return encode_scan(scan, file, quality, self._model.get, progress or _silent)
 
 

@@ -128,6 +128,8 @@ def encode_series_file(
 ) -> SeriesReport:
     """As `encode_series`, with a report."""
     series = _one_series(source)
+    if encoder.deidentify is not None:
+        series = encoder.deidentify.series(series)
     stacks = dicom.stacks_of(series)
     _leave_out_twins(stacks)
     if len({found.name for found in series.instances}) != len(series.instances):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import batch_jobs
+import dicom_files
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from dicom_objects import image, write_series
 from nifti_files import single, smooth, write_pair
 
 from mricodec import codec
@@ -51,6 +51,15 @@ def tree(tmp_path: Path) -> Path:
     (root / "README").write_text("data")
     (root / "empty.txt").touch()
     return root
+
+
+def write_series(folder: Path, series: str, count: int = 4, **attributes: Any) -> None:
+    """IM-SERIES-NUMBER, without an extension."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1 + ord(series) - ord("a")
+    slices = dicom_files.series(dicom_files.volume(count, 12, 10), series=series, SeriesNumber=number, **attributes)
+    for n, dataset in enumerate(slices):
+        (folder / f"IM-{series}-{n}").write_bytes(dicom_files.to_bytes(dataset))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -154,10 +163,10 @@ def test_dicom_series_there_and_back(tmp_path: Path) -> None:
         write_series(folder, "a")
         write_series(folder, "b", 3)
         (folder / "notes.txt").write_text(folder.name)
-    image("c").save_as(root / "DICOMDIR", enforce_file_format=True)
+    (root / "DICOMDIR").write_bytes((root / "IM-a-0").read_bytes())
     encoded = run(root, out, "--lossless", "--jobs", 2)
     assert encoded.exit_code == 0, encoded.stderr
-    streams = {f"{folder}{name}" for folder in ("", "sub-01/", "sub-01/deep/") for name in ("1_t2_a.mrc", "2_t2_b.mrc")}
+    streams = {f"{folder}{name}" for folder in ("", "sub-01/", "sub-01/deep/") for name in ("1_t1_a.mrc", "2_t1_b.mrc")}
     notes = {"notes.txt", "sub-01/notes.txt", "sub-01/deep/notes.txt"}
     assert files(out).keys() == streams | notes | {"DICOMDIR"}
     row = next(line for line in encoded.stderr.splitlines() if line.startswith("DICOM folders"))
@@ -175,7 +184,7 @@ def test_dicom_series_there_and_back(tmp_path: Path) -> None:
 
     write_series(root, "b", 4, SeriesDescription="other")  # the stream of the old name goes
     assert run(root, out, "--lossless").exit_code == 0
-    assert {name for name in files(out) if "/" not in name} == {"1_t2_a.mrc", "2_other.mrc", "notes.txt", "DICOMDIR"}
+    assert {name for name in files(out) if "/" not in name} == {"1_t1_a.mrc", "2_other.mrc", "notes.txt", "DICOMDIR"}
 
 
 def test_damaged_dicom_is_kept_and_named(tmp_path: Path) -> None:
