@@ -140,7 +140,7 @@ class Deidentifier:
             implicit, little = dataset.original_encoding
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = UID(_IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN)
-            dataset.save_as(buffer, enforce_file_format=True)
+            dataset.save_as(buffer)  # what was missing in the file stays missing
         return buffer.getvalue(), pixels, note
 
     def _clean(self, dataset: Dataset) -> None:

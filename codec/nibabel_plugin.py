@@ -9,7 +9,7 @@
     nib.save(image, "small.mrc", quality=50)        # lossy, as in codec.encode
 
 Nothing happens on import. The images are NIfTI images with another file behind them: header, extensions, affine and scaling are
-those of the scan, `nib.save(image, "scan.nii.gz")` converts.
+those of the scan; of a DICOM series it is the largest stack. `nib.save(image, "scan.nii.gz")` converts.
 
 nibabel: https://nipy.org/nibabel/devel/register_me.html (images), nibabel_images.html (array proxies).
 """
@@ -170,6 +170,8 @@ class _Streamed:
         source = holder.filename if holder.fileobj is None else holder.fileobj
         with _naming(source), opened(source) as file:
             stream = Stream(file, DEFAULT_LIMITS)
+            if 0 in stream.shape:
+                raise FormatError("expected voxels, found a DICOM series without any; restore its files with 'mricodec decode'")
             raw = stream.header
             if not raw:
                 raw = nifti.make_header(

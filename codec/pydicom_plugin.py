@@ -34,7 +34,7 @@ from mricodec.bitstream.container import END, FRAMING, MAGIC
 from mricodec.bitstream.errors import FormatError
 
 from . import api
-from .volume import DTYPES
+from .volume import DTYPES, dtype_name
 
 MRICODEC_LOSSLESS = uid.UID("2.25.24725342419288323833044710154595667153")
 MRICODEC_LOSSLESS.set_private_encoding(False, True)  # explicit VR, little-endian
@@ -79,14 +79,15 @@ def encode_frame(frame: bytes, runner: encoders.EncodeRunner) -> bytes:
 
 def decode_frame(frame: bytes, runner: decoders.DecodeRunner) -> bytes:
     """For pydicom: a stream -> the frame, little-endian. FormatError if it is damaged or that of another image."""
-    volume = _decoder().decode(_unpadded(frame))
+    stream = _unpadded(frame)
     dtype, shape = _layout(runner)
-    if volume.array.shape != shape or volume.array.dtype != dtype.newbyteorder("="):
+    found = api.info(stream)
+    if (found.shape, found.dtype) != (shape, dtype_name(dtype)):
         raise FormatError(
-            f"expected a frame of {dtype.name} {shape}, as the data set says, found {volume.array.dtype.name} "
-            f"{volume.array.shape}: the file is damaged"
+            f"expected a frame of {dtype_name(dtype)} {shape}, as the data set says, found {found.dtype} {found.shape}: "
+            "the file is damaged"
         )
-    return np.ascontiguousarray(volume.array, dtype).tobytes()
+    return np.ascontiguousarray(_decoder().decode(stream).array, dtype).tobytes()
 
 
 def _layout(runner: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
 from fake_model import FakeModel
 from nibabel import imageclasses
 from nifti_files import single, smooth, voxels, write_pair
+from pydicom.data import get_testdata_file
 
 from mricodec import codec
 from mricodec.codec import api, nibabel_plugin
@@ -161,6 +163,18 @@ def test_streams_without_a_nifti_header(tmp_path: Path) -> None:
     hdr, _ = write_pair(tmp_path, volume.array, lead=bytes(32))
     codec.encode(hdr, lossless=True, out=tmp_path / "pair.mrc")
     assert np.array_equal(nib.load(tmp_path / "pair.mrc").get_fdata(), volume.array.T)
+
+
+def test_dicom_series(tmp_path: Path) -> None:
+    """The largest stack; without one a clear error."""
+    series = dicom_files.series()
+    codec.encode_series(series, lossless=True, out=tmp_path / "series.mrc")
+    image, volume = nib.load(tmp_path / "series.mrc"), codec.decode(tmp_path / "series.mrc")
+    assert volume.affine is not None and np.allclose(image.affine, volume.affine, atol=1e-5)
+    assert np.array_equal(image.dataobj[..., 3], series[3].pixel_array.T)
+    codec.encode_series([get_testdata_file("reportsi.dcm")], lossless=True, out=tmp_path / "report.mrc")
+    with pytest.raises(codec.FormatError, match=r"report\.mrc: expected voxels"):
+        nib.load(tmp_path / "report.mrc")
 
 
 def test_lossy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
