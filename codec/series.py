@@ -265,6 +265,14 @@ def further_stacks(source: Source, *, limits: Limits | None = None) -> Iterator[
         yield from Stream(file, limits or DEFAULT_LIMITS).reader.chunks(STCK)
 
 
+def series_voxels(series: Series) -> NDArray[Any]:
+    """The stored values of the largest stack of a series, [k, j, i] or [t, k, j, i]. ValueError if there is none."""
+    stacks = dicom.stacks_of(series)
+    if not stacks:
+        raise ValueError(f"expected voxels in the series {series.title or series.uid}, found none that can be told apart")
+    return np.stack(list(_StackScan(stacks[0], series.title).pictures())).reshape(stacks[0].shape)
+
+
 def verify_series(stream: Stream, decoder: Decoder, progress: Progress) -> None:
     """Decode every file and compare its digest; ChecksumMismatch if it differs."""
     for _, pieces in _restored(stream, decoder, progress):
