@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+from numpy.typing import NDArray
 
 from mricodec.codec.rate_distortion import LEAST_POINTS, MODELS
 
@@ -110,29 +112,43 @@ def rd_curve(
 
 
 @click.command()
-@click.argument("original", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("decoded", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("original", type=click.Path(exists=True, path_type=Path))
+@click.argument("decoded", type=click.Path(exists=True, path_type=Path))
 def compare(original: Path, decoded: Path) -> None:
-    """PSNR, SSIM and largest error of DECODED (a scan or a stream) against ORIGINAL, in stored units."""
-    from mricodec import codec
+    """PSNR, SSIM and largest error of DECODED (a scan, a stream or a DICOM folder) against ORIGINAL, in stored units.
+
+    Of a DICOM series its largest stack is compared.
+    """
     from mricodec.codec import metrics
-    from mricodec.codec.rate_distortion import Source
 
-    from .main import naming
-
-    source = Source.of_file(original)
-    with decoded.open("rb") as file:
-        is_stream = file.read(len(codec.MAGIC)) == codec.MAGIC
-    if is_stream:
-        with naming(str(decoded)):
-            voxels = codec.decode(decoded).array
-    else:
-        voxels = Source.of_file(decoded).voxels
-    if voxels.shape != source.voxels.shape:
-        raise click.UsageError(f"expected scans of one shape, found {source.voxels.shape} and {voxels.shape}")
-    found = metrics.compare(source.voxels, voxels)
-    bits = 8 * decoded.stat().st_size / source.voxels.size
+    (source, _), (voxels, size) = _voxels(original), _voxels(decoded)
+    if voxels.shape != source.shape:
+        raise click.UsageError(f"expected scans of one shape, found {source.shape} and {voxels.shape}")
+    found = metrics.compare(source, voxels)
+    bits = 8 * size / source.size
     click.echo(
         f"PSNR {found.psnr:.2f} dB (peak {found.peak:g}), SSIM {found.ssim:.4f}, RMSE {found.rmse:.4g}, "
         f"largest error {found.max_error:g}; {decoded.name}: {bits:.3f} bits per voxel"
     )
+
+
+def _voxels(path: Path) -> tuple[NDArray[Any], int]:
+    """Of a scan, a stream or a DICOM series, and the bytes of all its files."""
+    from mricodec import codec
+    from mricodec.codec.rate_distortion import Source
+    from mricodec.codec.series import series_voxels
+
+    from .main import naming
+    from .series import is_series
+
+    if is_series((str(path),)):
+        (series, *others) = codec.find_series(path)
+        if others:
+            raise click.UsageError(f"{path}: expected one DICOM series, found {1 + len(others)}")
+        return series_voxels(series), series.size
+    with path.open("rb") as file:
+        is_stream = file.read(len(codec.MAGIC)) == codec.MAGIC
+    if not is_stream:
+        return Source.of_file(path).voxels, path.stat().st_size
+    with naming(str(path)):
+        return codec.decode(path).array, path.stat().st_size

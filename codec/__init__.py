@@ -31,7 +31,19 @@ from .api import (
     verify,
     version,
 )
+from .deidentify import Deidentifier, Finding, identifying
 from .encoding import EncodeReport
+from .series import (
+    SeriesReport,
+    decode_series,
+    encode_series,
+    encode_series_file,
+    find_series,
+    further_stacks,
+    restore_series,
+    series_files,
+    series_headers,
+)
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
 
@@ -39,13 +51,16 @@ __all__ = [
     "MAGIC",
     "ChecksumMismatch",
     "Decoder",
+    "Deidentifier",
     "EncodeReport",
     "Encoder",
     "Fidelity",
+    "Finding",
     "FormatError",
     "LimitExceeded",
     "Limits",
     "LosslessFallback",
+    "SeriesReport",
     "StreamInfo",
     "Truncated",
     "UnknownModel",
@@ -53,9 +68,18 @@ __all__ = [
     "Volume",
     "decode",
     "decode_file",
+    "decode_series",
     "encode",
+    "encode_series",
+    "encode_series_file",
+    "find_series",
+    "further_stacks",
+    "identifying",
     "info",
     "model_name",
+    "restore_series",
+    "series_files",
+    "series_headers",
     "verify",
     "version",
 ]

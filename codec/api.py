@@ -14,7 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,12 @@ from .slabcoding import LEARNED, LEARNED_INEXACT, Lattice, Lossy, LossyModel, Lo
 from .stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from .volume import ArrayScan, Scan, Volume
 
+if TYPE_CHECKING:
+    from .deidentify import Deidentifier
+
 DEFAULT_MODEL = "default"
 
-Scannable = NDArray[Any] | Volume | str | os.PathLike[str] | BinaryIO
+Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
 
 
@@ -97,7 +100,11 @@ def verify(
     with opened(source) as file:
         stream = Stream(file, limits or DEFAULT_LIMITS)
         stream.reader.verify()
-        if deep:
+        if deep and stream.table is not None:
+            from .series import verify_series
+
+            verify_series(stream, Decoder(limits=limits, device=device), progress or _silent)
+        elif deep:
             coder = Decoder(limits=limits, device=device).coder_of(stream)
             for _ in blocks(stream, coder, Selection.of(stream, None, None), progress or _silent):
                 pass
@@ -137,6 +144,7 @@ class Encoder:
         scan; by default `fidelity.DEFAULT_QUALITY`, where the error stays below the noise.
     lossless: every bit of the file is restored.
     model: a name in models/zoo.py, or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
+    deidentify: take identities out of the headers first; what decodes is the cleaned scan (deidentify.py).
 
     What loss can't represent (RGB, complex, NaN, label maps) is coded without: warning `LosslessFallback`.
     """
@@ -148,6 +156,7 @@ class Encoder:
         lossless: bool = False,
         model: str | LossyModel | None = None,
         device: str = "auto",
+        deidentify: Deidentifier | None = None,
     ) -> None:
         if lossless and (quality is not None or model is not None):
             raise ValueError("expected lossless, or a quality and a model; found both: leave one out")
@@ -155,6 +164,11 @@ class Encoder:
         fidelity.step(self._quality, 1.0, 1.0)  # ValueError if it is out of range
         self._lossless = lossless
         self._model = _Loaded(model or DEFAULT_MODEL, device)
+        self.deidentify = deidentify
+
+    @property
+    def lossless(self) -> bool:
+        return self._lossless
 
     def encode(
         self, source: Scannable, *, out: Path | BinaryIO | None = None, progress: Progress | None = None
@@ -172,7 +186,9 @@ class Encoder:
     def encode_file(self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None) -> EncodeReport:
         """As `encode`, with a report and without the warning."""
         quality = None if self._lossless else self._quality
-        with _scan_of(source) as scan, _writable(out) as file:
+        with _scan_of(source) as scan, writable(out) as file:
+            if self.deidentify is not None:
+                scan = self.deidentify.scan(scan)
             return encode_scan(scan, file, quality, self._model.get, progress or _silent)
 
 
@@ -187,6 +203,10 @@ class Decoder:
         self._device = device
         self._lock = threading.Lock()
         self._models = {} if model is None else {model.model_id: model}
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     def decode(
         self, source: Source, *, slices: Range = None, volumes: Range = None, progress: Progress | None = None
@@ -283,6 +303,8 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
             scan: Scan = ArrayScan(source)
         elif isinstance(source, (str, os.PathLike)):
             scan = open_scan(source)
+        elif hasattr(source, "blocks"):
+            scan = source
         elif not hasattr(source, "read"):
             raise TypeError(f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}")
         else:
@@ -292,7 +314,7 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
 
 
 @contextlib.contextmanager
-def _writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
+def writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(out, (str, os.PathLike)):
         with replacing(out) as file:
             yield file

@@ -104,6 +104,8 @@ def encode_scan(
         writer.chunk(ORIG, pack_orig(scan.header + scan.lead, scan.trailer))
     elif meta := geometry_meta(scan):
         writer.chunk(META, pack_meta(meta))
+    for type, payload in scan.chunks:
+        writer.chunk(type, payload)
     found = _write_slabs(
         scan, cut, plan, writer, lambda done: progress(SURVEY_SHARE + (1 - SURVEY_SHARE) * done)
     )
