@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import transform
-from .context import CHANNELS, INDEX_SKIP, Code, ContextCodec, Layout, beside, choose_depths, quantise, rate_class
+from . import entropy, transform
+from .context import CHANNELS, INDEX_SKIP, RDO_LAMBDA, Code, ContextCodec, Layout, choose_depths, quantise, rate_class
 from .hyperprior import LATENT, ScaleHyperprior, TransformCoder
 
 STEP_BITS = 16  # the step is an integer number of 2**-16 codes
@@ -48,8 +48,11 @@ class Params(Protocol):
     def peak(self) -> int: ...
 
 
-class SymbolCoder(Protocol):
+class SlabsCoder(Protocol):
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]: ...
+
+
+class SymbolCoder(SlabsCoder, Protocol):
     def of(self, slabs: Sequence[int]) -> SymbolCoder: ...
 
 
@@ -67,10 +70,25 @@ def _padded(x: NDArray[np.int32]) -> Tensor:
     return F.pad(torch.from_numpy(x.astype(np.float32)), (0, -w % 8, 0, -h % 8), mode="replicate")
 
 
+@dataclass(frozen=True)
+class _Lengths:
+    """A coder that writes nothing and sums up what each slab's symbols "y" would take, about."""
+
+    bits: NDArray[np.float64]
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
+        assert values is not None
+        sent = index > 0
+        sigma = entropy.sigma_of(torch.from_numpy(index[sent]))
+        lengths = entropy.laplace_bits(torch.from_numpy(values[sent]), sigma).numpy()
+        self.bits[:] += np.bincount(np.nonzero(sent)[0], lengths, len(index))
+        return values
+
+
 class _Symbols:
     """Tensors to and from the coder."""
 
-    def __init__(self, coder: SymbolCoder) -> None:
+    def __init__(self, coder: SlabsCoder) -> None:
         self._coder = coder
 
     def code(self, name: str, index: Tensor, values: Tensor | None) -> Tensor:
@@ -100,8 +118,21 @@ class ContextLossy:
         samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS))
         parts = [transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) for part in samples.flatten(0, 1).split(32)]
         y = torch.cat(parts).unflatten(0, (s, k))
-        depths = [choose_depths(slab[None, :, ::2, ::2])[0] for slab in y]
+        if getattr(params, "effort", "default") == "high":
+            depths = self._tried_depths(x, y, params)
+        else:
+            depths = [choose_depths(slab[None, :, ::2, ::2])[0] for slab in y]
         return self._run(x.shape, y, depths, coder, params)
+
+    def _tried_depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
+        """For each slab the depth of the least squared error + RDO_LAMBDA bits, both from coding it that way."""
+        costs = []
+        for depth in transform.DEPTHS:
+            lengths = _Lengths(np.zeros(len(x)))
+            y_hat = self._planes(x.shape, transform.analysis_across(y, depth) * 16, depth, lengths, params)
+            error = (self._samples(y_hat, x.shape, depth, params) - x) / params.step
+            costs.append(np.square(error).sum((1, 2, 3)) + RDO_LAMBDA * lengths.bits)
+        return [transform.DEPTHS[i] for i in np.argmin(costs, 0).tolist()]
 
     @torch.inference_mode()
     def decode(self, shape: tuple[int, int, int, int], params: Params, coder: SymbolCoder) -> NDArray[np.int32]:
@@ -124,7 +155,7 @@ class ContextLossy:
         return out
 
     def _planes(
-        self, shape: tuple[int, ...], y: Tensor | None, depth: int, coder: SymbolCoder, params: Params
+        self, shape: tuple[int, ...], y: Tensor | None, depth: int, coder: SlabsCoder, params: Params
     ) -> Tensor:
         """Planes [S, K', h, w, 64] of slabs of one depth, decoded (and coded, if y, their planes in 1/16 step, is given)."""
         s, k, height, width = shape
@@ -155,22 +186,15 @@ class ContextLossy:
         s, k, height, width = shape
         step = integer_step(params)
         many = max(1, SAMPLES_AT_ONCE // y_hat[0, 0].numel())
-        samples, details = [], []
-        for slab in y_hat:
-            slices = transform.synthesis_across(slab.flatten(1), depth)[:k].reshape(k, *slab.shape[1:]).permute(0, 3, 1, 2)
-            for part in slices.split(many):
-                samples.append(transform.synthesis(part).clamp_(-SAMPLE_MAX, SAMPLE_MAX).to(torch.int32))
-                details.append(self._network.details(samples[-1]))
-        around = beside(torch.cat(details).unflatten(0, (s, k))).flatten(0, 1).split(many)
-        exact = torch.cat(samples).split(many)
-        out = np.empty((s * k, height, width), np.int32)
+        out = np.empty((s, k, height, width), np.int32)
         half = 1 << (STEP_BITS + 3)
-        rate = torch.tensor([rate_class(step, params.peak)], device=self._device)
-        for n, (part, inputs) in enumerate(zip(exact, around, strict=True)):
-            total = part.to(torch.int64) + self._network.correction(inputs, rate).to(torch.int64)
-            codes = total[:, :height, :width].mul_(step).add_(half) >> (STEP_BITS + 4)
-            out[n * many : (n + 1) * many] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
-        return out.reshape(shape)
+        for slab, planes in zip(out, y_hat, strict=True):
+            slices = transform.synthesis_across(planes.flatten(1), depth)[:k].unflatten(1, planes.shape[1:]).permute(0, 3, 1, 2)
+            for n, part in enumerate(slices.split(many)):
+                samples = transform.synthesis(part).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width].to(torch.int64)
+                codes = samples.mul_(step).add_(half) >> (STEP_BITS + 4)
+                slab[n * many : (n + 1) * many] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
+        return out
 
 
 class TransformLossy:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from . import entropy
-from .context import ContextCodec, ContextPass, Filter, PlaneNet
+from .context import ContextCodec, ContextPass, PlaneNet
 from .layers import IntegerConv2d
 from .training import CONFIGS, DEPTH_SHARES, Config, Item, items, octaves
 from .zoo import NETWORKS, assemble
@@ -59,9 +59,9 @@ def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]
     for key, module in model.named_modules():
         if isinstance(module, ContextPass):
             tensors[f"{key}.energies"] = module.energy_weights().detach().to(torch.int8)
-        if isinstance(module, PlaneNet | Filter):
-            biases = {part: getattr(module, part) for part in ("place", "rate") if hasattr(module, part)}
-            tensors |= {f"{key}.{part}": value.detach().round().to(torch.int16) for part, value in biases.items()}
+        if isinstance(module, PlaneNet):
+            for part, value in (("place", module.place), ("rate", module.rate)):
+                tensors[f"{key}.{part}"] = value.detach().round().to(torch.int16)
         if isinstance(module, entropy.EntropyBottleneck):
             tensors[f"tables.{'z' if y_tables is not None else 'y'}"] = module.tables().to(torch.int32)
     if isinstance(model, ContextCodec):

@@ -57,7 +57,7 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
-    Entry("default", ContextCodec, "4cf9a5dfc40a1c5f8a5fddff6e20a3ba3ed645dfbc3a354e442ea9d2cd1bb6ce"),
+    Entry("default", ContextCodec, "7cfcf150feb95cf960ddf7740f7a993ed15862dcce05199accbe404b9fa238c7"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 

@@ -164,7 +164,7 @@ def test_order_of_summation_does_not_matter(model: ContextLossy, scan: NDArray[n
 
 
 def permute_hidden_channels(network: ContextCodec) -> None:
-    """The same function with the hidden channels of every pass and of the filter in another order."""
+    """The same function with the hidden channels of every pass and of the residual blocks in another order."""
     generator = torch.Generator().manual_seed(5)
 
     def order(layer: IntegerConv2d) -> torch.Tensor:
@@ -187,7 +187,7 @@ def permute_hidden_channels(network: ContextCodec) -> None:
         p = order(one.middle)
         outputs(one.middle, p)
         inputs(one.head, p)
-    for block in network.filter.blocks:
+    for block in (*network.low.mix, *network.detail.mix):
         p = order(block.first)
         outputs(block.first, p)
         inputs(block.second, p)
