@@ -23,6 +23,7 @@ from .api import (
     Decoder,
     Encoder,
     LosslessFallback,
+    TargetMissed,
     decode,
     decode_file,
     encode,
@@ -32,6 +33,7 @@ from .api import (
     version,
 )
 from .encoding import EncodeReport
+from .rate_control import Target
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
 
@@ -47,6 +49,8 @@ __all__ = [
     "Limits",
     "LosslessFallback",
     "StreamInfo",
+    "Target",
+    "TargetMissed",
     "Truncated",
     "UnknownModel",
     "UnsupportedVersion",

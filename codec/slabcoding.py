@@ -47,11 +47,12 @@ class SymbolCoder(Protocol):
 
 @dataclass(frozen=True)
 class LossyParams:
-    """What a lossy model is told of a volume, in both directions."""
+    """What a lossy model is told of a volume, in both directions; `effort` in encoding alone."""
 
     step: float  # quantiser step in codes, a float32
     peak: int  # the largest code
     spacing_mm: tuple[float, float, float]  # of the axes of a slab: across the slices first
+    effort: str = "default"  # "high": the encoder may search longer, for the same decoder; a model may ignore it
 
 
 class LossyModel(Protocol):

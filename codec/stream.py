@@ -32,11 +32,13 @@ from mricodec.bitstream.sections import unpack_meta, unpack_orig
 from . import nifti
 from .fidelity import STEP_RANGE
 from .intensity import Intensity
+from .rate_control import Target
 from .slabcoding import LEARNED_INEXACT
 from .tiling import Tiling
 from .volume import DTYPES, Scan, is_big_endian
 
 ERRORS = b"eRRS"  # ancillary: what a lossy stream's voxels differ by
+GOAL = b"gOAL"  # ancillary: the PSNR or size that was asked for
 MAX_SLAB_VOXELS = 1 << 28
 
 Source = bytes | str | os.PathLike[str] | BinaryIO
@@ -80,6 +82,7 @@ class StreamInfo:
     fidelity: Fidelity | None  # of a lossy stream
     exact: bool  # every machine decodes to the same voxels
     sha256: str  # of the original bytes (lossless) or of the decoded voxels (lossy)
+    target: Target | None = None  # PSNR or size that was asked for
 
     @property
     def ratio(self) -> float:
@@ -236,6 +239,7 @@ class Stream:
             fidelity=self._fidelity(),
             exact=self.coder != LEARNED_INEXACT,
             sha256=self.reader.digest.hex(),
+            target=None if (goal := self.reader.chunk(GOAL)) is None else Target.unpack(goal),
         )
 
     def _fidelity(self) -> Fidelity | None:
