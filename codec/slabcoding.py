@@ -251,6 +251,25 @@ class _SideBySide:
         )
 
 
+class UncodedSymbols:
+    """A `SymbolCoder` that writes nothing: it remembers what it was given, for a decoder in the same process."""
+
+    def __init__(self, values: Sequence[NDArray[np.int64]] = ()) -> None:
+        self._kept = list(values)
+        self._next = 0
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
+        if values is not None:
+            self._kept.append(np.asarray(values, np.int64))
+            return self._kept[-1]
+        self._next += 1
+        return self._kept[self._next - 1]
+
+    def replay(self) -> UncodedSymbols:
+        """The same symbols again, from the first on."""
+        return UncodedSymbols(self._kept)
+
+
 def _tables(sets: Mapping[str, TableSet]) -> dict[str, Tables]:
     return {name: Tables(tables.weights, tables.low, tables.octave) for name, tables in sets.items()}
 
