@@ -27,6 +27,7 @@ table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabula
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }
 th { background: #f6f6f6; position: sticky; top: 0 } th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto } img { max-width: 100%; height: auto } .note { color: #555; font-size: 13px }
+.long { display: inline-block; white-space: normal; max-width: 24rem; text-align: left }
 .good { color: #00693e } .bad { color: #a8201a } summary { cursor: pointer; margin: .5rem 0 }
 """
 
@@ -155,7 +156,7 @@ def _signed(mean: comparison.Mean) -> str:
 def _bd_by_volume(rows: Iterable[BdRow]) -> str:
     lines = []
     for row in rows:
-        cells = ["-", escape(row.reason), "", ""]
+        cells = ["-", _long(row.reason), "", ""]
         if (found := row.result) is not None:
             span = f"{found.low:.1f} to {found.high:.1f}"
             cells = [f"{found.percent:+.1f}", span, str(found.points), str(found.reference_points)]
@@ -186,7 +187,7 @@ def _costs(points: Sequence[Point]) -> str:
         )
         first = own[0]
         cost = [_number(first.kmac_enc, ".1f"), _number(first.kmac_dec, ".1f"), _number(first.parameters / 1e6, ".2f")]
-        lines.append([escape(codec), f"{encode:.3f}", f"{decode:.3f}", *cost, str(len(own)), escape(first.version)])
+        lines.append([escape(codec), f"{encode:.3f}", f"{decode:.3f}", *cost, str(len(own)), _long(first.version)])
     heads = ["codec", "encode, s", "decode, s", "kMAC per voxel, encoder", "decoder", "parameters, M", "points", "version"]
     return _table(heads, lines)
 
@@ -218,6 +219,10 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     rows += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in lines]
     return "<div class='wide'><table>" + "\n".join(rows) + "</table></div>"
+
+
+def _long(text: str) -> str:
+    return f"<span class='long'>{escape(text)}</span>"
 
 
 def _details(title: str, content: str) -> str:

@@ -44,9 +44,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "x265-medium": {"color": "#CC79A7", "marker": "<", "label": "x265 medium", "linestyle": "--"},
     "x265-veryslow": {"color": "#882255", "marker": "<", "label": "x265 veryslow", "linestyle": "--"},
     "svtav1-p5": {"color": "#AA4499", "marker": ">", "label": "SVT-AV1 preset 5", "linestyle": "-."},
+    "jp3d-nz1": {"color": "#8B4513", "marker": ".", "label": "JP3D, 1 level along the slices"},
+    "jp3d-nz3": {"color": "#4682B4", "marker": ".", "label": "JP3D, 3 levels"},
+    "sperr": {"color": "#6A5ACD", "marker": ".", "label": "SPERR"},
+    "sz3": {"color": "#B8860B", "marker": ".", "label": "SZ3"},
     "vvenc-medium": {"color": "#000000", "marker": ">", "label": "VVenC medium", "linestyle": "-."},
 }
-_OTHERS = ("#8B4513", "#6A5ACD", "#2E8B57", "#B8860B", "#4682B4", "#DC143C", "#708090", "#FF7F50")
+_OTHERS = ("#2E8B57", "#DC143C", "#708090", "#FF7F50", "#20B2AA", "#C71585", "#808000", "#5F9EA0")
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,9 @@ def _names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 def draw(samples: Sequence[Sample], points: Sequence[Point], folder: Path) -> list[Path]:
     """The plots, one line per codec: rd (PSNR and SSIM against bits per voxel, a row for each volume), rd-error (bits per
     voxel against the largest error) and, of two volumes and more, rd-mean (PSNR averaged over each class)."""
-    first = {(p.volume, p.roi): p for p in reversed(points)}
+    first: dict[tuple[str, str], Point] = {}
+    for point in points:
+        first.setdefault((point.volume, point.roi), point)
     files = _save(_curves(samples, first), folder / CURVES) + _save(_errors(samples, first), folder / ERRORS)
     if len(first) > 1:
         files += _save(_mean_curves(samples, points), folder / MEANS)
@@ -347,8 +353,9 @@ def _curves(samples: Sequence[Sample], first: dict[tuple[str, str], Point]) -> A
             right.plot([s.bpv for s in known], [s.ssim for s in known], linewidth=1.4, markersize=4.5, **style)
         right.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(1 - y, 1e-6)), lambda v: 1 - 10.0**-v))
         right.set_yticks([0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995])
+        right.yaxis.set_major_formatter(lambda ssim, _: f"{ssim:g}")
         right.set_ylim(max(0.0, min((s.ssim for s in of_volume if s.ssim == s.ssim), default=0.0)), 0.9998)
-        left.legend(loc="lower right", frameon=False, fontsize=8)
+    _legend(figure, panels.ravel())
     figure.supxlabel("bits per voxel (whole file)", fontsize=10)
     return figure
 
@@ -367,11 +374,12 @@ def _errors(samples: Sequence[Sample], first: dict[tuple[str, str], Point]) -> A
         panel.set_title(_title(point), loc="left", fontsize=10)
         _axes(panel, [sample.bpv for sample in of_volume])
         panel.set_yscale("symlog", linthresh=1)
-        panel.set_ylim(-0.1, None)
         panel.set_ylabel("largest error (stored units)")
         for codec, curve in _by_codec(of_volume):
             panel.plot([s.bpv for s in curve], [s.maxerr for s in curve], linewidth=1.4, markersize=4.5, **_style(codec))
-        panel.legend(loc="best", frameon=False, fontsize=8)
+        panel.set_ylim(-0.1, None)
+        panel.yaxis.set_major_formatter(lambda error, _: f"{error:g}")
+    _legend(figure, panels)
     figure.supxlabel("bits per voxel (whole file)", fontsize=10)
     return figure
 
@@ -393,22 +401,29 @@ def _mean_curves(samples: Sequence[Sample], points: Sequence[Point]) -> Any:
         panel.set_title(f"{group or 'all volumes'} ({len(volumes)})", loc="left", fontsize=10)
         _axes(panel, grid)
         panel.set_ylabel("mean PSNR (dB)")
-        for codec in dict.fromkeys(sample.codec for sample in samples):
+        for number, codec in enumerate(dict.fromkeys(sample.codec for sample in samples)):
             means = comparison.mean_psnrs(samples, codec, group, lambda volume: of_volume.get(volume, ""), grid)
             known = [(rate, mean) for rate, mean in zip(grid, means, strict=True) if mean.volumes == len(volumes)]
             if len(known) < 2:
                 continue
             style = {**_style(codec), "marker": None}
             (line,) = panel.plot([rate for rate, _ in known], [mean.value for _, mean in known], linewidth=1.6, **style)
-            low, high = [mean.low for _, mean in known], [mean.high for _, mean in known]
-            panel.fill_between([rate for rate, _ in known], low, high, color=line.get_color(), alpha=0.08, linewidth=0)
-        if panel.lines:
-            panel.legend(loc="best", frameon=False, fontsize=8)
+            if number == 0:  # one band can be read, a dozen cannot
+                low, high = [mean.low for _, mean in known], [mean.high for _, mean in known]
+                panel.fill_between([rate for rate, _ in known], low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    _legend(figure, panels)
     figure.supxlabel(
-        f"bits per voxel; rates that every volume of the class reaches; bands: {comparison.CONFIDENCE:g} % "
-        "bootstrap intervals over the volumes", fontsize=9,
+        "bits per voxel; rates that every volume of the class reaches; band: "
+        f"{comparison.CONFIDENCE:g} % bootstrap interval of the first codec over the volumes", fontsize=9,
     )  # fmt: skip
     return figure
+
+
+def _legend(figure: Any, panels: Iterable[Any]) -> None:
+    """One for all panels, above them."""
+    lines = {line.get_label(): line for panel in panels for line in panel.lines if line.get_label()[0] != "_"}
+    if lines:
+        figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
 
 
 def _title(point: Point) -> str:
