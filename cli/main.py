@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
 
@@ -164,7 +164,14 @@ def cli() -> None:
     type=click.FloatRange(0, 100),
     help="Fidelity relative to the scan's noise; default: 50, below it.",
 )
+@click.option("--psnr", type=click.FloatRange(0, min_open=True), help="Instead of --quality: PSNR in dB, within 0.1.")
+@click.option("--bpv", type=click.FloatRange(0, min_open=True), help="Instead: bits per voxel of the file, within 2 %.")
+@click.option("--ratio", type=click.FloatRange(0, min_open=True), help="Instead: stored voxels over file, within 2 %.")
 @click.option("--lossless", is_flag=True, help="Restore every bit.")
+@click.option(
+    "--effort", type=click.Choice(("default", "high")), default="default", show_default=True,
+    help="high: search longer for a smaller file.",
+)  # fmt: skip
 @click.option("--model", help="default, hyperprior or factorized.")
 @click.option("--deidentify", is_flag=True, help="Take identities out of the headers (DICOM PS3.15 basic profile).")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
@@ -173,7 +180,11 @@ def encode(
     paths: tuple[str, ...],
     output: str,
     quality: float | None,
+    psnr: float | None,
+    bpv: float | None,
+    ratio: float | None,
     lossless: bool,
+    effort: Literal["default", "high"],
     model: str | None,
     deidentify: bool,
     force: bool,
@@ -183,8 +194,11 @@ def encode(
     verbose: bool,
 ) -> None:
     """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz), or DICOM series: folders and files."""
-    if lossless and (quality is not None or model is not None):
-        raise _WrongUsage("--lossless takes neither --quality nor --model")
+    if lossless and (quality is not None or model is not None or effort != "default"):
+        raise _WrongUsage("--lossless takes neither --quality nor --model nor --effort")
+    given = {"--quality": quality, "--psnr": psnr, "--bpv": bpv, "--ratio": ratio, "--lossless": lossless or None}
+    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+        raise _WrongUsage(f"expected one of {' and '.join(named)}; leave out the rest")
     _set_threads(threads)
     from . import series
 
@@ -197,7 +211,10 @@ def encode(
     start = time.perf_counter()
     remover = codec.Deidentifier() if deidentify else None
     cleaned_here = None if dicom else remover
-    encoder = codec.Encoder(quality=quality, lossless=lossless, model=model, device=device, deidentify=cleaned_here)
+    encoder = codec.Encoder(
+        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, model=model, effort=effort, device=device,
+        deidentify=cleaned_here,
+    )  # fmt: skip
     if dicom:
         series.encode(paths, output, encoder, remover, force=force, quiet=quiet, verbose=verbose)
         return
@@ -205,6 +222,8 @@ def encode(
         report = encoder.encode_file(source, out, progress=progress)
     if report.reason is not None:
         click.echo(f"{scan}: coded without loss: {report.reason}", err=True)
+    if report.missed is not None:
+        click.echo(f"{scan}: {report.missed}", err=True)
     if not quiet:
         click.echo(f"{scan} -> {output}: {_summary(report, time.perf_counter() - start)}", err=True)
         if verbose and report.fidelity is not None:
@@ -456,6 +475,8 @@ def _rows(info: StreamInfo) -> list[tuple[str, str]]:
         rows.append(("files", f"{info.files}, a DICOM series"))
     if info.model_id:
         rows.append(("model", f"{_model_name(info) or 'unknown'} ({info.model_id})"))
+    if info.target is not None:
+        rows.append(("asked for", str(info.target)))
     found = info.fidelity
     if found is not None:
         rows += [

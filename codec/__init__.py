@@ -23,6 +23,7 @@ from .api import (
     Decoder,
     Encoder,
     LosslessFallback,
+    TargetMissed,
     decode,
     decode_file,
     encode,
@@ -33,6 +34,7 @@ from .api import (
 )
 from .deidentify import Deidentifier, Finding, identifying
 from .encoding import EncodeReport
+from .rate_control import Target
 from .series import (
     SeriesReport,
     decode_series,
@@ -62,6 +64,8 @@ __all__ = [
     "LosslessFallback",
     "SeriesReport",
     "StreamInfo",
+    "Target",
+    "TargetMissed",
     "Truncated",
     "UnknownModel",
     "UnsupportedVersion",

@@ -35,11 +35,13 @@ from mricodec.bitstream.sections import unpack_meta, unpack_orig
 from . import nifti
 from .fidelity import STEP_RANGE
 from .intensity import Intensity
+from .rate_control import Target
 from .slabcoding import LEARNED_INEXACT
 from .tiling import Tiling
 from .volume import DTYPES, Scan, is_big_endian
 
 ERRORS = b"eRRS"  # ancillary: what a lossy stream's voxels differ by
+GOAL = b"gOAL"  # ancillary: the PSNR or size that was asked for
 MAX_SLAB_VOXELS = 1 << 28
 
 Source = bytes | str | os.PathLike[str] | BinaryIO
@@ -84,6 +86,7 @@ class StreamInfo:
     exact: bool  # every machine decodes to the same voxels
     sha256: str  # of the original bytes (lossless) or of the decoded voxels (lossy)
     files: int = 0  # of a series; 0 for a scan that was one file
+    target: Target | None = None  # PSNR or size that was asked for
 
     @property
     def ratio(self) -> float:
@@ -258,6 +261,7 @@ class Stream:
             exact=self.coder != LEARNED_INEXACT,
             sha256=self.reader.digest.hex(),
             files=0 if self.table is None else len(self.table.files),
+            target=None if (goal := self.reader.chunk(GOAL)) is None else Target.unpack(goal),
         )
 
     def _fidelity(self) -> Fidelity | None:

@@ -307,8 +307,8 @@ class ContextCodec(nn.Module):
                 mean_of = torch.floor(total.reshape(n, -1)[:, where] * 16 / weight)
                 energies.append(self.levels[mean_of.to(torch.int32)])
         weights = net.passes[p].energy_weights()[around.place]
-        total = sum(weights[:, i][:, channel] * energy for i, energy in enumerate(energies))
-        index = scale + round_through(total / GATE) + INDEX_ORIGIN
+        weighted = [weights[:, i][:, channel] * energy for i, energy in enumerate(energies)]
+        index = scale + round_through(torch.stack(weighted).sum(0) / GATE) + INDEX_ORIGIN
         return mean.clamp(-MU_MAX, MU_MAX), index.clamp(0, INDEX_MAX)
 
     def _linear(self, p: int, outputs: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout) -> Tensor:

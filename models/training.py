@@ -183,7 +183,7 @@ def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augme
     p = np.array([item.weight for item in pool])
     while True:
         depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if config.model == "default" else 1
-        crops = []
+        crops: list[tuple[NDArray[np.float32], int]] = []
         while len(crops) < config.batch:
             x, rate = crop(pool[rng.choice(len(pool), p=p / p.sum())], config, rng, augment=augment)
             suited = config.model != "default" or suits(x, depth) or rng.random() < UNSUITED
