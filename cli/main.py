@@ -31,6 +31,8 @@ _LAZY = {
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
     "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside JPEG 2000."),
     "train": ("mricodec.cli.train:train", "Train a model."),
+    "unwrap": ("mricodec.cli.series:unwrap", "Take a stream out of a DICOM object."),
+    "wrap": ("mricodec.cli.series:wrap", "Put a stream into a DICOM object for a PACS."),
 }
 
 

@@ -8,6 +8,8 @@ import io
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -286,6 +288,58 @@ def test_datasets_threads_and_processes(tmp_path: Path) -> None:
         assert processes.submit(encode_decode, folder).result() == files
     with pytest.raises(TypeError, match="Datasets"):
         codec.encode_series([1, 2])
+
+
+def flips(found: NDArray[Any], expected: NDArray[Any]) -> list[slice]:
+    """How the axes of a voxel grid are turned over to be the other one; the grids must be the same in space."""
+    turn = np.linalg.inv(expected) @ found
+    signs = np.sign(np.diag(turn[:3, :3]))
+    assert np.allclose(turn[:3, :3], np.diag(signs), atol=1e-3), turn
+    return [slice(None, None, int(sign)) for sign in signs]
+
+
+@pytest.mark.parametrize("name", ["prostate_t2w", "dwi_enhanced", "mosaic"])
+def test_geometry_is_that_of_dcm2niix(name: str, tmp_path: Path) -> None:
+    """Voxel by voxel and in space, but for the order of the rows, which dcm2niix turns over."""
+    nibabel = pytest.importorskip("nibabel")
+    program = shutil.which("dcm2niix") or shutil.which("dcm2niix", path=Path(sys.executable).parent)
+    if program is None:
+        pytest.skip("dcm2niix is not installed")
+    folder = dicom_files.REAL / name
+    if name == "mosaic":
+        folder = tmp_path / "in"
+        folder.mkdir()
+        data = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
+        for part in ("siemens_dwi_0.dcm", "siemens_dwi_1000.dcm"):
+            (folder / part).write_bytes(gzip.decompress((data / f"{part}.gz").read_bytes()))
+    arguments = [program, "-z", "n", "-b", "n", "-f", "theirs", "-o", str(tmp_path), str(folder)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    codec.encode_series(folder, lossless=True, out=tmp_path / "s.mrc")
+    assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "ours.nii").exit_code == 0
+    ours, theirs = nibabel.load(tmp_path / "ours.nii"), nibabel.load(tmp_path / "theirs.nii")
+    assert ours.shape == theirs.shape
+    turned = flips(ours.affine, theirs.affine)
+    assert turned == [slice(None, None, 1), slice(None, None, -1), slice(None, None, 1)]
+    assert np.array_equal(np.asarray(ours.dataobj)[tuple(turned)], np.asarray(theirs.dataobj))
+    last = np.array([0, ours.shape[1] - 1, 0, 1])
+    assert np.allclose(ours.affine @ last, theirs.affine[:, 3], atol=0.01)
+    assert np.allclose(ours.header.get_zooms()[:3], theirs.header.get_zooms()[:3], atol=1e-3)
+
+
+def test_rescale_belongs_to_the_nifti(tmp_path: Path) -> None:
+    """One slope for all slices becomes that of the NIfTI; where it varies, stored values are given."""
+    import nibabel
+
+    datasets = dicom_files.series(RescaleSlope="2.5", RescaleIntercept="-10")
+    stream = encode(dicom_files.write(datasets, tmp_path / "one"))
+    volume = codec.decode(stream)
+    assert (volume.slope, volume.inter) == (2.5, -10.0)
+    codec.decode_file(stream, tmp_path / "one.nii")
+    image = nibabel.load(tmp_path / "one.nii")
+    assert np.allclose(np.asarray(image.dataobj).T, dicom_files.volume() * 2.5 - 10)
+    datasets[3].RescaleSlope = "3"
+    volume = codec.decode(encode(dicom_files.write(datasets, tmp_path / "several")))
+    assert (volume.slope, volume.inter) == (1.0, 0.0)
 
 
 # Bad input: everything is carried on, what is damaged gets a line, and exit code 1 at the end
