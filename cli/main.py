@@ -440,7 +440,7 @@ def _model_name(info: StreamInfo) -> str | None:
 def _rows(info: StreamInfo) -> list[tuple[str, str]]:
     k, j, i = info.spacing_mm
     rows = [
-        ("shape", f"{_shape(info)} (i x j x k ...)"),
+        ("shape", f"{_shape(info)} (i x j x k ...)" if info.slabs else "no voxels are coded"),
         ("spacing", f"{i:.4g} x {j:.4g} x {k:.4g} mm"),
         ("type", info.dtype + (", big-endian" if info.big_endian else "")),
         ("mode", f"{info.mode} ({info.coder})"),

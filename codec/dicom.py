@@ -83,6 +83,14 @@ class MemorySource:
         return self._data[offset : offset + size]
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that can't be read, and why."""
+
+    name: str
+    reason: str
+
+
 Source = FileSource | MemorySource
 
 
@@ -251,12 +259,14 @@ class Series:
 
     uid: str
     instances: list[Instance]
+    left_out: list[Unreadable] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        """SeriesNumber and SeriesDescription, as far as there are any."""
+        """SeriesNumber and SeriesDescription, as far as there are any, in printable characters."""
         named = next((found for found in self.instances if found.series_uid and found.series_uid == self.uid), None)
-        return "" if named is None else " ".join(part for part in (named.number, named.description) if part)
+        text = "" if named is None else f"{named.number} {named.description}"
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
     @property
     def size(self) -> int:
@@ -265,11 +275,13 @@ class Series:
     @property
     def notes(self) -> list[tuple[str, str]]:
         """(file, what is unusual about it)"""
-        return [(found.name, note) for found in self.instances for note in found.notes]
+        missing = [(found.name, f"left out: {found.reason}") for found in self.left_out]
+        return missing + [(found.name, note) for found in self.instances for note in found.notes]
 
     @property
     def damaged(self) -> bool:
-        return any(found.damaged for found in self.instances)
+        """Some file is not what it should be, or could not be read."""
+        return bool(self.left_out) or any(found.damaged for found in self.instances)
 
 
 def accept(prefix: bytes) -> bool:
@@ -277,31 +289,64 @@ def accept(prefix: bytes) -> bool:
     return prefix[128:132] == b"DICM"
 
 
-def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
+def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source | Unreadable]:
     """Every file of the paths, folders searched to any depth; names relative to the folder, or to what all share.
 
-    OSError for a path that is not there; ValueError if there is no file at all.
+    Links to folders are not followed. OSError for a path that is not there; ValueError if there is no file at all.
     """
     given = [Path(path) for path in paths]
     found: list[Path] = []
+    reasons: dict[str, str] = {}
+
+    def not_listed(error: OSError) -> None:
+        found.append(Path(error.filename))
+        reasons[os.path.abspath(error.filename)] = f"can't be listed ({error.strerror})"
+
     for path in given:
         if path.is_dir():
-            for folder, folders, names in os.walk(path, onerror=_raise):
+            for folder, folders, names in os.walk(path, onerror=not_listed):
                 folders.sort()
-                found += [Path(folder, name) for name in sorted(names)]
+                linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+                found += [Path(folder, name) for name in sorted(names + linked)]
         else:
+            os.stat(path)
             found.append(path)
     if not found:
         raise ValueError(f"expected files, found none in {', '.join(map(str, given)) or 'nothing'}")
     folders_of = [path if path.is_dir() else path.parent for path in given]
     root = os.path.commonpath([os.path.abspath(folder) for folder in folders_of])
     once = dict.fromkeys(os.path.abspath(path) for path in found)
-    return [FileSource(Path(path), Path(os.path.relpath(path, root)).as_posix()) for path in once]
+    return [_source(Path(path), Path(os.path.relpath(path, root)).as_posix(), reasons.get(path)) for path in once]
 
 
-def find_series(sources: Iterable[Source]) -> list[Series]:
+def _source(path: Path, name: str, reason: str | None) -> Source | Unreadable:
+    if reason is None and path.is_dir():
+        reason = "a link to a folder"
+    elif reason is None and path.exists() and not path.is_file():
+        reason = "a device, pipe or socket"
+    if reason is not None:
+        return Unreadable(name, reason)
+    try:
+        source = FileSource(path, name)
+        source.read(0, min(1, source.size))
+    except OSError as error:
+        return Unreadable(name, f"can't be read ({error.strerror or error})")
+    return source
+
+
+def find_series(sources: Iterable[Source | Unreadable]) -> list[Series]:
     """Read every file, and sort them by series; what belongs to none goes with its neighbours in the folder."""
-    instances = [read_instance(source) for source in sources]
+    found = list(sources)
+    series = _by_series([read_instance(source) for source in found if not isinstance(source, Unreadable)])
+    left_out = [source for source in found if isinstance(source, Unreadable)]
+    if left_out and not series:
+        raise ValueError(f"{left_out[0].name}: {left_out[0].reason}")
+    if series:
+        series[0].left_out.extend(left_out)
+    return series
+
+
+def _by_series(instances: list[Instance]) -> list[Series]:
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
         by_uid[instance.series_uid].append(instance)
@@ -782,7 +827,3 @@ def _integer(dataset: Dataset, tag: int, default: int | None = None, *, signed: 
 
 def _folder(instance: Instance) -> str:
     return instance.name.rpartition("/")[0]
-
-
-def _raise(error: OSError) -> Iterator[None]:
-    raise error

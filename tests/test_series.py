@@ -429,6 +429,22 @@ def test_bad_files_are_carried_on(kind: str, tmp_path: Path) -> None:
     assert dicom_files.contents(tmp_path / "out") == files
 
 
+def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
+    """Links to nowhere and to folders, pipes: a line each and exit code 1, the rest is encoded; odd names come back."""
+    folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
+    os.rename(os.fsencode(folder / "IM0007"), os.fsencode(folder) + b"/\xff \xe9\n\\")
+    files = dicom_files.contents(folder)
+    os.symlink(tmp_path / "none", folder / "gone")
+    os.symlink(tmp_path, folder / "folder")
+    os.mkfifo(folder / "pipe")
+    result = run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless")
+    assert result.exit_code == 1
+    for line in ("gone: left out: can't be read", "folder: left out: a link", "pipe: left out: a device"):
+        assert line in result.stderr
+    assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "out").exit_code == 0
+    assert dicom_files.contents(tmp_path / "out") == files
+
+
 def test_duplicates(tmp_path: Path) -> None:
     """The voxels of a duplicate are stored once."""
     voxels = dicom_files.volume()
@@ -538,7 +554,7 @@ def forged(table: FileTable) -> bytes:
 def table_of(stream: bytes) -> FileTable:
     payload = ContainerReader(stream).chunk(DICM)
     assert payload is not None
-    return FileTable.unpack(payload, 1 << 20)
+    return FileTable.unpack(payload, codec.Limits())
 
 
 @pytest.mark.parametrize(
