@@ -14,7 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -296,7 +296,7 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
         elif isinstance(source, (str, os.PathLike)):
             scan = open_scan(source)
         elif hasattr(source, "blocks"):
-            scan = source
+            scan = cast(Scan, source)
         elif not hasattr(source, "read"):
             raise TypeError(f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}")
         else:

@@ -94,6 +94,34 @@ class Unreadable:
 Source = FileSource | MemorySource
 
 
+class _Reader(io.RawIOBase):
+    """A source as a file."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(self._at, max(0, min(len(buffer), self._source.size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a picture lies, in mm, DICOM's LPS axes: centre of its first pixel; directions of rows and columns."""
@@ -369,15 +397,15 @@ def read_instance(source: Source) -> Instance:
         instance = Instance(source, _digest(source))
         instance.notes.append("no DICOM file (no DICM at byte 128)" if prefix else "an empty file")
         return instance
-    data = source.read(0, source.size)
-    instance = Instance(source, hashlib.sha256(data).digest())
+    instance = Instance(source, _digest(source))
     if bare:
         instance.notes.append("no preamble: expected DICM at byte 128")
     try:
         with quiet_pydicom():
             from pydicom import dcmread
 
-            _describe(instance, dcmread(io.BytesIO(data), force=bare), data)
+            file = io.BufferedReader(_Reader(source), 1 << 16)
+            _describe(instance, dcmread(file, force=bare, defer_size=MAX_HEAD))
     except MemoryError:
         raise
     except Exception as error:  # pydicom lets struct.error, EOFError, KeyError, NotImplementedError ... through
@@ -496,8 +524,9 @@ def looks_bare(data: bytes) -> bool:
     return not accept(data) and data[:2] in (b"\x02\0", b"\x08\0") and len(data) >= PREFIX
 
 
-def _describe(instance: Instance, dataset: FileDataset, data: bytes) -> None:
+def _describe(instance: Instance, dataset: FileDataset) -> None:
     """Fill in what the data set says."""
+    size = instance.source.size
     syntax = _text(dataset.file_meta, 0x00020010)
     instance.series_uid = _text(dataset, 0x0020000E)
     instance.sop_uid = _text(dataset, 0x00080018)
@@ -512,36 +541,36 @@ def _describe(instance: Instance, dataset: FileDataset, data: bytes) -> None:
         sop_class = _text(dataset, 0x00080016)
         what = "a DICOMDIR" if DICOMDIR_CLASS in (sop_class, _media_class(dataset)) else "no PixelData"
         instance.notes.append(f"{what}; kept as it is")
-        instance.head = len(data)
-        instance.cuts = _cuts(dataset, len(data))
+        instance.head = size
+        instance.cuts = _cuts(dataset, size)
         _check_head(instance)
         return
-    start, value = int(element.value_tell), element.value or b""
-    if data[start : start + len(value)] != value:
-        raise ValueError("PixelData does not stand where it says")
-    instance.head, instance.tail = start, len(data) - start - len(value)
-    instance.cuts = _cuts(dataset, start + len(value))
+    start, length = int(element.value_tell), int(element.length)
+    compressed = length == _UNDEFINED or (syntax != "" and syntax not in RAW_SYNTAXES)
+    end = size if compressed else min(size, start + length)
+    instance.head, instance.tail = start, size - end
+    instance.cuts = _cuts(dataset, end)
     _check_head(instance)
-    if element.length == _UNDEFINED or (syntax and syntax not in RAW_SYNTAXES):
+    if compressed:
         instance.notes.append(f"compressed already (transfer syntax {syntax or 'unknown'}); kept as it is")
         return
-    if len(value) != element.length:
-        instance.keep_whole(f"cut short: expected {element.length} bytes of PixelData, found {len(value)}", damaged=True)
+    if end != start + length:
+        instance.keep_whole(f"cut short: expected {length} bytes of PixelData, found {end - start}", damaged=True)
         return
-    pixels = _read_pixels(dataset, data, start, not little)
+    pixels = _read_pixels(dataset, instance.source, start, not little)
     if isinstance(pixels, str):
         instance.notes.append(f"{pixels}; kept as it is")
         return
-    if len(value) < pixels.size:
+    if length < pixels.size:
         instance.keep_whole(
-            f"expected {pixels.size} bytes of PixelData for its rows and columns, found {len(value)}; kept as it is",
+            f"expected {pixels.size} bytes of PixelData for its rows and columns, found {length}; kept as it is",
             damaged=True,
         )
         return
-    if len(value) > pixels.size + pixels.size % 2:
-        instance.notes.append(f"expected {pixels.size} bytes of PixelData for its rows and columns, found {len(value)}")
+    if length > pixels.size + pixels.size % 2:
+        instance.notes.append(f"expected {pixels.size} bytes of PixelData for its rows and columns, found {length}")
         instance.damaged = True
-    instance.tail = len(data) - start - pixels.size
+    instance.tail = size - start - pixels.size
     instance.pixels = pixels
     if None in pixels.places:
         instance.notes.append("no position or orientation: its place in the volume is unknown")
@@ -559,7 +588,7 @@ def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
     cuts = [(0, 0)]
     for elements in (dataset.file_meta, dataset):
         for tag in sorted(elements.keys()):
-            element = elements.get_item(tag)
+            element = _raw(elements, int(tag))
             tell = getattr(element, "value_tell", None) or getattr(element, "file_tell", None)
             offset = after if tag > _PIXEL_DATA else (tell or 0) - 8
             if tag != _PIXEL_DATA and offset > cuts[-1][1] and int(tag) > cuts[-1][0]:
@@ -567,7 +596,7 @@ def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
     return tuple(cuts)
 
 
-def _read_pixels(dataset: Dataset, data: bytes, offset: int, big_endian: bool) -> Pixels | str:
+def _read_pixels(dataset: Dataset, source: Source, offset: int, big_endian: bool) -> Pixels | str:
     """What PixelData holds, or why it is not taken for voxels."""
     rows, columns = _integer(dataset, 0x00280010), _integer(dataset, 0x00280011)
     bits, signed = _integer(dataset, 0x00280100), _integer(dataset, 0x00280103, 0)
@@ -593,7 +622,7 @@ def _read_pixels(dataset: Dataset, data: bytes, offset: int, big_endian: bool) -
         places = (None,) * pictures
     elif frames == 1 and samples == 1 and (count := _mosaic_count(dataset)):
         per_side = math.isqrt(count - 1) + 1
-        mosaic = data[offset : offset + rows * columns * bits // 8]
+        mosaic = source.read(offset, max(0, min(rows * columns * bits // 8, source.size - offset)))
         if _is_mosaic(mosaic, rows, columns, per_side, count):
             tiles, pictures = per_side, count
             rows, columns = rows // tiles, columns // tiles
@@ -789,7 +818,7 @@ def _media_class(dataset: Dataset) -> str:
 
 def _raw(dataset: Dataset | None, tag: int) -> Any:
     """An element as it was read, its value not interpreted unless it is a sequence; None if there is none."""
-    return None if dataset is None else dataset.get_item(tag)
+    return None if dataset is None else dataset.get_item(tag, keep_deferred=True)
 
 
 def _text(dataset: Dataset | None, tag: int) -> str:
