@@ -29,6 +29,7 @@ from .volume import DTYPES
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
 
+SUFFIXES = (".dcm", ".dicom", ".ima")  # of files that claim to be DICOM
 PREFIX = 132  # bytes by which a DICOM file is recognised
 MAX_HEAD = 32 << 20  # bytes around the voxels; a file with more is kept whole
 PIECE = 1 << 24  # bytes of other files read at a time
@@ -396,6 +397,7 @@ def read_instance(source: Source) -> Instance:
     if not accept(prefix) and not bare:
         instance = Instance(source, _digest(source))
         instance.notes.append("no DICOM file (no DICM at byte 128)" if prefix else "an empty file")
+        instance.damaged = source.name.lower().endswith(SUFFIXES)
         return instance
     instance = Instance(source, _digest(source))
     if bare:

@@ -429,6 +429,17 @@ def test_bad_files_are_carried_on(kind: str, tmp_path: Path) -> None:
     assert dicom_files.contents(tmp_path / "out") == files
 
 
+def test_a_name_that_claims_to_be_dicom(tmp_path: Path) -> None:
+    """A text beside the images is nothing special; one that is called .dcm is damaged."""
+    folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
+    (folder / "notes").write_text("x")
+    assert run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless").exit_code == 0
+    (folder / "notes.dcm").write_text("x")
+    result = run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless", "-f")
+    assert result.exit_code == 1 and "no DICOM file" in result.stderr
+    assert restored((tmp_path / "s.mrc").read_bytes()) == dicom_files.contents(folder)
+
+
 def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
     """Links to nowhere and to folders, pipes: a line each and exit code 1, the rest is encoded; odd names come back."""
     folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
