@@ -538,7 +538,7 @@ def _describe(instance: Instance, dataset: FileDataset) -> None:
         instance.keep_whole("a deflated data set; kept as it is")
         return
     _, little = dataset.original_encoding
-    element = _raw(dataset, _PIXEL_DATA)
+    element = raw_element(dataset, _PIXEL_DATA)
     if element is None:
         sop_class = _text(dataset, 0x00080016)
         what = "a DICOMDIR" if DICOMDIR_CLASS in (sop_class, _media_class(dataset)) else "no PixelData"
@@ -590,7 +590,7 @@ def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
     cuts = [(0, 0)]
     for elements in (dataset.file_meta, dataset):
         for tag in sorted(elements.keys()):
-            element = _raw(elements, int(tag))
+            element = raw_element(elements, int(tag))
             tell = getattr(element, "value_tell", None) or getattr(element, "file_tell", None)
             offset = after if tag > _PIXEL_DATA else (tell or 0) - 8
             if tag != _PIXEL_DATA and offset > cuts[-1][1] and int(tag) > cuts[-1][0]:
@@ -791,7 +791,7 @@ def _csa(dataset: Dataset, name: bytes) -> list[float]:
     """Numbers of a field of the Siemens CSA image header (0029,xx10): layout of nibabel.nicom.csareader; [] if none."""
     raw = b""
     for tag in (0x00291010, 0x00291110, 0x00291210):
-        value = getattr(_raw(dataset, tag), "value", None)
+        value = getattr(raw_element(dataset, tag), "value", None)
         if isinstance(value, bytes) and value[:4] == b"SV10":
             raw = value
             break
@@ -818,14 +818,14 @@ def _media_class(dataset: Dataset) -> str:
     return _text(dataset.file_meta, 0x00020002)
 
 
-def _raw(dataset: Dataset | None, tag: int) -> Any:
+def raw_element(dataset: Dataset | None, tag: int) -> Any:
     """An element as it was read, its value not interpreted unless it is a sequence; None if there is none."""
     return None if dataset is None else dataset.get_item(tag, keep_deferred=True)
 
 
 def _text(dataset: Dataset | None, tag: int) -> str:
     """The value of an element as it stands in the file, without padding; "" if there is none."""
-    value = getattr(_raw(dataset, tag), "value", None)
+    value = getattr(raw_element(dataset, tag), "value", None)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -845,7 +845,7 @@ def _numbers(dataset: Dataset | None, tag: int) -> list[float]:
 
 def _integer(dataset: Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
     """A binary number of 16 bits (US or SS); ValueError if it is missing and there is no default."""
-    element = _raw(dataset, tag)
+    element = raw_element(dataset, tag)
     value = getattr(element, "value", None)
     if isinstance(value, bytes) and len(value) >= 2:
         return int.from_bytes(value[:2], "little" if element.is_little_endian else "big", signed=signed)
