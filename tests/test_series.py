@@ -15,6 +15,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dicom_files
@@ -30,6 +31,7 @@ from mricodec.bitstream.container import DICM, DRAW, STCK, ContainerReader
 from mricodec.bitstream.files import VOXELS, FileTable
 from mricodec.cli.main import cli
 from mricodec.codec import dicom
+from mricodec.codec import series as series_module
 
 SECONDS = 20.0  # for one damaged stream
 
@@ -167,6 +169,20 @@ def test_time_points_and_uneven_stacks(tmp_path: Path) -> None:
     assert restored(encode(short)) == dicom_files.contents(short)
 
 
+def test_frames_in_any_order(tmp_path: Path) -> None:
+    """An enhanced object whose frames are shuffled within each volume: the same volume, and the same file out."""
+    source = pydicom.dcmread(dicom_files.REAL / "dwi_enhanced" / "3000.dcm")
+    frames, groups = source.pixel_array, list(source.PerFrameFunctionalGroupsSequence)
+    rng = np.random.default_rng(4)
+    order = np.concatenate([8 * t + rng.permutation(8) for t in range(3)])
+    source.PerFrameFunctionalGroupsSequence = [groups[n] for n in order]
+    source.PixelData = frames[order].tobytes()
+    dicom_files.write([source], tmp_path)
+    stream = encode(tmp_path)
+    assert restored(stream) == dicom_files.contents(tmp_path)
+    assert np.array_equal(codec.decode(stream).array, frames.reshape(3, 8, 48, 48))
+
+
 def test_a_localizer_mixes_orientations(tmp_path: Path) -> None:
     turned = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]]
     datasets = dicom_files.series()
@@ -182,6 +198,35 @@ def test_a_localizer_mixes_orientations(tmp_path: Path) -> None:
     (tmp_path / "s.mrc").write_bytes(stream)
     assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "v.nii").exit_code == 0
     assert sorted(path.name for path in tmp_path.glob("*.nii")) == ["v.nii", "v_2.nii", "v_3.nii"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (dicom, "MAX_STACKS", 1),
+        (dicom, "MAX_HEAD", 500),
+        (dicom, "PIECE", 100),
+        (series_module, "HEADS_AT_ONCE", 3000),
+        (series_module, "BYTES_AT_ONCE", 1000),
+    ],
+)
+def test_beyond_the_bounds(
+    module: ModuleType, name: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More kinds of pictures, longer headers and more bytes than are held at once: every file comes back all the same."""
+    monkeypatch.setattr(module, name, value)
+    datasets = dicom_files.series()
+    datasets += [dicom_files.instance(dicom_files.volume()[0, :20], 50), dicom_files.instance(SIGNED, 51)]
+    folder = dicom_files.write(datasets, tmp_path)
+    shutil.copy(dicom_files.PYDICOM / "JPEG2000.dcm", folder)
+    (series,) = [found for found in codec.find_series(folder) if len(found.instances) > 1]
+    stream = encode(series)
+    files = dicom_files.contents(folder)
+    del files["JPEG2000.dcm"]
+    assert restored(stream) == files
+    counts = [section.type for section in ContainerReader(stream).sections()]
+    assert name != "HEADS_AT_ONCE" or counts.count("DHDR") > 2
+    assert name != "MAX_STACKS" or (counts.count("STCK"), counts.count("DRAW")) == (0, 1)
 
 
 SIGNED = np.arange(-600, 600, dtype=np.int16).reshape(30, 40)
