@@ -552,7 +552,8 @@ def _describe(instance: Instance, dataset: FileDataset) -> None:
     end = size if compressed else min(size, start + length)
     instance.head, instance.tail = start, size - end
     instance.cuts = _cuts(dataset, end)
-    _check_head(instance)
+    if not _check_head(instance):
+        return
     if compressed:
         instance.notes.append(f"compressed already (transfer syntax {syntax or 'unknown'}); kept as it is")
         return
@@ -573,16 +574,21 @@ def _describe(instance: Instance, dataset: FileDataset) -> None:
         instance.notes.append(f"expected {pixels.size} bytes of PixelData for its rows and columns, found {length}")
         instance.damaged = True
     instance.tail = size - start - pixels.size
+    if not _check_head(instance):
+        return
     instance.pixels = pixels
     if None in pixels.places:
         instance.notes.append("no position or orientation: its place in the volume is unknown")
 
 
-def _check_head(instance: Instance) -> None:
-    if instance.head + instance.tail > MAX_HEAD:
-        instance.head = instance.tail = 0
-        instance.cuts = ()
-        instance.keep_whole(f"more than {MAX_HEAD} bytes around its voxels; kept as it is")
+def _check_head(instance: Instance) -> bool:
+    """Whether head and tail are short enough to be kept apart; else they are not."""
+    if instance.head + instance.tail <= MAX_HEAD:
+        return True
+    instance.head = instance.tail = 0
+    instance.cuts = ()
+    instance.keep_whole(f"more than {MAX_HEAD} bytes around its voxels; kept as it is")
+    return False
 
 
 def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
