@@ -90,7 +90,8 @@ class Limits:
     max_slabs: int = 1 << 18
     max_chunk_bytes: int = 1 << 30
     max_chunks: int = 4096  # other than slabs
-    max_metadata_bytes: int = 1 << 27  # ORIG or META, decompressed
+    max_metadata_bytes: int = 1 << 27  # ORIG, META or a chunk of a series, decompressed
+    max_files: int = 1 << 18  # of a series; 16 times as many pictures
 
 
 DEFAULT_LIMITS = Limits()

@@ -6,19 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FormatError
+from .container import Limits
+from .errors import FormatError, LimitExceeded
 from .fields import ByteReader, pack_varint
 from .sections import compress, decompress
 
 BYTES, VOXELS = 0, 1
 DIGEST = 32  # bytes of a SHA-256
 _BEST_BYTES = 1 << 20  # of records, up to which the best compression takes less than a second
+PICTURES_PER_FILE = 16  # on average, at most
 _MAX_SIZE = 1 << 62
 
 
@@ -75,10 +77,15 @@ class FileTable:
         return compress(b"".join(out))
 
     @classmethod
-    def unpack(cls, payload: bytes, limit: int) -> FileTable:
+    def unpack(cls, payload: bytes, limits: Limits) -> FileTable:
         """FormatError if it is damaged or contradicts itself; the stacks it speaks of are not known here."""
-        fields = ByteReader(decompress(payload, limit, "DICM"), "DICM")
+        fields = ByteReader(decompress(payload, limits.max_metadata_bytes, "DICM"), "DICM")
         count, stacks = fields.varint(), fields.varint()
+        if max(count, stacks) > limits.max_files:
+            raise LimitExceeded(
+                f"expected at most {limits.max_files} files, found {max(count, stacks)} in DICM: "
+                "if you trust the file, raise Limits.max_files"
+            )
         if count * (DIGEST + 7) + stacks > fields.left:
             raise FormatError(f"expected {count} files and {stacks} stacks in DICM, found {fields.left} bytes of them")
         tiles = tuple(fields.varint() for _ in range(stacks))
@@ -86,7 +93,13 @@ class FileTable:
         lengths = [fields.varint() for _ in range(count)]
         names = [_name(fields.take(length)) for length in lengths]
         sizes, heads, tails, stack = ([fields.varint() for _ in range(count)] for _ in range(4))
-        slots = _slots(fields, [fields.varint() for _ in range(count)], stack, stacks)
+        pictures = [fields.varint() for _ in range(count)]
+        if sum(pictures) > PICTURES_PER_FILE * limits.max_files:
+            raise LimitExceeded(
+                f"expected at most {PICTURES_PER_FILE * limits.max_files} pictures, found {sum(pictures)} in DICM: "
+                "if you trust the file, raise Limits.max_files"
+            )
+        slots = _slots(fields, pictures, stack, stacks)
         files = tuple(
             FileEntry(
                 name=names[n], size=sizes[n], sha256=fields.take(DIGEST), kind=kinds[n],
@@ -167,13 +180,13 @@ def pack_records(records: Sequence[Sequence[tuple[int, bytes]]]) -> bytes:
     return compress(b"".join(out), best_bytes=_BEST_BYTES)
 
 
-def unpack_records(payload: bytes, limit: int) -> list[bytes]:
-    """The byte strings of DHDR, at most ``limit`` bytes of them; FormatError if damaged."""
+def unpack_records(payload: bytes, limit: int, most: int) -> list[bytes]:
+    """The byte strings of DHDR, at most ``most`` of ``limit`` bytes together; FormatError if damaged."""
     content = decompress(payload, limit, "DHDR")
     fields = ByteReader(content, "DHDR")
     count, keys = fields.varint(), fields.varint()
-    if keys > fields.left or count > limit:
-        raise FormatError(f"expected {count} records of {keys} pieces in DHDR, found {fields.left} bytes of them")
+    if keys > fields.left or count > most:
+        raise FormatError(f"expected at most {most} records in DHDR, found {count} of {keys} pieces: the file is damaged")
     lengths: list[int | list[int]] = []
     for _ in range(keys):
         fixed = fields.varint()
@@ -248,9 +261,9 @@ def pack_bytes(data: bytes) -> bytes:
     return compress(data)
 
 
-def pack_padding(value: int, mask: NDArray[np.bool_]) -> bytes:
-    """PADV: the pictures [n, rows, columns] that hold a value which stands for no data, bit by bit."""
-    return pack_varint(_zigzag(value)) + compress(np.packbits(mask.reshape(len(mask), -1), axis=1).tobytes())
+def pack_padding(value: int, masks: Iterable[NDArray[np.bool_]]) -> bytes:
+    """PADV: which voxels of every picture hold a value that stands for no data."""
+    return pack_varint(_zigzag(value)) + compress(b"".join(np.packbits(mask).tobytes() for mask in masks))
 
 
 def unpack_padding(payload: bytes, pictures: int, size: int, limit: int) -> tuple[int, NDArray[np.uint8]]:

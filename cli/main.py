@@ -32,6 +32,8 @@ _LAZY = {
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
     "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside JPEG 2000."),
     "train": ("mricodec.cli.train:train", "Train a model."),
+    "unwrap": ("mricodec.cli.series:unwrap", "Take a stream out of a DICOM object."),
+    "wrap": ("mricodec.cli.series:wrap", "Put a stream into a DICOM object for a PACS."),
 }
 
 
@@ -466,7 +468,7 @@ def _model_name(info: StreamInfo) -> str | None:
 def _rows(info: StreamInfo) -> list[tuple[str, str]]:
     k, j, i = info.spacing_mm
     rows = [
-        ("shape", f"{_shape(info)} (i x j x k ...)"),
+        ("shape", f"{_shape(info)} (i x j x k ...)" if info.slabs else "no voxels are coded"),
         ("spacing", f"{i:.4g} x {j:.4g} x {k:.4g} mm"),
         ("type", info.dtype + (", big-endian" if info.big_endian else "")),
         ("mode", f"{info.mode} ({info.coder})"),

@@ -1,4 +1,4 @@
-"""`encode` and `decode` of DICOM series: what main.py hands over."""
+"""`encode` and `decode` of DICOM series: what main.py hands over. `wrap` and `unwrap`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import _bytes, _input, _progress, _WrongUsage, naming
+from .main import _bytes, _check_output, _input, _progress, _WrongUsage, naming
 
 if TYPE_CHECKING:
     from mricodec import codec
@@ -168,3 +168,35 @@ def _show_notes(notes: tuple[tuple[str, str], ...], verbose: bool) -> None:
         for name in names if verbose else names[:1]:
             more = f" (and {len(names) - 1} files more)" if len(names) > 1 and not verbose else ""
             click.echo(f"{name}{more}: {note}", err=True)
+
+
+@click.command()
+@click.argument("stream", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The DICOM file.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
+def wrap(stream: Path, output: Path, force: bool) -> None:
+    """Put STREAM into a DICOM object (Raw Data) that a PACS stores and forwards."""
+    from mricodec.codec import wrapping
+
+    with naming(str(stream)):
+        _write(output, wrapping.wrap(stream.read_bytes()), stream, force)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The stream.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
+def unwrap(file: Path, output: Path, force: bool) -> None:
+    """Take the stream out of the DICOM object FILE."""
+    from mricodec.codec import wrapping
+
+    with naming(str(file)):
+        _write(output, wrapping.unwrap(file.read_bytes()), file, force)
+
+
+def _write(output: Path, data: bytes, source: Path, force: bool) -> None:
+    from mricodec.codec.output import replacing
+
+    _check_output(str(output), str(source), force)
+    with replacing(output) as file:
+        file.write(data)

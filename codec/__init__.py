@@ -48,6 +48,7 @@ from .series import (
 )
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
+from .wrapping import unwrap, wrap
 
 __all__ = [
     "MAGIC",
@@ -84,6 +85,8 @@ __all__ = [
     "restore_series",
     "series_files",
     "series_headers",
+    "unwrap",
     "verify",
     "version",
+    "wrap",
 ]

@@ -20,6 +20,7 @@ from . import dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
+    from pydicom.tag import BaseTag
 
 METHOD = "MRICODEC"  # LossyImageCompressionMethod has no defined term for it
 LONGEST_TEXT = 1024  # characters of an ST
@@ -145,10 +146,11 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _replace_uids(dataset: FileDataset, derivation: Derivation) -> None:
+    """Elements of another kind are not interpreted, so that they are written as they were read."""
     own = (0x00080018, 0x0020000E, _CONCATENATION)
     for item in _items(dataset):
         for tag in list(item.keys()):
-            if item[tag].VR == "UI":
+            if _kind(item, tag) == "UI":
                 value = item[tag].value
                 several = not isinstance(value, str)
                 uids = list(value or ()) if several else [value]
@@ -162,12 +164,24 @@ def _items(dataset: Dataset) -> Iterator[Dataset]:
     """The data set and every item of its sequences."""
     yield dataset
     for tag in list(dataset.keys()):
-        raw = dataset.get_item(tag)
-        if raw.VR in ("SQ", "UN", None) or raw.is_undefined_length:
+        if _kind(dataset, tag) in ("SQ", "UN"):
             element = dataset[tag]
             if element.VR == "SQ":
                 for item in element.value or ():
                     yield from _items(item)
+
+
+def _kind(dataset: Dataset, tag: BaseTag) -> str:
+    """The VR of an element, which an implicit syntax leaves to the dictionary; "" if it is unknown."""
+    from pydicom.datadict import dictionary_VR
+
+    vr = dicom.raw_element(dataset, tag).VR
+    if vr is not None:
+        return str(vr)
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return ""
 
 
 def _mark(dataset: Dataset, derivation: Derivation) -> None:

@@ -29,6 +29,7 @@ from .volume import DTYPES
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
 
+SUFFIXES = (".dcm", ".dicom", ".ima")  # of files that claim to be DICOM
 PREFIX = 132  # bytes by which a DICOM file is recognised
 MAX_HEAD = 32 << 20  # bytes around the voxels; a file with more is kept whole
 PIECE = 1 << 24  # bytes of other files read at a time
@@ -83,7 +84,43 @@ class MemorySource:
         return self._data[offset : offset + size]
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that can't be read, and why."""
+
+    name: str
+    reason: str
+
+
 Source = FileSource | MemorySource
+
+
+class _Reader(io.RawIOBase):
+    """A source as a file."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(self._at, max(0, min(len(buffer), self._source.size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 @dataclass(frozen=True)
@@ -251,12 +288,14 @@ class Series:
 
     uid: str
     instances: list[Instance]
+    left_out: list[Unreadable] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        """SeriesNumber and SeriesDescription, as far as there are any."""
+        """SeriesNumber and SeriesDescription, as far as there are any, in printable characters."""
         named = next((found for found in self.instances if found.series_uid and found.series_uid == self.uid), None)
-        return "" if named is None else " ".join(part for part in (named.number, named.description) if part)
+        text = "" if named is None else f"{named.number} {named.description}"
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
     @property
     def size(self) -> int:
@@ -265,11 +304,13 @@ class Series:
     @property
     def notes(self) -> list[tuple[str, str]]:
         """(file, what is unusual about it)"""
-        return [(found.name, note) for found in self.instances for note in found.notes]
+        missing = [(found.name, f"left out: {found.reason}") for found in self.left_out]
+        return missing + [(found.name, note) for found in self.instances for note in found.notes]
 
     @property
     def damaged(self) -> bool:
-        return any(found.damaged for found in self.instances)
+        """Some file is not what it should be, or could not be read."""
+        return bool(self.left_out) or any(found.damaged for found in self.instances)
 
 
 def accept(prefix: bytes) -> bool:
@@ -277,31 +318,64 @@ def accept(prefix: bytes) -> bool:
     return prefix[128:132] == b"DICM"
 
 
-def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source]:
+def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source | Unreadable]:
     """Every file of the paths, folders searched to any depth; names relative to the folder, or to what all share.
 
-    OSError for a path that is not there; ValueError if there is no file at all.
+    Links to folders are not followed. OSError for a path that is not there; ValueError if there is no file at all.
     """
     given = [Path(path) for path in paths]
     found: list[Path] = []
+    reasons: dict[str, str] = {}
+
+    def not_listed(error: OSError) -> None:
+        found.append(Path(error.filename))
+        reasons[os.path.abspath(error.filename)] = f"can't be listed ({error.strerror})"
+
     for path in given:
         if path.is_dir():
-            for folder, folders, names in os.walk(path, onerror=_raise):
+            for folder, folders, names in os.walk(path, onerror=not_listed):
                 folders.sort()
-                found += [Path(folder, name) for name in sorted(names)]
+                linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+                found += [Path(folder, name) for name in sorted(names + linked)]
         else:
+            os.stat(path)
             found.append(path)
     if not found:
         raise ValueError(f"expected files, found none in {', '.join(map(str, given)) or 'nothing'}")
     folders_of = [path if path.is_dir() else path.parent for path in given]
     root = os.path.commonpath([os.path.abspath(folder) for folder in folders_of])
     once = dict.fromkeys(os.path.abspath(path) for path in found)
-    return [FileSource(Path(path), Path(os.path.relpath(path, root)).as_posix()) for path in once]
+    return [_source(Path(path), Path(os.path.relpath(path, root)).as_posix(), reasons.get(path)) for path in once]
 
 
-def find_series(sources: Iterable[Source]) -> list[Series]:
+def _source(path: Path, name: str, reason: str | None) -> Source | Unreadable:
+    if reason is None and path.is_dir():
+        reason = "a link to a folder"
+    elif reason is None and path.exists() and not path.is_file():
+        reason = "a device, pipe or socket"
+    if reason is not None:
+        return Unreadable(name, reason)
+    try:
+        source = FileSource(path, name)
+        source.read(0, min(1, source.size))
+    except OSError as error:
+        return Unreadable(name, f"can't be read ({error.strerror or error})")
+    return source
+
+
+def find_series(sources: Iterable[Source | Unreadable]) -> list[Series]:
     """Read every file, and sort them by series; what belongs to none goes with its neighbours in the folder."""
-    instances = [read_instance(source) for source in sources]
+    found = list(sources)
+    series = _by_series([read_instance(source) for source in found if not isinstance(source, Unreadable)])
+    left_out = [source for source in found if isinstance(source, Unreadable)]
+    if left_out and not series:
+        raise ValueError(f"{left_out[0].name}: {left_out[0].reason}")
+    if series:
+        series[0].left_out.extend(left_out)
+    return series
+
+
+def _by_series(instances: list[Instance]) -> list[Series]:
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
         by_uid[instance.series_uid].append(instance)
@@ -323,16 +397,17 @@ def read_instance(source: Source) -> Instance:
     if not accept(prefix) and not bare:
         instance = Instance(source, _digest(source))
         instance.notes.append("no DICOM file (no DICM at byte 128)" if prefix else "an empty file")
+        instance.damaged = source.name.lower().endswith(SUFFIXES)
         return instance
-    data = source.read(0, source.size)
-    instance = Instance(source, hashlib.sha256(data).digest())
+    instance = Instance(source, _digest(source))
     if bare:
         instance.notes.append("no preamble: expected DICM at byte 128")
     try:
         with quiet_pydicom():
             from pydicom import dcmread
 
-            _describe(instance, dcmread(io.BytesIO(data), force=bare), data)
+            file = io.BufferedReader(_Reader(source), 1 << 16)
+            _describe(instance, dcmread(file, force=bare, defer_size=MAX_HEAD))
     except MemoryError:
         raise
     except Exception as error:  # pydicom lets struct.error, EOFError, KeyError, NotImplementedError ... through
@@ -451,8 +526,9 @@ def looks_bare(data: bytes) -> bool:
     return not accept(data) and data[:2] in (b"\x02\0", b"\x08\0") and len(data) >= PREFIX
 
 
-def _describe(instance: Instance, dataset: FileDataset, data: bytes) -> None:
+def _describe(instance: Instance, dataset: FileDataset) -> None:
     """Fill in what the data set says."""
+    size = instance.source.size
     syntax = _text(dataset.file_meta, 0x00020010)
     instance.series_uid = _text(dataset, 0x0020000E)
     instance.sop_uid = _text(dataset, 0x00080018)
@@ -462,51 +538,57 @@ def _describe(instance: Instance, dataset: FileDataset, data: bytes) -> None:
         instance.keep_whole("a deflated data set; kept as it is")
         return
     _, little = dataset.original_encoding
-    element = _raw(dataset, _PIXEL_DATA)
+    element = raw_element(dataset, _PIXEL_DATA)
     if element is None:
         sop_class = _text(dataset, 0x00080016)
         what = "a DICOMDIR" if DICOMDIR_CLASS in (sop_class, _media_class(dataset)) else "no PixelData"
         instance.notes.append(f"{what}; kept as it is")
-        instance.head = len(data)
-        instance.cuts = _cuts(dataset, len(data))
+        instance.head = size
+        instance.cuts = _cuts(dataset, size)
         _check_head(instance)
         return
-    start, value = int(element.value_tell), element.value or b""
-    if data[start : start + len(value)] != value:
-        raise ValueError("PixelData does not stand where it says")
-    instance.head, instance.tail = start, len(data) - start - len(value)
-    instance.cuts = _cuts(dataset, start + len(value))
-    _check_head(instance)
-    if element.length == _UNDEFINED or (syntax and syntax not in RAW_SYNTAXES):
+    start, length = int(element.value_tell), int(element.length)
+    compressed = length == _UNDEFINED or (syntax != "" and syntax not in RAW_SYNTAXES)
+    end = size if compressed else min(size, start + length)
+    instance.head, instance.tail = start, size - end
+    instance.cuts = _cuts(dataset, end)
+    if not _check_head(instance):
+        return
+    if compressed:
         instance.notes.append(f"compressed already (transfer syntax {syntax or 'unknown'}); kept as it is")
         return
-    if len(value) != element.length:
-        instance.keep_whole(f"cut short: expected {element.length} bytes of PixelData, found {len(value)}", damaged=True)
+    if end != start + length:
+        instance.keep_whole(f"cut short: expected {length} bytes of PixelData, found {end - start}", damaged=True)
         return
-    pixels = _read_pixels(dataset, data, start, not little)
+    pixels = _read_pixels(dataset, instance.source, start, not little)
     if isinstance(pixels, str):
         instance.notes.append(f"{pixels}; kept as it is")
         return
-    if len(value) < pixels.size:
+    if length < pixels.size:
         instance.keep_whole(
-            f"expected {pixels.size} bytes of PixelData for its rows and columns, found {len(value)}; kept as it is",
+            f"expected {pixels.size} bytes of PixelData for its rows and columns, found {length}; kept as it is",
             damaged=True,
         )
         return
-    if len(value) > pixels.size + pixels.size % 2:
-        instance.notes.append(f"expected {pixels.size} bytes of PixelData for its rows and columns, found {len(value)}")
+    if length > pixels.size + pixels.size % 2:
+        instance.notes.append(f"expected {pixels.size} bytes of PixelData for its rows and columns, found {length}")
         instance.damaged = True
-    instance.tail = len(data) - start - pixels.size
+    instance.tail = size - start - pixels.size
+    if not _check_head(instance):
+        return
     instance.pixels = pixels
     if None in pixels.places:
         instance.notes.append("no position or orientation: its place in the volume is unknown")
 
 
-def _check_head(instance: Instance) -> None:
-    if instance.head + instance.tail > MAX_HEAD:
-        instance.head = instance.tail = 0
-        instance.cuts = ()
-        instance.keep_whole(f"more than {MAX_HEAD} bytes around its voxels; kept as it is")
+def _check_head(instance: Instance) -> bool:
+    """Whether head and tail are short enough to be kept apart; else they are not."""
+    if instance.head + instance.tail <= MAX_HEAD:
+        return True
+    instance.head = instance.tail = 0
+    instance.cuts = ()
+    instance.keep_whole(f"more than {MAX_HEAD} bytes around its voxels; kept as it is")
+    return False
 
 
 def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
@@ -514,7 +596,7 @@ def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
     cuts = [(0, 0)]
     for elements in (dataset.file_meta, dataset):
         for tag in sorted(elements.keys()):
-            element = elements.get_item(tag)
+            element = raw_element(elements, int(tag))
             tell = getattr(element, "value_tell", None) or getattr(element, "file_tell", None)
             offset = after if tag > _PIXEL_DATA else (tell or 0) - 8
             if tag != _PIXEL_DATA and offset > cuts[-1][1] and int(tag) > cuts[-1][0]:
@@ -522,7 +604,7 @@ def _cuts(dataset: Dataset, after: int) -> tuple[tuple[int, int], ...]:
     return tuple(cuts)
 
 
-def _read_pixels(dataset: Dataset, data: bytes, offset: int, big_endian: bool) -> Pixels | str:
+def _read_pixels(dataset: Dataset, source: Source, offset: int, big_endian: bool) -> Pixels | str:
     """What PixelData holds, or why it is not taken for voxels."""
     rows, columns = _integer(dataset, 0x00280010), _integer(dataset, 0x00280011)
     bits, signed = _integer(dataset, 0x00280100), _integer(dataset, 0x00280103, 0)
@@ -548,7 +630,7 @@ def _read_pixels(dataset: Dataset, data: bytes, offset: int, big_endian: bool) -
         places = (None,) * pictures
     elif frames == 1 and samples == 1 and (count := _mosaic_count(dataset)):
         per_side = math.isqrt(count - 1) + 1
-        mosaic = data[offset : offset + rows * columns * bits // 8]
+        mosaic = source.read(offset, max(0, min(rows * columns * bits // 8, source.size - offset)))
         if _is_mosaic(mosaic, rows, columns, per_side, count):
             tiles, pictures = per_side, count
             rows, columns = rows // tiles, columns // tiles
@@ -715,7 +797,7 @@ def _csa(dataset: Dataset, name: bytes) -> list[float]:
     """Numbers of a field of the Siemens CSA image header (0029,xx10): layout of nibabel.nicom.csareader; [] if none."""
     raw = b""
     for tag in (0x00291010, 0x00291110, 0x00291210):
-        value = getattr(_raw(dataset, tag), "value", None)
+        value = getattr(raw_element(dataset, tag), "value", None)
         if isinstance(value, bytes) and value[:4] == b"SV10":
             raw = value
             break
@@ -742,14 +824,14 @@ def _media_class(dataset: Dataset) -> str:
     return _text(dataset.file_meta, 0x00020002)
 
 
-def _raw(dataset: Dataset | None, tag: int) -> Any:
+def raw_element(dataset: Dataset | None, tag: int) -> Any:
     """An element as it was read, its value not interpreted unless it is a sequence; None if there is none."""
-    return None if dataset is None else dataset.get_item(tag)
+    return None if dataset is None else dataset.get_item(tag, keep_deferred=True)
 
 
 def _text(dataset: Dataset | None, tag: int) -> str:
     """The value of an element as it stands in the file, without padding; "" if there is none."""
-    value = getattr(_raw(dataset, tag), "value", None)
+    value = getattr(raw_element(dataset, tag), "value", None)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -769,7 +851,7 @@ def _numbers(dataset: Dataset | None, tag: int) -> list[float]:
 
 def _integer(dataset: Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
     """A binary number of 16 bits (US or SS); ValueError if it is missing and there is no default."""
-    element = _raw(dataset, tag)
+    element = raw_element(dataset, tag)
     value = getattr(element, "value", None)
     if isinstance(value, bytes) and len(value) >= 2:
         return int.from_bytes(value[:2], "little" if element.is_little_endian else "big", signed=signed)
@@ -782,7 +864,3 @@ def _integer(dataset: Dataset, tag: int, default: int | None = None, *, signed: 
 
 def _folder(instance: Instance) -> str:
     return instance.name.rpartition("/")[0]
-
-
-def _raise(error: OSError) -> Iterator[None]:
-    raise error

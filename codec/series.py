@@ -43,6 +43,7 @@ from mricodec.bitstream.container import (
 from mricodec.bitstream.errors import ChecksumMismatch, FormatError
 from mricodec.bitstream.files import (
     BYTES,
+    PICTURES_PER_FILE,
     VOXELS,
     BytePieces,
     FileEntry,
@@ -134,6 +135,9 @@ def encode_series_file(
     _leave_out_twins(stacks)
     if len({found.name for found in series.instances}) != len(series.instances):
         raise ValueError("expected a name of its own for every file of a series, found one twice")
+    pictures = sum(len(stack.slots) for stack in stacks)
+    if max(len(series.instances), pictures // PICTURES_PER_FILE) > DEFAULT_LIMITS.max_files:
+        raise ValueError(f"expected a series of at most {DEFAULT_LIMITS.max_files} files, found {len(series.instances)}")
     notes: list[tuple[str, str]] = []
     lossless = Encoder(lossless=True)
     scans, encoders = [], []
@@ -143,6 +147,8 @@ def encode_series_file(
             reason = _lossless_reason(scan)
         if reason is not None:
             notes.append((stack.pictures[0][0].name, f"coded without loss: {reason}"))
+        if not stack.even:
+            notes.append((scan.file_name, "its slices stand at uneven distances; a NIfTI of them has their mean distance"))
         scans.append(scan)
         encoders.append(encoder if reason is None else lossless)
     further = []
@@ -242,9 +248,10 @@ def restore_series(
         stream = Stream(file, decoder.limits)
         names = [entry.name for entry in _table_of(stream).files]
         _check_targets(target, names, force)
-        if not target.absolute().parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(target.absolute().parent))
-        part = target.absolute().parent / f".{target.absolute().name[:32]}.{secrets.token_hex(4)}.part"
+        beside = target if target.is_dir() else target.absolute().parent
+        if not beside.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(beside))
+        part = beside / f".{target.absolute().name[:32]}.{secrets.token_hex(4)}.part"
         part.mkdir()
         try:
             for entry, pieces in _restored(stream, decoder, progress or _silent):
@@ -394,7 +401,7 @@ def _lossless_reason(scan: _StackScan) -> str | None:
 
 
 def _padding_mask(scan: _StackScan, value: int) -> bytes:
-    return pack_padding(value, np.stack([picture == value for picture in scan.pictures()]))
+    return pack_padding(value, (picture == value for picture in scan.pictures()))
 
 
 def _one_series(source: SeriesSource) -> Series:
@@ -513,12 +520,11 @@ def _records(stream: Stream) -> Iterator[bytes]:
     """Head and tail of every file, in the order of the table."""
     left = len(_table_of(stream).files)
     for payload in stream.reader.chunks(DHDR):
-        for record in unpack_records(payload, stream.reader.limits.max_metadata_bytes):
+        for record in unpack_records(payload, stream.reader.limits.max_metadata_bytes, left):
             left -= 1
-            if left >= 0:
-                yield record
+            yield record
     if left:
-        raise FormatError(f"expected a record of every file in DHDR, found {abs(left)} too {'few' if left > 0 else 'many'}")
+        raise FormatError(f"expected a record of every file in DHDR, found {left} too few: the file is damaged")
 
 
 def _check_record(entry: FileEntry, record: bytes) -> None:

@@ -161,7 +161,7 @@ class Stream:
         self.dtype = self.native.newbyteorder(">" if head.flags & Flags.BIG_ENDIAN else "<")
         self.tiling = Tiling(head.shape, head.slab_axis, head.slab_slices)
         table = self.reader.chunk(DICM)
-        self.table = None if table is None else FileTable.unpack(table, limits.max_metadata_bytes)
+        self.table = None if table is None else FileTable.unpack(table, limits)
         self._check_slabs()
         orig = self.reader.chunk(ORIG)
         around, self.trailer = (

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mricodec import codec
 from mricodec.codec import dicom
@@ -142,9 +142,14 @@ def test_dciodvfy_finds_no_further_error(
         assert errors(tmp_path / "out" / file) <= errors(folder / file)
 
 
-def test_uids_depend_on_the_old_ones_and_on_the_encoding(encoder: codec.Encoder, decoder: codec.Decoder) -> None:
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_uids_depend_on_the_old_ones_and_on_the_encoding(
+    syntax: UID, encoder: codec.Encoder, decoder: codec.Decoder
+) -> None:
     datasets = dicom_files.series()
     for n, dataset in enumerate(datasets):  # each refers to the next one, and to one of another series
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.SmallestImagePixelValue = 0
         other = datasets[(n + 1) % len(datasets)]
         dataset.ReferencedImageSequence = [Dataset(), Dataset()]
         dataset.ReferencedImageSequence[0].ReferencedSOPInstanceUID = other.SOPInstanceUID
@@ -158,6 +163,7 @@ def test_uids_depend_on_the_old_ones_and_on_the_encoding(encoder: codec.Encoder,
     assert len(set(uids)) == len(datasets)
     assert len({dataset.SeriesInstanceUID for dataset in found}) == 1
     for n, dataset in enumerate(found):
+        assert dataset.SmallestImagePixelValue == dataset.pixel_array.min()
         references = [item.ReferencedSOPInstanceUID for item in dataset.ReferencedImageSequence]
         assert references == [uids[(n + 1) % len(uids)], dicom_files.uid("elsewhere")]
         assert dataset.SourceImageSequence[0].ReferencedSOPInstanceUID == datasets[n].SOPInstanceUID

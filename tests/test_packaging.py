@@ -84,7 +84,7 @@ def test_the_sample_comes_with_its_licence() -> None:
     for scan in folder.glob("*.nii.gz"):
         assert scan.name in notices[0]
         assert scan.relative_to(ROOT).as_posix() in notices[1]
-    for scan in (ROOT / "tests" / "data").glob("*.nii.gz"):
+    for scan in [*(ROOT / "tests" / "data").glob("*.nii.gz"), *(ROOT / "tests" / "data" / "dicom").iterdir()]:
         assert scan.relative_to(ROOT).as_posix() in notices[1]
 
 

@@ -8,11 +8,14 @@ import io
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dicom_files
@@ -28,6 +31,7 @@ from mricodec.bitstream.container import DICM, DRAW, STCK, ContainerReader
 from mricodec.bitstream.files import VOXELS, FileTable
 from mricodec.cli.main import cli
 from mricodec.codec import dicom
+from mricodec.codec import series as series_module
 
 SECONDS = 20.0  # for one damaged stream
 
@@ -165,6 +169,20 @@ def test_time_points_and_uneven_stacks(tmp_path: Path) -> None:
     assert restored(encode(short)) == dicom_files.contents(short)
 
 
+def test_frames_in_any_order(tmp_path: Path) -> None:
+    """An enhanced object whose frames are shuffled within each volume: the same volume, and the same file out."""
+    source = pydicom.dcmread(dicom_files.REAL / "dwi_enhanced" / "3000.dcm")
+    frames, groups = source.pixel_array, list(source.PerFrameFunctionalGroupsSequence)
+    rng = np.random.default_rng(4)
+    order = np.concatenate([8 * t + rng.permutation(8) for t in range(3)])
+    source.PerFrameFunctionalGroupsSequence = [groups[n] for n in order]
+    source.PixelData = frames[order].tobytes()
+    dicom_files.write([source], tmp_path)
+    stream = encode(tmp_path)
+    assert restored(stream) == dicom_files.contents(tmp_path)
+    assert np.array_equal(codec.decode(stream).array, frames.reshape(3, 8, 48, 48))
+
+
 def test_a_localizer_mixes_orientations(tmp_path: Path) -> None:
     turned = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]]
     datasets = dicom_files.series()
@@ -180,6 +198,35 @@ def test_a_localizer_mixes_orientations(tmp_path: Path) -> None:
     (tmp_path / "s.mrc").write_bytes(stream)
     assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "v.nii").exit_code == 0
     assert sorted(path.name for path in tmp_path.glob("*.nii")) == ["v.nii", "v_2.nii", "v_3.nii"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (dicom, "MAX_STACKS", 1),
+        (dicom, "MAX_HEAD", 500),
+        (dicom, "PIECE", 100),
+        (series_module, "HEADS_AT_ONCE", 3000),
+        (series_module, "BYTES_AT_ONCE", 1000),
+    ],
+)
+def test_beyond_the_bounds(
+    module: ModuleType, name: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More kinds of pictures, longer headers and more bytes than are held at once: every file comes back all the same."""
+    monkeypatch.setattr(module, name, value)
+    datasets = dicom_files.series()
+    datasets += [dicom_files.instance(dicom_files.volume()[0, :20], 50), dicom_files.instance(SIGNED, 51)]
+    folder = dicom_files.write(datasets, tmp_path)
+    shutil.copy(dicom_files.PYDICOM / "JPEG2000.dcm", folder)
+    (series,) = [found for found in codec.find_series(folder) if len(found.instances) > 1]
+    stream = encode(series)
+    files = dicom_files.contents(folder)
+    del files["JPEG2000.dcm"]
+    assert restored(stream) == files
+    counts = [section.type for section in ContainerReader(stream).sections()]
+    assert name != "HEADS_AT_ONCE" or counts.count("DHDR") > 2
+    assert name != "MAX_STACKS" or (counts.count("STCK"), counts.count("DRAW")) == (0, 1)
 
 
 SIGNED = np.arange(-600, 600, dtype=np.int16).reshape(30, 40)
@@ -288,6 +335,58 @@ def test_datasets_threads_and_processes(tmp_path: Path) -> None:
         codec.encode_series([1, 2])
 
 
+def flips(found: NDArray[Any], expected: NDArray[Any]) -> list[slice]:
+    """How the axes of a voxel grid are turned over to be the other one; the grids must be the same in space."""
+    turn = np.linalg.inv(expected) @ found
+    signs = np.sign(np.diag(turn[:3, :3]))
+    assert np.allclose(turn[:3, :3], np.diag(signs), atol=1e-3), turn
+    return [slice(None, None, int(sign)) for sign in signs]
+
+
+@pytest.mark.parametrize("name", ["prostate_t2w", "dwi_enhanced", "mosaic"])
+def test_geometry_is_that_of_dcm2niix(name: str, tmp_path: Path) -> None:
+    """Voxel by voxel and in space, but for the order of the rows, which dcm2niix turns over."""
+    nibabel = pytest.importorskip("nibabel")
+    program = shutil.which("dcm2niix") or shutil.which("dcm2niix", path=Path(sys.executable).parent)
+    if program is None:
+        pytest.skip("dcm2niix is not installed")
+    folder = dicom_files.REAL / name
+    if name == "mosaic":
+        folder = tmp_path / "in"
+        folder.mkdir()
+        data = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
+        for part in ("siemens_dwi_0.dcm", "siemens_dwi_1000.dcm"):
+            (folder / part).write_bytes(gzip.decompress((data / f"{part}.gz").read_bytes()))
+    arguments = [program, "-z", "n", "-b", "n", "-f", "theirs", "-o", str(tmp_path), str(folder)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    codec.encode_series(folder, lossless=True, out=tmp_path / "s.mrc")
+    assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "ours.nii").exit_code == 0
+    ours, theirs = nibabel.load(tmp_path / "ours.nii"), nibabel.load(tmp_path / "theirs.nii")
+    assert ours.shape == theirs.shape
+    turned = flips(ours.affine, theirs.affine)
+    assert turned == [slice(None, None, 1), slice(None, None, -1), slice(None, None, 1)]
+    assert np.array_equal(np.asarray(ours.dataobj)[tuple(turned)], np.asarray(theirs.dataobj))
+    last = np.array([0, ours.shape[1] - 1, 0, 1])
+    assert np.allclose(ours.affine @ last, theirs.affine[:, 3], atol=0.01)
+    assert np.allclose(ours.header.get_zooms()[:3], theirs.header.get_zooms()[:3], atol=1e-3)
+
+
+def test_rescale_belongs_to_the_nifti(tmp_path: Path) -> None:
+    """One slope for all slices becomes that of the NIfTI; where it varies, stored values are given."""
+    import nibabel
+
+    datasets = dicom_files.series(RescaleSlope="2.5", RescaleIntercept="-10")
+    stream = encode(dicom_files.write(datasets, tmp_path / "one"))
+    volume = codec.decode(stream)
+    assert (volume.slope, volume.inter) == (2.5, -10.0)
+    codec.decode_file(stream, tmp_path / "one.nii")
+    image = nibabel.load(tmp_path / "one.nii")
+    assert np.allclose(np.asarray(image.dataobj).T, dicom_files.volume() * 2.5 - 10)
+    datasets[3].RescaleSlope = "3"
+    volume = codec.decode(encode(dicom_files.write(datasets, tmp_path / "several")))
+    assert (volume.slope, volume.inter) == (1.0, 0.0)
+
+
 # Bad input: everything is carried on, what is damaged gets a line, and exit code 1 at the end
 
 
@@ -371,6 +470,33 @@ def test_bad_files_are_carried_on(kind: str, tmp_path: Path) -> None:
         named = [text for text in result.stderr.splitlines() if text.startswith("sub/BAD")]
         assert named and any(line in text for text in named), result.stderr
     assert run("verify", "--deep", tmp_path / "s.mrc").exit_code == 0
+    assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "out").exit_code == 0
+    assert dicom_files.contents(tmp_path / "out") == files
+
+
+def test_a_name_that_claims_to_be_dicom(tmp_path: Path) -> None:
+    """A text beside the images is nothing special; one that is called .dcm is damaged."""
+    folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
+    (folder / "notes").write_text("x")
+    assert run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless").exit_code == 0
+    (folder / "notes.dcm").write_text("x")
+    result = run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless", "-f")
+    assert result.exit_code == 1 and "no DICOM file" in result.stderr
+    assert restored((tmp_path / "s.mrc").read_bytes()) == dicom_files.contents(folder)
+
+
+def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
+    """Links to nowhere and to folders, pipes: a line each and exit code 1, the rest is encoded; odd names come back."""
+    folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
+    os.rename(os.fsencode(folder / "IM0007"), os.fsencode(folder) + b"/\xff \xe9\n\\")
+    files = dicom_files.contents(folder)
+    os.symlink(tmp_path / "none", folder / "gone")
+    os.symlink(tmp_path, folder / "folder")
+    os.mkfifo(folder / "pipe")
+    result = run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless")
+    assert result.exit_code == 1
+    for line in ("gone: left out: can't be read", "folder: left out: a link", "pipe: left out: a device"):
+        assert line in result.stderr
     assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "out").exit_code == 0
     assert dicom_files.contents(tmp_path / "out") == files
 
@@ -484,7 +610,7 @@ def forged(table: FileTable) -> bytes:
 def table_of(stream: bytes) -> FileTable:
     payload = ContainerReader(stream).chunk(DICM)
     assert payload is not None
-    return FileTable.unpack(payload, 1 << 20)
+    return FileTable.unpack(payload, codec.Limits())
 
 
 @pytest.mark.parametrize(
