@@ -272,7 +272,7 @@ def main(
     use_threads(threads)
     try:
         bench = Bench(data, output, csvs)
-        own = [Mricodec(model, effort=effort) for model in dict.fromkeys(models) for effort in dict.fromkeys(efforts)]
+        own = [Mricodec(name, effort=effort) for name in dict.fromkeys(models) for effort in dict.fromkeys(efforts)]
         jpeg2000, lossless = contenders.jpeg2000(), [MricodecLossless(), *peers.lossless()]
     except (MissingExtra, ValueError) as error:
         raise click.ClickException(str(error)) from error
@@ -281,8 +281,8 @@ def main(
         if only != "lossless":
             bench.curve(jpeg2000, part, in_turn(TARGETS))
             bench.videos(part, videos)
-            for contender in own:
-                bench.own(contender, part)
+            for model in own:
+                bench.own(model, part)
         if only != "lossy":
             for contender in lossless:
                 bench.curve(contender, whole, in_turn([0.0]))

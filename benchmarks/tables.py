@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mricodec.codec import comparison, metrics
 from mricodec.codec.comparison import ANCHOR, ANCHOR_RATES, JPEG2000, BdRow, Mean, Sample, markdown, of_points
+from mricodec.codec.contenders import MricodecLossless
 from mricodec.codec.fidelity import DEFAULT_QUALITY
 from mricodec.codec.metrics import Range
 from mricodec.codec.rate_distortion import LEAST_POINTS, Point
@@ -53,7 +54,7 @@ def summary(points: Sequence[Point], rivals: Sequence[Sample] = ()) -> str:
         for codec in codecs:
             parts += [f"{codec}, every volume", by_volume(samples, rivals, codec, rows, high, of_volume)]
         parts += [f"Default quality, {DEFAULT_QUALITY:g}", default_quality(finite, of_volume)]
-    lossless = lossless_table([*samples, *rivals], {point.volume for point in points if math.isinf(point.psnr)})
+    lossless = lossless_table([*samples, *rivals])
     if lossless:
         parts += ["Lossless, bits per voxel of whole volumes", lossless]
     return "\n\n".join(part for part in parts if part) or "no points"
@@ -135,13 +136,17 @@ def default_quality(points: Iterable[Point], of_volume: dict[str, str]) -> str:
 _EXTREMES: dict[str, Callable[[Iterable[float]], float]] = {"least": min, "most": max}
 
 
-def lossless_table(samples: Iterable[Sample], volumes: Iterable[str]) -> str:
-    """Bits per voxel of the codecs that have all of the volumes, smallest mean first; "" without volumes."""
-    names = sorted(volumes)
+def lossless_table(samples: Iterable[Sample]) -> str:
+    """Bits per voxel on the volumes that `MricodecLossless` has, of the codecs that have all of them, smallest mean first.
+
+    "" without volumes. Files of lossy codecs that happen to be exact do not count.
+    """
     rates: dict[str, dict[str, float]] = {}
     for sample in samples:
         if sample.roi == "full" and math.isinf(sample.psnr):
             rates.setdefault(sample.codec, {}).setdefault(sample.volume, sample.bpv)
+    names = sorted(rates.get(MricodecLossless.name, ()))
+    rates = {codec: of for codec, of in rates.items() if codec == MricodecLossless.name or not codec.startswith(OWN)}
     whole = {codec: [of[name] for name in names] for codec, of in rates.items() if all(name in of for name in names)}
     if not names or not whole:
         return ""
