@@ -2,165 +2,116 @@
 
 From the root of the repository:
 
-    python -m benchmarks.run DATA -o results.jsonl --peers lossy.csv --peers lossless.csv
+    python -m benchmarks.run DATA... -o results.jsonl --peers lossy.csv --peers lossless.csv
 
 What is measured and what the tables say is in README.md beside this file.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import click
-import numpy as np
 
+from mricodec.codec import comparison, contenders, metrics
+from mricodec.codec.comparison import ANCHOR, ANCHOR_RATES, JPEG2000, LEAST_PSNR, Place, Sample
+from mricodec.codec.contenders import MODELS, Mricodec, MricodecLossless, spread_qualities
+from mricodec.codec.fidelity import DEFAULT_QUALITY
 from mricodec.codec.formats import open_scan
 from mricodec.codec.peers import MissingExtra
+from mricodec.codec.rate_control import EFFORTS, Effort
 from mricodec.codec.rate_distortion import (
     LEAST_POINTS,
-    MODELS,
     Contender,
-    Mricodec,
-    MricodecLossless,
     Point,
+    PointFile,
     Source,
     measure,
     scan_name,
-    spread_qualities,
 )
 from mricodec.codec.report import environment
-from mricodec.codec.tiling import SLAB_SLICES, Tiling
-from mricodec.codec.volume import Volume
 
 from . import peers, tables
 
 SLAB = 40  # slices of a lossy roi
-DENSE_RATES = (0.08, 1.0)  # bits per voxel between which the points of a curve have to be dense ...
-DENSE_POINTS = 13  # ... so many of them
+DENSE_POINTS = 13  # of a curve within the PSNRs where it is compared
 MOST_POINTS = 32
-TARGETS = tuple(float(target) for target in range(26, 53))  # dB, of JPEG 2000
+FINEST_PSNR, FINEST_RMSE = 52.0, 0.5  # dB, stored units: a curve need go no further than the first of them
+FINER_QUALITIES = (90.0, 100.0)  # where the usual ones do not reach that far
+TARGETS = tuple(float(target) for target in range(25, 54))  # dB, of JPEG 2000
+VIDEO_POINTS = 14
+LIVE = {"x265": ANCHOR, "x265-veryslow": "x265-veryslow"}  # run where the CSV has no points: names of `contenders.LIVE`
+
+Dense = tuple[metrics.Range, int]  # PSNRs (dB) between which a curve has to have so many points
+Schedule = Callable[[Sequence[Point]], float | None]  # the next parameter of a curve; None: it is done
 
 
-class ResultFile:
-    """JSON lines: an "environment" before the points of every run, then the points."""
+def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float | None:
+    """An even spread and the default, on to the finest PSNR, then the middle of the widest gap of a range not yet dense.
 
-    def __init__(self, path: Path) -> None:
-        """What is there already. ValueError if it is something else."""
-        self._path = path
-        self._curves: dict[tuple[str, str, str], dict[float, Point]] = {}
-        self._announced = False
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:end].splitlines(), 1):
-            try:
-                row = json.loads(line)
-                if "environment" not in row:
-                    self._take(Point.from_row(row))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected a point, found something else ({error!r})"
-                ) from error
-        if end != len(content):  # the last line of an interrupted run
-            path.write_bytes(content[:end])
-
-    @property
-    def points(self) -> list[Point]:
-        return [point for curve in self._curves.values() for point in curve.values()]
-
-    def of(self, source: Source, contender: Contender) -> list[Point]:
-        """The points of one curve; none if the volume or the codec is another one now."""
-        curve = self._curves.get((source.name, source.roi, contender.name), {})
-        return [point for point in curve.values() if point.holds_for(source, contender)]
-
-    def add(self, point: Point) -> None:
-        self._take(point)
-        with self._path.open("a", encoding="utf-8") as file:
-            if not self._announced:
-                file.write(json.dumps({"environment": environment()}) + "\n")
-                self._announced = True
-            file.write(json.dumps(point.to_row()) + "\n")
-
-    def _take(self, point: Point) -> None:
-        """A point of another volume or version begins its curve anew."""
-        curve = self._curves.setdefault((point.volume, point.roi, point.codec), {})
-        if any((p.voxels, p.version) != (point.voxels, point.version) for p in curve.values()):
-            curve.clear()
-        curve[point.param] = point
-
-
-def sources(path: Path) -> tuple[Source, Source]:
-    """The whole volume (of a 4-D scan the first) and its central slices. ValueError, OSError: unreadable."""
-    with closing(open_scan(path)) as scan:
-        tiling = Tiling(scan.shape, 0, SLAB_SLICES)
-        slabs = []
-        for slab in scan.blocks(tiling):
-            slabs.append(slab)
-            if len(slabs) == tiling.slabs_per_volume:
-                break
-        voxels = np.concatenate(slabs)
-        spacing_mm = scan.spacing_mm
-    whole = Source.of_array(scan_name(path), Volume.from_array(voxels, spacing_mm=spacing_mm))
-    if len(voxels) <= SLAB:
-        return whole, whole
-    start = (len(voxels) - SLAB) // 2
-    part = Volume.from_array(np.ascontiguousarray(voxels[start : start + SLAB]), spacing_mm=spacing_mm)
-    return whole, Source.of_array(whole.name, part, limits=whole.limits, roi=f"slab{SLAB}")
-
-
-def next_quality(points: Sequence[Point]) -> float | None:
-    """An even spread, then the middle of the widest step within `DENSE_RATES`; None: the curve is done."""
+    Without any: what the curve itself covers at `ANCHOR_RATES`.
+    """
     measured = {point.param for point in points}
-    for quality in spread_qualities(LEAST_POINTS):
+    for quality in (*spread_qualities(LEAST_POINTS), DEFAULT_QUALITY):
         if quality not in measured:
             return quality
-    low, high = DENSE_RATES
-    if len(points) >= MOST_POINTS or sum(low <= point.bpv <= high for point in points) >= DENSE_POINTS:
+    finest = max(points, key=lambda point: point.psnr)
+    if finest.psnr < FINEST_PSNR and finest.rmse > FINEST_RMSE:
+        for quality in FINER_QUALITIES:
+            if quality not in measured:
+                return quality
+    if not dense:
+        own = _range([p.bpv for p in points], [p.psnr for p in points], ANCHOR_RATES)
+        dense = [(own, DENSE_POINTS)] if own else []
+    for (low, high), wanted in dense:
+        if len(points) >= MOST_POINTS or sum(low <= point.psnr <= high for point in points) >= wanted:
+            continue
+        widest, answer = 0.0, None
+        for a, b in pairwise(sorted(points, key=lambda point: point.param)):
+            gap = min(max(a.psnr, b.psnr), high) - max(min(a.psnr, b.psnr), low)
+            middle = round((a.param + b.param) / 2, 2)
+            if gap > widest and middle not in measured:
+                widest, answer = gap, middle
+        if answer is not None:
+            return answer
+    return None
+
+
+def _range(rates: Sequence[float], psnrs: Sequence[float], at: metrics.Range) -> metrics.Range | None:
+    """PSNRs of a curve at two rates; None if it does not come by there."""
+    try:
+        return metrics.psnr_range(rates, psnrs, *at)
+    except ValueError:
         return None
-    widest, answer = 0.0, None
-    for a, b in pairwise(sorted(points, key=lambda point: point.param)):
-        start, end = sorted((a.bpv, b.bpv))
-        step = math.log(max(min(end, high), low) / min(max(start, low), high))
-        middle = round((a.param + b.param) / 2, 2)
-        if step > widest and middle not in measured:
-            widest, answer = step, middle
-    return answer
 
 
-def next_target(points: Sequence[Point]) -> float | None:
-    """JPEG 2000: every target in turn."""
-    measured = {point.param for point in points}
-    return next((target for target in TARGETS if target not in measured), None)
+def in_turn(parameters: Sequence[float]) -> Schedule:
+    """Every parameter once."""
+
+    def schedule(points: Sequence[Point]) -> float | None:
+        measured = {point.param for point in points}
+        return next((parameter for parameter in parameters if parameter not in measured), None)
+
+    return schedule
 
 
-def once(points: Sequence[Point]) -> float | None:
-    """Lossless: no parameter."""
-    return None if points else 0.0
-
-
-def measure_curve(
-    contender: Contender,
-    source: Source,
-    schedule: Callable[[Sequence[Point]], float | None],
-    results: ResultFile,
-) -> None:
-    """All points that the schedule asks for and that are missing; coded files are not kept."""
+def measure_curve(contender: Contender, source: Source, schedule: Schedule, results: PointFile) -> list[Point]:
+    """All points that the schedule asks for, those that are missing measured; coded files are not kept."""
     while (parameter := schedule(results.of(source, contender))) is not None:
         with tempfile.TemporaryDirectory() as folder:
             point = measure(contender, source, parameter, Path(folder))
         results.add(point)
         click.echo(
-            f"{point.volume} {point.roi} {point.codec} {point.param:g}: {point.bpv:.4f} bpv, "
-            f"{point.psnr:.2f} dB, SSIM {point.ssim:.4f}, {point.enc_wall:.2f} s + {point.dec_wall:.2f} s",
+            f"{point.volume} {point.roi} {point.codec} {point.param:g}: {point.bpv:.4f} bpv, {point.psnr:.2f} dB, "
+            f"SSIM {point.ssim:.4f}, {point.enc_wall:.2f} s + {point.dec_wall:.2f} s",
             err=True,
         )
+    return results.of(source, contender)
 
 
 def scans(data: Sequence[Path]) -> list[Path]:
@@ -172,68 +123,171 @@ def scans(data: Sequence[Path]) -> list[Path]:
     return found
 
 
-@click.command()
-@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines."
-)
-@click.option(
-    "--model", "models", multiple=True, type=click.Choice(MODELS), default=("default",), show_default=True
-)
-@click.option("--only", type=click.Choice(("lossy", "lossless")), help="Leave out the other.")
-@click.option(
-    "--peers",
-    "csvs",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV with points of other codecs on the same volumes.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-def main(
-    data: tuple[Path, ...],
-    output: Path,
-    models: tuple[str, ...],
-    only: str | None,
-    csvs: tuple[Path, ...],
-    threads: int | None,
-) -> None:
-    """Measure every codec on the scans of DATA (files and folders) and print tables; repeat to resume."""
+def sources(path: Path) -> tuple[Source, Source]:
+    """The whole volume (of a 4-D scan the first) and its central slices. ValueError, OSError: unreadable."""
+    whole = Source.bare(path)
+    return whole, whole.central(SLAB)
+
+
+class Bench:
+    """A run over a set of scans: their sources, the points measured and those from CSV files, and what was left out."""
+
+    def __init__(self, data: Sequence[Path], output: Path, csvs: Sequence[Path]) -> None:
+        """ValueError if `output` holds something else."""
+        self.failures: list[str] = []
+        self._paths: dict[str, Path] = {}
+        self._seen: set[Place] = set()
+        self._shapes: dict[Place, tuple[int, ...]] = {}
+        for path in scans(data):
+            self._plan(path)
+        self.results = PointFile(output, environment)
+        self.rivals: list[Sample] = []
+        for csv in csvs:
+            try:
+                found = comparison.read_csv(csv, self._shapes)
+            except (ValueError, OSError) as error:
+                self.failures.append(str(error))
+                continue
+            self.rivals += found.samples
+            self.failures += found.faults
+
+    def _plan(self, path: Path) -> None:
+        """Shapes from headers alone: what a CSV has to agree with."""
+        name = scan_name(path)
+        if name in self._paths:
+            self.failures.append(f"{path}: named like {self._paths[name]}")
+            return
+        try:
+            with closing(open_scan(path)) as scan:
+                shape = scan.shape[-3:]
+        except (ValueError, OSError) as error:
+            self.failures.append(f"{path}: {error}")
+            return
+        self._paths[name] = path
+        self._shapes[name, "full"] = shape
+        self._shapes[name, f"slab{SLAB}"] = (min(shape[0], SLAB), *shape[1:])
+
+    @property
+    def points(self) -> list[Point]:
+        """On the scans of this run."""
+        return [point for point in self.results.points if (point.volume, point.roi) in self._seen]
+
+    def sources(self) -> Iterator[tuple[Source, Source]]:
+        """Whole and central part of every scan that can be read."""
+        for number, (name, path) in enumerate(self._paths.items(), 1):
+            click.echo(f"{number}/{len(self._paths)} {name}", err=True)
+            try:
+                both = sources(path)
+            except (ValueError, OSError) as error:
+                self.failures.append(f"{path}: {error}")
+                continue
+            for source in both:
+                self.results.discard(source)
+                self._seen.add((source.name, source.roi))
+            yield both
+
+    def curve(self, contender: Contender, source: Source, schedule: Schedule) -> list[Point]:
+        """What the schedule asks for, as far as the codec can."""
+        try:
+            return measure_curve(contender, source, schedule, self.results)
+        except (ValueError, RuntimeError) as error:  # FormatError, an error of imagecodecs or ffmpeg
+            self.failures.append(f"{source.name} with {contender.name}: {error}")
+            return self.results.of(source, contender)
+
+    def videos(self, source: Source, live: Sequence[Contender]) -> None:
+        """The video codecs that no CSV has points of on this volume."""
+        known = {s.codec for s in self.rivals if (s.volume, s.roi) == (source.name, source.roi)}
+        for contender in live:
+            if contender.name not in known:
+                self.curve(contender, source, in_turn(contender.parameters(VIDEO_POINTS, [])))
+
+    def dense(self, source: Source) -> list[Dense]:
+        """Where curves of this volume are compared, as far as the points of other codecs tell."""
+        place = (source.name, source.roi)
+        known = comparison.curves_by_place([*self.rivals, *comparison.of_points(self.points)]).get(place, {})
+        anchor, high = (
+            _range(*comparison.columns(known.get(codec, [])), rates)
+            for codec, rates in ((ANCHOR, ANCHOR_RATES), (JPEG2000, tables.HIGH_RATES))
+        )
+        found = []
+        if anchor is not None:
+            found += [(anchor, DENSE_POINTS), ((max(LEAST_PSNR, anchor[0]), anchor[1]), LEAST_POINTS)]
+        return [*found, *([(high, LEAST_POINTS)] if high is not None else [])]
+
+    def own(self, contender: Contender, source: Source) -> list[Point]:
+        """A curve of this project, dense where it is compared."""
+        dense = self.dense(source)
+        return self.curve(contender, source, lambda points: next_quality(points, dense))
+
+    def finish(self, text: str) -> None:
+        """Tables to stdout, failures to stderr; exit code 1 if there are some."""
+        click.echo(text)
+        for failure in dict.fromkeys(self.failures):
+            click.echo(f"left out: {failure}", err=True)
+        if self.failures:
+            raise click.exceptions.Exit(1)
+
+
+def live_videos() -> list[Contender]:
+    """The video codecs that run here; the others are named on stderr."""
+    found, missing = contenders.live(list(LIVE))
+    for name, reason in missing.items():
+        click.echo(f"not run: {name}: {reason}", err=True)
+    return found
+
+
+def use_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    failures = []
+
+
+DATA = click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+OUTPUT = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines.")
+PEERS = click.option("--peers", "csvs", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
+                     help="CSV with points of other codecs on the same volumes; may be given several times.")  # fmt: skip
+THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+
+
+@click.command()
+@DATA
+@OUTPUT
+@PEERS
+@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=("default",), show_default=True)
+@click.option("--effort", "efforts", multiple=True, type=click.Choice(EFFORTS), default=("default",), show_default=True,
+              help="Effort of the encoder; may be given twice.")  # fmt: skip
+@click.option("--only", type=click.Choice(("lossy", "lossless")), help="Leave out the other.")
+@THREADS
+def main(
+    data: tuple[Path, ...],
+    output: Path,
+    csvs: tuple[Path, ...],
+    models: tuple[str, ...],
+    efforts: tuple[Effort, ...],
+    only: str | None,
+    threads: int | None,
+) -> None:
+    """Measure every codec on the scans of DATA (files and folders) and print tables; repeat to resume."""
+    use_threads(threads)
     try:
-        results = ResultFile(output)
-        lossy: list[Contender] = [] if only == "lossless" else [*map(Mricodec, models), *peers.lossy()]
-        lossless: list[Contender] = [] if only == "lossy" else [MricodecLossless(), *peers.lossless()]
+        bench = Bench(data, output, csvs)
+        own = [Mricodec(name, effort=effort) for name in dict.fromkeys(models) for effort in dict.fromkeys(efforts)]
+        jpeg2000, lossless = contenders.jpeg2000(), [MricodecLossless(), *peers.lossless()]
     except (MissingExtra, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    for path in scans(data):
-        try:
-            whole, part = sources(path)
-        except (ValueError, OSError) as error:
-            failures.append(f"{path}: {error}")
-            continue
-        for source, contender, schedule in (
-            *((part, c, next_quality if isinstance(c, Mricodec) else next_target) for c in lossy),
-            *((whole, c, once) for c in lossless),
-        ):
-            try:
-                measure_curve(contender, source, schedule, results)
-            except (ValueError, RuntimeError) as error:  # FormatError, an error of imagecodecs
-                failures.append(f"{source.name} with {contender.name}: {error}")
-    rivals = []
-    for path in csvs:
-        try:
-            rivals += tables.read_csv(path)
-        except ValueError as error:
-            failures.append(str(error))
-    click.echo(tables.summary(results.points, rivals))
-    for failure in failures:
-        click.echo(f"left out: {failure}", err=True)
-    if failures:
-        raise click.exceptions.Exit(1)
+    videos = live_videos() if only != "lossless" else []
+    for whole, part in bench.sources():
+        if only != "lossless":
+            bench.curve(jpeg2000, part, in_turn(TARGETS))
+            bench.videos(part, videos)
+            for model in own:
+                bench.own(model, part)
+        if only != "lossy":
+            for contender in lossless:
+                bench.curve(contender, whole, in_turn([0.0]))
+    bench.finish(tables.summary([p for p in bench.points if only is None or math.isinf(p.psnr) == (only == "lossless")],
+                                bench.rivals))  # fmt: skip
 
 
 if __name__ == "__main__":

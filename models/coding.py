@@ -118,11 +118,13 @@ class ContextLossy:
         samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS))
         parts = [transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) for part in samples.flatten(0, 1).split(32)]
         y = torch.cat(parts).unflatten(0, (s, k))
+        return self._run(x.shape, y, self.depths(x, y, params), coder, params)
+
+    def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
+        """Of the transform, for each slab, from its codes [S, K, H, W] and slices y [S, K, h, w, 64] in steps."""
         if getattr(params, "effort", "default") == "high":
-            depths = self._tried_depths(x, y, params)
-        else:
-            depths = [choose_depths(slab[None, :, ::2, ::2])[0] for slab in y]
-        return self._run(x.shape, y, depths, coder, params)
+            return self._tried_depths(x, y, params)
+        return [choose_depths(slab[None, :, ::2, ::2])[0] for slab in y]
 
     def _tried_depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
         """For each slab the depth of the least squared error + RDO_LAMBDA bits, both from coding it that way."""

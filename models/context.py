@@ -348,12 +348,16 @@ class ContextCodec(nn.Module):
                 magnitude.view(n, -1)[:, where] = size.clamp(max=COMPAND_SIZE - 1)
         return y_hat
 
+    def order(self, groups: int) -> list[Step]:
+        """In which the planes f = 0 are coded."""
+        return steps(groups)
+
     def run(self, y_hat: Tensor, depth: int, rate: Tensor, layout: Layout, coder: Coder) -> Tensor:
         """Code the planes of slabs in order into y_hat [S, K', h, w, 64]; rate int64 [S]; `coder` is told the planes."""
         s, k = y_hat.shape[:2]
         groups = k // depth
         done: dict[int, Tensor] = {-1: torch.zeros_like(y_hat[:, 0])}
-        for step in steps(groups):
+        for step in self.order(groups):
             m = len(step.groups)
             y_a, y_b = (torch.stack([done[g] for g in side], 1).flatten(0, 1) for side in (step.before, step.after))
             place = torch.tensor(step.places(), device=y_hat.device).repeat(s)
