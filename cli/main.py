@@ -29,7 +29,7 @@ PROGRESS_AFTER = 1.0  # seconds
 _LAZY = {
     "cache": ("mricodec.cli.train:cache", "Pack a folder of scans into one file for training."),
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
-    "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside JPEG 2000."),
+    "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside other codecs."),
     "train": ("mricodec.cli.train:train", "Train a model."),
 }
 
