@@ -30,7 +30,7 @@ _LAZY = {
     "batch": ("mricodec.cli.batch:batch", "Encode or decode a tree of scans."),
     "cache": ("mricodec.cli.train:cache", "Pack a folder of scans into one file for training."),
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
-    "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside JPEG 2000."),
+    "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside other codecs."),
     "train": ("mricodec.cli.train:train", "Train a model."),
     "unwrap": ("mricodec.cli.series:unwrap", "Take a stream out of a DICOM object."),
     "wrap": ("mricodec.cli.series:wrap", "Put a stream into a DICOM object for a PACS."),

@@ -140,6 +140,8 @@ def _bd_by_class(document: Document) -> str:
     lines = []
     for pair in comparison.pairs(document.rows):
         *each, every = comparison.by_group(document.rows, pair, classes, lambda volume: document.groups.get(volume, ""))
+        if not every.volumes:  # no common range anywhere: said under every volume
+            continue
         worst = comparison.worst(document.rows, pair)
         named = f"{worst.volume} ({worst.result.percent:+.1f})" if worst is not None and worst.result else "-"
         shown = [*(each if len(classes) > 1 else []), every]
