@@ -338,9 +338,12 @@ def test_shipped_tables_are_those_of_the_formulas() -> None:
 def test_chosen_tables_cost_what_is_paid() -> None:
     slab = scan_like((8, 64, 64))
     slab -= slab.min()
-    predictor = lossless_fit.fit_predictor(slab)
-    context, error, sizes = lossless.predict(slab, int(slab.max()), lossless_fit.choose_border(slab), predictor)
-    assert sum(sizes) == context.size == error.size == slab.size
+    side = lossless.Side(
+        0, int(slab.max()), border=lossless_fit.choose_border(slab), predictor=lossless_fit.fit_predictor(slab)
+    )
+    found = lossless.predict(slab, side)
+    context, error = found.context, found.error
+    assert sum(found.sizes) == context.size == error.size == slab.size
     kinds = lossless_fit.choose_kinds(context, error)
     bits = 0.0
     for bucket in np.unique(context >> 4).tolist():
