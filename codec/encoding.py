@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mricodec.bitstream.container import (
+    DEFAULT_LIMITS,
     LATTICE,
     META,
     ORIG,
@@ -22,29 +28,83 @@ from mricodec.bitstream.container import (
 )
 from mricodec.bitstream.sections import pack_meta, pack_orig
 
-from . import fidelity, nifti, noise, slabcoding, tiling
+from . import fidelity, gzipping, nifti, noise, preview, slabcoding, tiling
+from .codemaps import bounded_map, exact_map
 from .intensity import Intensity, Statistics, lossless_reason, lossy_range
-from .slabcoding import LossyModel, LossyParams, SlabCoder
-from .stream import ERRORS, MAX_SLAB_VOXELS, Fidelity, LossyHead, Progress, geometry_meta
+from .slabcoding import Chain, LossyModel, LossyParams, SlabCoder
+from .stream import (
+    ERRORS,
+    MAX_SLAB_VOXELS,
+    PREVIEW,
+    SUMS,
+    Fidelity,
+    LatticeHead,
+    LossyHead,
+    Progress,
+    Stream,
+    geometry_meta,
+)
 from .tiling import FileOrder, Tiling
-from .volume import Scan, dtype_name, is_big_endian, to_file_order
+from .volume import ArrayScan, Scan, Volume, dtype_name, is_big_endian, to_file_order
 
 NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median
 LEAST_BACKGROUND = 0.02  # of the voxels at the minimum, from which on a mask is worth a byte per slab
 SURVEY_SHARE = 0.1  # of the time, for the progress
+CHAIN = 8  # volumes: each but the first of so many is coded beside the ones before, and decodes after them
+CHAIN_VOXELS = 1 << 25  # of a volume, as two are kept in memory
+PREVIEW_FROM = 1 << 18  # voxels; smaller scans decode in no time
+PREVIEW_SHARE = 0.01  # of the stream
+PREVIEW_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A largest error: in stored units, or as a part of the noise of the scan."""
+
+    value: float
+    of_sigma: bool = False
+
+    @classmethod
+    def of(cls, given: float | str) -> Bound:
+        """A number, or a string like "4" or "0.5sigma". ValueError for anything else, or one that is not positive."""
+        text = str(given).strip().lower()
+        of_sigma = text.endswith("sigma")
+        try:
+            bound = cls(float(text.removesuffix("sigma")), of_sigma)
+        except ValueError:
+            bound = cls(math.nan)
+        if not 0 < bound.value < math.inf:
+            raise ValueError(f"max_error: expected a number above 0, or one like 0.5sigma, found {given!r}")
+        return bound
+
+
+@dataclass(frozen=True)
+class Fidelities:
+    """What a stream is to hold. quality None and no bound: all of it without loss."""
+
+    quality: float | None = None  # of a lossy stream, or of the lossy layer
+    bound: Bound | None = None
+    lossless: bool = False
+    layers: bool = False  # the coarser ones of the above are streams inside that decode alone
+    effort: str = "default"
+    preview: bool = True
+    gzip: bool = True  # find out how to make a .nii.gz again
 
 
 @dataclass(frozen=True)
 class EncodeReport:
     """What came out of encoding one scan."""
 
-    mode: str  # "lossless" or "lossy"
+    mode: str  # "lossless", "lossy" or "bounded"
     model: str | None
     reason: str | None  # why it is lossless though loss was asked for
     voxels: int
     original_bytes: int  # uncompressed, with the header
     stream_bytes: int
-    fidelity: Fidelity | None  # of a lossy stream
+    fidelity: Fidelity | None  # of a lossy or bounded stream
+    max_error: float | None = None  # the bound of a bounded stream, in stored units
+    layers: tuple[str, ...] = ()  # modes of the streams inside, the coarsest first
+    gzip: str | None = None  # "" if the source is a .nii.gz that can't be made again; None if it is none, or not asked
 
     @property
     def ratio(self) -> float:
@@ -63,19 +123,21 @@ class _Plan:
     coder: SlabCoder
     params: bytes = b""
     reason: str | None = None
-    lossy: LossyHead | None = None
+    mode: Mode = Mode.LOSSLESS
+    head: LossyHead | LatticeHead | None = None
     model: LossyModel | None = None
     flags: Flags = Flags(0)  # noqa: RUF009 (a constant)
+    chain: int = 0
 
 
 def encode_scan(
     scan: Scan,
     file: BinaryIO,
-    quality: float | None,
+    wanted: Fidelities,
     load_model: Callable[[], LossyModel],
     progress: Progress,
 ) -> EncodeReport:
-    """Write the stream of a scan; `quality` None: without loss. The model is loaded only if it is needed."""
+    """Write the stream of a scan. The model is loaded only if it is needed."""
     name = dtype_name(scan.dtype)
     if 0 in scan.shape or not scan.shape:
         raise ValueError(f"{scan.name}: expected an array with axes and voxels, found shape {scan.shape}")
@@ -85,28 +147,43 @@ def encode_scan(
         raise ValueError(
             f"{scan.name}: expected slices of at most {MAX_SLAB_VOXELS} voxels, found {cut.slab_shape(0)}"
         )
-    statistics, sigma = _survey(scan, cut, lambda done: progress(SURVEY_SHARE * done))
-    plan = _plan(scan, cut, statistics, sigma, quality, load_model)
-    header = StreamHeader(
-        mode=Mode.LOSSLESS if plan.lossy is None else Mode.LOSSY,
-        coder=plan.number,
-        dtype=name,
-        shape=scan.shape,
-        slab_axis=cut.axis,
-        slab_slices=cut.slices,
-        flags=plan.flags | (Flags.BIG_ENDIAN if is_big_endian(scan.dtype) else Flags(0)),
-        model_id=bytes(8) if plan.model is None else plan.model.model_id,
-        spacing_mm=scan.spacing_mm,
-        params=plan.params,
-    )
-    writer = ContainerWriter(file, header)
-    if scan.header:
-        writer.chunk(ORIG, pack_orig(scan.header + scan.lead, scan.trailer))
-    elif meta := geometry_meta(scan):
-        writer.chunk(META, pack_meta(meta))
-    found = _write_slabs(
-        scan, cut, plan, writer, lambda done: progress(SURVEY_SHARE + (1 - SURVEY_SHARE) * done)
-    )
+    with contextlib.ExitStack() as stack:
+        base = None
+        coarser = _coarser(wanted)
+        if coarser is not None:
+            base = _layer(scan, cut, coarser, load_model, lambda done: progress(0.5 * done), stack)
+        start = 0.0 if base is None else 0.5
+        statistics, sigma = _survey(scan, cut, lambda done: progress(start + (1 - start) * SURVEY_SHARE * done))
+        plan = _plan(scan, cut, statistics, sigma, wanted, base is not None, load_model)
+        if plan.number != LATTICE:
+            base = None
+        header = StreamHeader(
+            mode=plan.mode,
+            coder=plan.number,
+            dtype=name,
+            shape=scan.shape,
+            slab_axis=cut.axis,
+            slab_slices=cut.slices,
+            flags=plan.flags | (Flags.BIG_ENDIAN if is_big_endian(scan.dtype) else Flags(0)),
+            model_id=bytes(8) if plan.model is None else plan.model.model_id,
+            spacing_mm=scan.spacing_mm,
+            params=plan.params,
+        )
+        writer = ContainerWriter(file, header)
+        if scan.header:
+            writer.chunk(ORIG, pack_orig(scan.header + scan.lead, scan.trailer))
+        elif meta := geometry_meta(scan):
+            writer.chunk(META, pack_meta(meta))
+        wrapper = None
+        gzip_file = scan.gzip_file() if plan.mode is Mode.LOSSLESS and wanted.gzip else None
+        if gzip_file is not None:
+            wrapper = gzipping.find_wrapper(gzip_file)
+            if wrapper is not None:
+                writer.chunk(gzipping.CHUNK, wrapper.pack())
+        if base is not None:
+            writer.embed(base.file, base.size)
+        first = start + (1 - start) * SURVEY_SHARE
+        found = _write_slabs(scan, cut, plan, base, writer, wanted, sigma, lambda done: progress(first + (1 - first) * done))
     around = len(scan.header) + len(scan.lead) + len(scan.trailer)
     return EncodeReport(
         mode=header.mode.name.lower(),
@@ -116,7 +193,77 @@ def encode_scan(
         original_bytes=around + math.prod(scan.shape) * scan.dtype.itemsize,
         stream_bytes=writer.size,
         fidelity=found,
+        max_error=plan.head.bound if isinstance(plan.head, LatticeHead) and plan.mode is Mode.BOUNDED else None,
+        layers=() if base is None else base.modes,
+        gzip=None if gzip_file is None else "" if wrapper is None else str(wrapper),
     )
+
+
+def _coarser(wanted: Fidelities) -> Fidelities | None:
+    """What the layer below the finest is to hold."""
+    if not wanted.layers:
+        return None
+    below = replace(wanted, lossless=False, preview=False, gzip=False)
+    if wanted.lossless and wanted.bound is not None:
+        return below
+    return replace(below, bound=None, layers=False) if wanted.lossless or wanted.bound is not None else None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A stream of the same scan that is refined: in a temporary file, and as decoded slabs."""
+
+    file: BinaryIO
+    size: int
+    modes: tuple[str, ...]
+    slabs: Callable[[], Iterator[NDArray[Any]]]
+
+
+def _layer(
+    scan: Scan,
+    cut: Tiling,
+    wanted: Fidelities,
+    load_model: Callable[[], LossyModel],
+    progress: Progress,
+    stack: contextlib.ExitStack,
+) -> _Layer | None:
+    """None if the scan can't have it."""
+    from . import decoding
+
+    file = stack.enter_context(tempfile.TemporaryFile())
+    report = encode_scan(_WithoutHeader(scan), file, wanted, load_model, progress)
+    if report.mode == "lossless":
+        return None
+    if report.mode == "lossy" and not load_model().exact_samples:
+        raise ValueError("layers: expected a model that decodes to the same samples everywhere, such as the default one")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+
+    def slabs() -> Iterator[NDArray[Any]]:
+        stream = Stream(file, DEFAULT_LIMITS)
+        for _, slab in decoding.decoded_slabs(decoding.Layered.of(stream, lambda _: load_model()), range(cut.slabs)):
+            yield slab
+
+    return _Layer(file, size, (*report.layers, report.mode), slabs)
+
+
+class _WithoutHeader:
+    """A scan as a bare array: what is around the voxels is stored once, in the outermost stream."""
+
+    header = lead = trailer = b""
+    affine = None
+    slope, inter = 1.0, 0.0
+
+    def __init__(self, scan: Scan) -> None:
+        self.name, self.shape, self.dtype = scan.name, scan.shape, scan.dtype
+        self.spacing_mm, self.declared_labels = scan.spacing_mm, scan.declared_labels
+        self.blocks = scan.blocks
+
+    def gzip_file(self) -> BinaryIO | None:
+        return None
+
+    def close(self) -> None:
+        pass
 
 
 def _check_header(scan: Scan) -> None:
@@ -154,21 +301,59 @@ def _plan(
     cut: Tiling,
     statistics: Statistics,
     sigma: float,
-    quality: float | None,
+    wanted: Fidelities,
+    layered: bool,
     load_model: Callable[[], LossyModel],
 ) -> _Plan:
     native = scan.dtype.newbyteorder("=")
     reason = None
-    if quality is not None:
+    if not wanted.lossless and wanted.bound is not None:
+        bound = wanted.bound.value * (sigma if wanted.bound.of_sigma else 1.0)
+        reason = _unbounded_reason(native, statistics, sigma, wanted.bound, scan.declared_labels)
+        found = bounded_map(native, statistics, bound) if reason is None else None
+        if found is not None:
+            codes, max_error = found
+            head = LatticeHead(codes, 0 if layered else _chain(scan, cut), max_error, bound, sigma)
+            head = LatticeHead.unpack(head.pack(Mode.BOUNDED), Mode.BOUNDED, native)  # what the decoder reads
+            return _lattice_plan(head, Mode.BOUNDED, native, None, wanted.effort)
+        reason = reason or f"an error of {bound:.3g} stored units allows no other value"
+    elif not wanted.lossless and wanted.quality is not None:
         reason = lossless_reason(native, statistics, sigma, declared_labels=scan.declared_labels)
         if reason is None:
             intensity = Intensity.for_lossy(native, *lossy_range(statistics))
-            return _lossy_plan(scan, cut, statistics, sigma, intensity, quality, load_model())
-    whole = statistics.whole_range()
-    if whole is None:
+            return _lossy_plan(scan, cut, statistics, sigma, intensity, wanted.quality, load_model())
+    codes_exact = exact_map(native, statistics, scan.blocks(cut))
+    if codes_exact is None:
         return _Plan(STORE, slabcoding.Store(native), reason=reason)
-    intensity = Intensity.exact(native, *whole)
-    return _Plan(LATTICE, slabcoding.Lattice(intensity), intensity.pack(), reason)
+    head = LatticeHead(codes_exact, 0 if layered else _chain(scan, cut))
+    return _lattice_plan(head, Mode.LOSSLESS, native, reason, wanted.effort)
+
+
+def _unbounded_reason(
+    dtype: np.dtype[Any], statistics: Statistics, sigma: float, bound: Bound, declared_labels: bool
+) -> str | None:
+    """Why a bound means no loss, or None."""
+    if bound.of_sigma and sigma == 0 and statistics.finite:
+        return "no noise was found in it"
+    if dtype.kind not in "iuf" or dtype.itemsize > 8 or not statistics.finite or statistics.minimum == statistics.maximum:
+        return lossless_reason(dtype, statistics, sigma, declared_labels=declared_labels) or "it holds no numbers"
+    if declared_labels or statistics.looks_like_labels():
+        return "it is a label map"
+    if dtype.kind != "f" and not statistics.integral:
+        return "its range is too wide"
+    return None
+
+
+def _chain(scan: Scan, cut: Tiling) -> int:
+    """Volumes of a 4-D scan in a chain, of which each is coded beside the ones before it; 0: none is."""
+    return CHAIN if cut.volumes > 1 and math.prod(cut.volume_shape) <= CHAIN_VOXELS else 0
+
+
+def _lattice_plan(
+    head: LatticeHead, mode: Mode, native: np.dtype[Any], reason: str | None, effort: str
+) -> _Plan:
+    coder = slabcoding.Lattice(head.codes, native, head.max_error, effort)
+    return _Plan(LATTICE, coder, head.pack(mode), reason, mode, head, chain=head.chain)
 
 
 def _lossy_plan(
@@ -190,38 +375,105 @@ def _lossy_plan(
         slabcoding.LEARNED if model.exact_samples else slabcoding.LEARNED_INEXACT,
         slabcoding.Lossy(model, intensity, params, has_background),
         packed,
-        lossy=head,
+        mode=Mode.LOSSY,
+        head=head,
         model=model,
         flags=Flags.BACKGROUND if has_background else Flags(0),
     )
 
 
 def _write_slabs(
-    scan: Scan, cut: Tiling, plan: _Plan, writer: ContainerWriter, progress: Progress
+    scan: Scan,
+    cut: Tiling,
+    plan: _Plan,
+    base: _Layer | None,
+    writer: ContainerWriter,
+    wanted: Fidelities,
+    sigma: float,
+    progress: Progress,
 ) -> Fidelity | None:
     """Second pass: code every slab, and finish the stream."""
-    digest = hashlib.sha256(scan.header + scan.lead if plan.lossy is None else b"")
+    lossless = plan.mode is Mode.LOSSLESS
+    digest = hashlib.sha256(scan.header + scan.lead if lossless else b"")
     order = FileOrder(cut)
+    chain = Chain(cut, plan.chain)
+    below = base.slabs() if base is not None else None
+    small = _Small(scan, cut) if wanted.preview and plan.number == LATTICE and _is_large(cut) else None
+    sums: list[int] = []
     squared = largest = 0.0
-    done = 0
     for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, plan.coder.batch_voxels):
-        coded = slabcoding.encode_slabs(plan.coder, window)
+        beside = chain.beside(len(sums)) if below is None else [next(below)]
+        coded = slabcoding.encode_slabs(plan.coder, window, beside)
         for slab, (payload, decoded) in zip(window, coded, strict=True):
             writer.slab(payload)
-            for block in order.add(decoded):
+            chain.add(len(sums), decoded)
+            sums.append(slabcoding.checksum(slab if lossless else decoded, scan.dtype))
+            for block in order.add(slab if lossless else decoded):
                 digest.update(to_file_order(block, scan.dtype))
-            if plan.lossy is not None:
+            if small is not None:
+                small.add(slab)
+            if not lossless:
                 difference = decoded.astype(np.float64) - slab
                 squared += float(np.vdot(difference, difference))
                 largest = max(largest, float(np.abs(difference).max()))
-        done += len(window)
-        progress(done / cut.slabs)
-    if plan.lossy is None:
+        progress(len(sums) / cut.slabs)
+    if plan.coder.exact:
+        writer.chunk(SUMS, np.array(sums, "<u4").tobytes())
+    if small is not None:
+        small.write(writer, sigma)
+    if lossless:
         digest.update(scan.trailer)
         writer.finish(digest.digest())
         return None
-    rmse = math.sqrt(squared / math.prod(scan.shape))
-    errors = plan.lossy.pack_errors(rmse, largest)
+    assert plan.head is not None
+    if plan.mode is Mode.BOUNDED and largest > plan.head.bound:  # type: ignore[union-attr]
+        raise RuntimeError(f"{scan.name}: an error of {largest} is beyond the bound; please report this scan")
+    errors = plan.head.pack_errors(math.sqrt(squared / math.prod(scan.shape)), largest)
     writer.chunk(ERRORS, errors)
     writer.finish(digest.digest())
-    return plan.lossy.fidelity(errors)
+    return plan.head.fidelity(errors)
+
+
+def _is_large(cut: Tiling) -> bool:
+    return math.prod(cut.shape) >= PREVIEW_FROM
+
+
+class _Small:
+    """The reduced scan, made slab by slab."""
+
+    def __init__(self, scan: Scan, cut: Tiling) -> None:
+        self._scan = scan
+        self._cut = cut
+        self._order = FileOrder(cut)
+        self._blocks: list[NDArray[Any]] = []
+
+    def add(self, slab: NDArray[Any]) -> None:
+        self._blocks += self._order.add(preview.reduced(slab))
+
+    def write(self, writer: ContainerWriter, sigma: float) -> None:
+        """The chunk PREVIEW: within the smallest bound that makes it as small as it should be, if one does."""
+        array = np.concatenate(self._blocks).reshape(preview.reduced_shape(self._cut))
+        volume = Volume.from_array(array, spacing_mm=preview.reduced_spacing(self._scan.spacing_mm, self._cut))
+        if array.dtype.kind not in "iuf":
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            span = float(array.max()) - float(array.min())
+        if not 0 < span < math.inf:
+            return
+        bound = max(sigma, span / 1024, 1.0 if array.dtype.kind in "iu" else 0.0)
+        room = PREVIEW_SHARE * writer.size
+        for _ in range(PREVIEW_TRIES):
+            buffer = io.BytesIO()
+            wanted = Fidelities(bound=Bound(bound), preview=False, gzip=False)
+            encode_scan(ArrayScan(volume), buffer, wanted, _no_model, lambda _: None)
+            size = len(buffer.getvalue())
+            if size <= room:
+                writer.chunk(PREVIEW, buffer.getvalue())
+                return
+            bound *= 2 if size < 2 * room else 4
+            if bound > span / 8:
+                return
+
+
+def _no_model() -> LossyModel:
+    raise AssertionError("a bounded stream has no model")

@@ -252,6 +252,13 @@ class NiftiScan:
     def trailer(self) -> bytes:
         return self._trailer
 
+    def gzip_file(self) -> BinaryIO | None:
+        """The file as it is stored, if it is one .nii.gz."""
+        if self._parsed.pair or not isinstance(self._voxels, gzip.GzipFile):
+            return None
+        stored: BinaryIO = self._voxels.fileobj  # type: ignore[assignment]
+        return stored
+
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         _seek(self._voxels, self._parsed.vox_offset, self.name)
         per_volume = [tiling.slab_shape(n) for n in range(tiling.slabs_per_volume)]
