@@ -32,6 +32,7 @@ from .api import (
     version,
 )
 from .encoding import EncodeReport
+from .gzipping import GzipDiffers
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
 
@@ -43,6 +44,7 @@ __all__ = [
     "Encoder",
     "Fidelity",
     "FormatError",
+    "GzipDiffers",
     "LimitExceeded",
     "Limits",
     "LosslessFallback",

@@ -30,6 +30,8 @@ from .intensity import EXACT_SPAN, Intensity, Statistics, lossy_range
 PALETTE_MOST = 1 << 16  # distinct values
 PALETTE_SHARE = 16  # voxels that each of them must stand for
 FINENESS = 8  # a grid within a bound: codes on either side of a value that are within it
+Float = NDArray[np.float64]
+
 _SAMPLE = 1 << 16
 _GRID, _PALETTE, _ORDERED = 3, 4, 5  # after the kinds of `Intensity`
 
@@ -247,7 +249,7 @@ def exact_map(
     for block in blocks:
         found.add(block)
     distinct = found.distinct()
-    if distinct is not None and 2 <= distinct.size:
+    if distinct is not None and distinct.size >= 2:
         grid = find_grid(from_ordered(distinct, dtype)) if dtype.kind == "f" else None
         if grid is not None:
             return grid
@@ -296,33 +298,41 @@ def find_grid(values: NDArray[Any]) -> Grid | None:
 
     Scanners' software makes them as integer * slope + intercept in the header's float32; so these are tried.
     """
-    if values.size < 2 or not np.isfinite(values).all() or ((values == 0) & np.signbit(values)).any():
+    if not np.isfinite(values).all() or ((values == 0) & np.signbit(values)).any():
         return None
-    x = values.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = values.astype(np.float64)
+        scale = _step(x)
+        if scale is None:
+            return None
+        codes = np.rint((x - x[0]) / scale)
+        slope, start = np.polyfit(codes, x, 1) if x.size > 2 else (scale, x[0])
+        zero = np.rint(start / slope)
+        last = codes[-1] + zero
+        for step in (float(np.float32(slope)), float(slope), float(np.float32(x[-1] / last)) if last else 0.0):
+            for first in (zero * step, np.float32(start), start, np.rint(start), x[0]):
+                if 0 < step < math.inf and math.isfinite(first + codes[-1] * step):
+                    grid = Grid(values.dtype, float(first), step, int(codes[-1]))
+                    if grid.values(codes.astype(np.int32)).tobytes() == values.tobytes():
+                        return grid
+    return None
+
+
+def _step(x: Float) -> float | None:
+    """The step of a grid that the rising numbers may lie on, if its codes are below 2**24.
+
+    From ever wider parts of the range, so that what its error adds up to never reaches half a step.
+    """
     scale = float(np.diff(x).min())
     reach = 1.0
-    while True:  # the step from ever wider parts of the range, so that its error never reaches half a step
-        if not scale > 0 or (x[-1] - x[0]) / scale >= EXACT_SPAN:
-            return None
+    while scale > 0 and (x[-1] - x[0]) / np.float64(scale) < EXACT_SPAN:
         near = x[x <= x[0] + reach * scale]
-        codes = np.rint((near - x[0]) / scale)
-        if codes[-1] > 0:
-            scale = float((near[-1] - near[0]) / codes[-1])
+        codes = np.rint((near[-1] - near[0]) / scale)
+        if codes > 0:
+            scale = float((near[-1] - near[0]) / codes)
         if near.size == x.size:
-            break
+            return scale
         reach *= 4
-    codes = np.rint((x - x[0]) / scale)
-    slope, start = np.polyfit(codes, x, 1) if x.size > 2 else (scale, x[0])
-    zero = round(float(start / slope))
-    steps = {float(np.float32(slope)), float(slope), float(np.float32(x[-1] / (codes[-1] + zero))) if codes[-1] + zero else 0.0}
-    for step in steps:
-        if not 0 < step < math.inf:
-            continue
-        starts = [zero * step, float(np.float32(start)), float(start), round(float(start)), float(x[0])]
-        for first in starts:
-            grid = Grid(values.dtype, float(first), step, int(codes[-1]))
-            if grid.values(codes.astype(np.int32)).tobytes() == values.tobytes():
-                return grid
     return None
 
 

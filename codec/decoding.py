@@ -107,8 +107,7 @@ def decoded_slabs(
         raise FormatError("expected layers or a chain of volumes, found both: the file is damaged")
     chain = Chain(cut, length)
     wanted = list(needed)
-    first = [_chain_start(slab, cut, length) for slab in wanted]
-    whole = sorted({*wanted, *(s for start, slab in zip(first, wanted, strict=True) for s in range(start, slab, cut.slabs_per_volume))})
+    whole = sorted({slab for last in wanted for slab in _chain_up_to(last, cut, length)})
     below = None if layered.base is None else decoded_slabs(layered.base, whole, salvage)
     asked = set(wanted)
     for window in slabcoding.windows(whole, lambda slab: math.prod(cut.slab_shape(slab)), coder.batch_voxels):
@@ -151,10 +150,10 @@ def _decode(
     return found
 
 
-def _chain_start(slab: int, cut: Tiling, length: int) -> int:
-    """The first slab that must be decoded before this one."""
-    volume, part = divmod(slab, cut.slabs_per_volume)
-    return slab if not length else (volume - volume % length) * cut.slabs_per_volume + part
+def _chain_up_to(slab: int, cut: Tiling, length: int) -> range:
+    """This slab, after those that must be decoded before."""
+    before = slab // cut.slabs_per_volume % length if length else 0
+    return range(slab - before * cut.slabs_per_volume, slab + 1, cut.slabs_per_volume)
 
 
 def _name(cut: Tiling, slab: int) -> str:

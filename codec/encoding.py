@@ -230,7 +230,7 @@ def _layer(
     """None if the scan can't have it."""
     from . import decoding
 
-    file = stack.enter_context(tempfile.TemporaryFile())
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     report = encode_scan(_WithoutHeader(scan), file, wanted, load_model, progress)
     if report.mode == "lossless":
         return None
