@@ -33,7 +33,7 @@ from .stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from .volume import ArrayScan, Scan, Volume, is_big_endian
 
 DEFAULT_MODEL = "default"
-LAYER_QUALITY = 35.0  # of the lossy layer: finer ones cost more than what they save in the refinement
+LAYER_QUALITY = 25.0  # of the lossy layer: finer ones cost more than what they save in the refinement
 
 Scannable = NDArray[Any] | Volume | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]

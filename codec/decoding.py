@@ -111,7 +111,9 @@ def decoded_slabs(
     below = None if layered.base is None else decoded_slabs(layered.base, whole, salvage)
     asked = set(wanted)
     for window in slabcoding.windows(whole, lambda slab: math.prod(cut.slab_shape(slab)), coder.batch_voxels):
-        beside = chain.beside(window[0]) if below is None else [next(below)[1]]
+        beside = chain.beside(window[0]) if length else []
+        if below is not None and isinstance(coder, Lattice):
+            beside = [coder.codes(next(below)[1])]
         try:
             found = _decode(layered, window, beside, sums)
         except FormatError as error:
@@ -128,7 +130,8 @@ def decoded_slabs(
                     salvage(message)
                     found.append(np.zeros(cut.slab_shape(slab), stream.native))
         for slab, values in zip(window, found, strict=True):
-            chain.add(slab, values)
+            if length and isinstance(coder, Lattice):
+                chain.add(slab, coder.codes(values))
             if slab in asked:
                 yield slab, values
 

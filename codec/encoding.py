@@ -31,7 +31,7 @@ from mricodec.bitstream.sections import pack_meta, pack_orig
 from . import fidelity, gzipping, nifti, noise, preview, slabcoding, tiling
 from .codemaps import bounded_map, exact_map
 from .intensity import Intensity, Statistics, lossless_reason, lossy_range
-from .slabcoding import Chain, LossyModel, LossyParams, SlabCoder
+from .slabcoding import Chain, Lattice, LossyModel, LossyParams, SlabCoder
 from .stream import (
     ERRORS,
     MAX_SLAB_VOXELS,
@@ -402,11 +402,14 @@ def _write_slabs(
     sums: list[int] = []
     squared = largest = 0.0
     for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, plan.coder.batch_voxels):
-        beside = chain.beside(len(sums)) if below is None else [next(below)]
+        beside = chain.beside(len(sums)) if plan.chain else []
+        if below is not None and isinstance(plan.coder, Lattice):
+            beside = [plan.coder.codes(next(below))]
         coded = slabcoding.encode_slabs(plan.coder, window, beside)
         for slab, (payload, decoded) in zip(window, coded, strict=True):
             writer.slab(payload)
-            chain.add(len(sums), decoded)
+            if plan.chain and isinstance(plan.coder, Lattice):
+                chain.add(len(sums), plan.coder.codes(decoded))
             sums.append(slabcoding.checksum(slab if lossless else decoded, scan.dtype))
             for block in order.add(slab if lossless else decoded):
                 digest.update(to_file_order(block, scan.dtype))

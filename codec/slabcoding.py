@@ -31,7 +31,7 @@ EFFORTS = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
 
 Shape = tuple[int, int, int]
-Beside = Sequence[NDArray[Any]]  # values that the decoder has already, of the shape of the one slab that is coded
+Beside = Sequence[NDArray[np.int32]]  # codes that the decoder has already, of the shape of the one slab that is coded
 T = TypeVar("T")
 
 
@@ -95,17 +95,23 @@ class Chain:
         """length: volumes in a chain; 0: none is coded so."""
         self._slabs = tiling.slabs_per_volume
         self._length = length
-        self._last: dict[int, NDArray[Any]] = {}
+        self._last: dict[int, NDArray[np.int32]] = {}
+        self._sum: dict[int, NDArray[np.int32]] = {}
 
-    def beside(self, slab: int) -> list[NDArray[Any]]:
-        """What slab number `slab` is coded beside: the same slab of the volume before."""
+    def beside(self, slab: int) -> list[NDArray[np.int32]]:
+        """What slab number `slab` is coded beside: the codes of the same slab of the volume before, and the mean
+        over all of the chain before, rounded down, if these are several."""
         volume, part = divmod(slab, self._slabs)
-        return [self._last[part]] if self._length and volume % self._length else []
+        place = volume % self._length if self._length else 0
+        if place == 0:
+            return []
+        return [self._last[part], *([self._sum[part] // place] if place > 1 else [])]
 
-    def add(self, slab: int, values: NDArray[Any]) -> None:
-        """The values of a slab, in order."""
-        if self._length:
-            self._last[slab % self._slabs] = values
+    def add(self, slab: int, codes: NDArray[np.int32]) -> None:
+        """The codes of a slab, in order."""
+        volume, part = divmod(slab, self._slabs)
+        self._last[part] = codes
+        self._sum[part] = self._sum[part] + codes if volume % self._length else codes
 
 
 def checksum(slab: NDArray[Any], dtype: np.dtype[Any]) -> int:
@@ -205,6 +211,7 @@ class Lattice:
         self._dtype = dtype
         self._store = Store(dtype)
         self._max_error = max_error
+        self.codes = codes.codes  # of values, also of other slabs
         self._effort = {"fast": lossless.FAST, "default": lossless.DEFAULT, "high": lossless.HIGH}[effort]
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
@@ -213,9 +220,8 @@ class Lattice:
     def _encode(self, slab: NDArray[Any], beside: Beside) -> tuple[bytes, NDArray[Any]]:
         stream = EntropyEncoder()
         coder = _SideBySide(self._tables, [stream])
-        references = [self._map.codes(reference) for reference in beside]
         codes = self._model.encode_slab(
-            self._map.codes(slab), coder, max_error=self._max_error, references=references, effort=self._effort
+            self.codes(slab), coder, max_error=self._max_error, references=beside, effort=self._effort
         )
         payload = bytes((PREDICTED,)) + self._pack_low(slab) + stream.finish()
         if self._may_be_longer(payload, slab):
@@ -257,7 +263,7 @@ class Lattice:
             shape,
             _SideBySide(self._tables, [stream]),
             max_error=self._max_error,
-            references=[self._map.codes(reference) for reference in beside],
+            references=beside,
         )
         stream.finish()
         return self._map.values(codes, low)

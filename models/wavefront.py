@@ -20,7 +20,7 @@ FORMAT.md, "Lattice coder", states every step.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,8 +85,7 @@ FEATURES = len(ERRORS) + len(GRADIENTS)
 _NEAREST: tuple[Tap, ...] = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1))
 ADAPTIVE_VALUES: tuple[Tap, ...] = (*_NEAREST, (-1, 0, 0))
 ADAPTIVE_ERRORS: tuple[Tap, ...] = (*_NEAREST, (0, 0, -2), (0, -2, 0), (-1, 0, 0))
-INPUTS = len(ADAPTIVE_VALUES) + len(ADAPTIVE_ERRORS)  # and, for every reference, its voxel, the next and the one below:
-ADAPTIVE_REFERENCE: tuple[Tap, ...] = ((0, 0, 0), (0, 0, 1), (0, 1, 0))
+INPUTS = len(ADAPTIVE_VALUES) + len(ADAPTIVE_ERRORS)
 MAX_REFERENCES = 2
 
 INPUT_MAX = 256  # inputs are in 64ths of the local scale: clipped to 4 scales
@@ -221,19 +220,12 @@ class Wavefront:
         self._references = [(reference * float(UNIT)).reshape(-1) for reference in padded]
         rows, columns = height + 2 * _PAD, width + 2 * _PAD
         self._reference_origin = (((t + 1) * rows + i + _PAD) * columns + _PAD - 2 * i - 4 * t)[self._valid_lanes]
-
-        def reference_places(taps: Iterable[tuple[int, Tap]]) -> list[tuple[int, int]]:
-            """(reference, steps on) of neighbours."""
-            return [(r, (t * rows + i) * columns + j) for r, (t, i, j) in taps]
-
-        self._reference_taps = reference_places(predictor.reference_taps)
-        self._adaptive_reference = reference_places((r, tap) for r in range(len(references)) for tap in ADAPTIVE_REFERENCE)
+        self._reference_taps = [(r, (t * rows + i) * columns + j) for r, (t, i, j) in predictor.reference_taps]
         self._adaptive = adaptive
 
         self._x = np.full((_RING, lanes), float(border * UNIT))  # values, [plane % _RING, lane]
         self._e = np.zeros((_RING, lanes))  # errors of their predictions
-        inputs = INPUTS + len(self._adaptive_reference)
-        self._w = np.zeros((inputs, lanes), np.int32)  # filters
+        self._w = np.zeros((INPUTS, lanes), np.int32)  # filters
 
         def places(taps: tuple[Tap, ...]) -> list[tuple[int, int]]:
             """(planes back, lanes on) of neighbours."""
@@ -251,10 +243,10 @@ class Wavefront:
         most = self._columns * min(self._rows, (width + 1) // 2)
         self._neighbours = np.zeros((len(self._taps) + len(self._reference_taps), most))
         self._features = np.empty((FEATURES, most))
-        self._quotients = np.zeros((inputs, most))
-        self._inputs = np.empty((inputs, most), np.int32)
-        self._blend = np.empty((inputs, most), np.int32)
-        self._products = np.empty((inputs, most), np.int32)
+        self._quotients = np.empty((INPUTS, most))
+        self._inputs = np.empty((INPUTS, most), np.int32)
+        self._blend = np.empty((INPUTS, most), np.int32)
+        self._products = np.empty((INPUTS, most), np.int32)
 
     def planes(self) -> Iterator[Plane]:
         """Each plane in turn; `put` its values before the next is asked for."""
@@ -275,7 +267,7 @@ class Wavefront:
             prediction = self._predict(n, a, b, lanes, beside)
             scale = self._scale(n, a, b)
             if self._adaptive:
-                prediction = self._adapt(n, a, b, prediction, scale, lanes, beside)
+                prediction = self._adapt(n, a, b, prediction, scale)
             nearest = np.floor((prediction + UNIT // 2) * (1 / UNIT))
             fraction = prediction - nearest * UNIT
             bucket = (scale.view(np.int64) >> 50) - (1023 << 2)
@@ -369,16 +361,7 @@ class Wavefront:
             self._w[:, lane] = self._w[:, lane - 2 * self._columns - 1]
         self._stand_in(starting, starting + self._columns)
 
-    def _adapt(
-        self,
-        n: int,
-        a: int,
-        b: int,
-        prediction: Float,
-        scale: Float,
-        voxels: NDArray[np.intp],
-        beside: NDArray[np.intp] | None,
-    ) -> Float:
+    def _adapt(self, n: int, a: int, b: int, prediction: Float, scale: Float) -> Float:
         """The prediction after the rows' filters, in 16ths."""
         m = b - a
         inputs, blend, products = self._inputs[:, :m], self._blend[:, :m], self._products[:, :m]
@@ -387,9 +370,6 @@ class Wavefront:
             np.subtract(self._x[(n - back) % _RING, a + on : b + on], prediction, out=quotients[k])
         for k, (back, on) in enumerate(self._adaptive_errors, len(self._adaptive_values)):
             quotients[k] = self._e[(n - back) % _RING, a + on : b + on]
-        if beside is not None:
-            for k, (r, on) in enumerate(self._adaptive_reference, INPUTS):
-                quotients[k, voxels] = self._references[r].take(beside + on) - prediction[voxels]
         unit = scale + 7
         quotients /= unit * (1 / 64)
         np.clip(quotients, -INPUT_MAX, INPUT_MAX, out=quotients)
