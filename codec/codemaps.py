@@ -240,10 +240,10 @@ def exact_map(
     dtype: np.dtype[Any], statistics: Statistics, blocks: Iterator[NDArray[Any]]
 ) -> CodeMap | None:
     """The map for a volume without loss, None if only zstd can take it; blocks: the volume once more."""
-    whole = statistics.whole_range()
+    whole = statistics.whole_range() if dtype.kind != "b" else None
     if whole is not None:
         return Exact(Intensity.exact(dtype, *whole))
-    if dtype.kind not in "iuf" or dtype.itemsize > 8 or statistics.looks_like_labels():
+    if dtype.kind not in "iuf" or dtype.itemsize > 8 or (statistics.finite and statistics.looks_like_labels()):
         return None
     found = _BitStatistics()
     for block in blocks:

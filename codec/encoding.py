@@ -398,7 +398,7 @@ def _write_slabs(
     order = FileOrder(cut)
     chain = Chain(cut, plan.chain)
     below = base.slabs() if base is not None else None
-    small = _Small(scan, cut) if wanted.preview and plan.number == LATTICE and _is_large(cut) else None
+    small = _Small(scan, cut) if wanted.preview and lossless and plan.number == LATTICE and _is_large(cut) else None
     sums: list[int] = []
     squared = largest = 0.0
     for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, plan.coder.batch_voxels):

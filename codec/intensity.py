@@ -179,7 +179,7 @@ class Statistics:
         """
         if not (self.numeric and self.finite and self.integral) or self.negative_zero:
             return None
-        if self.looks_like_labels():
+        if self.looks_like_labels() and self.minimum != self.maximum:
             return None
         if self.maximum - self.minimum >= EXACT_SPAN:
             return None

@@ -26,6 +26,8 @@ LEARNED = 2  # coder number of the learned lossy models; which one, the model id
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
 STORE_SAMPLE = 1 << 15  # voxels by which zstd is tried
+STORE_GAIN = 0.98  # from which zstd is worth its time for the lower bits of numbers
+LOW_PART = 1 << 20  # of these numbers, packed at once; a multiple of 8
 STORE_MARGIN = 64  # bytes by which a short sample may be off
 EFFORTS = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
@@ -233,10 +235,7 @@ class Lattice:
     def _pack_low(self, slab: NDArray[Any]) -> bytes:
         if not isinstance(self._map, Ordered) or self._map.low_bits == 0:
             return b""
-        size = -(-self._map.low_bits // 8)
-        low = self._map.low(slab).astype("<u8").reshape(-1, 1).view(np.uint8)[:, :size]
-        packed = pack_store(low.tobytes(), size)
-        return pack_varint(len(packed)) + packed
+        return pack_low(self._map.low(slab).reshape(-1), self._map.low_bits)
 
     def _may_be_longer(self, payload: bytes, slab: NDArray[Any]) -> bool:
         """Whether zstd promises to be shorter, by runs of the voxels from four places."""
@@ -271,12 +270,40 @@ class Lattice:
     def _unpack_low(self, fields: ByteReader, shape: Shape) -> NDArray[np.uint64] | None:
         if self._map.low_bits == 0:
             return None
-        voxels, size = math.prod(shape), -(-self._map.low_bits // 8)
-        content = unpack_store(fields.take(fields.varint()), voxels * size, size)
-        low = np.zeros((voxels, 8), np.uint8)
-        low[:, :size] = np.frombuffer(content, np.uint8).reshape(voxels, size)
-        bits = low.view("<u8").astype(np.uint64) & np.uint64((1 << self._map.low_bits) - 1)
-        return bits.reshape(shape)
+        return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
+
+
+def pack_low(low: NDArray[np.uint64], bits: int) -> bytes:
+    """Integers [n] of so many bits: 0 and the bits as they are, or 1 and a slab of the store coder where that is shorter."""
+    size = -(-bits // 8)
+    planes = low.astype("<u8").reshape(-1, 1).view(np.uint8)[:, :size]
+    if len(pack_store(planes[:STORE_SAMPLE].tobytes(), size)) * 8 < STORE_GAIN * bits * min(low.size, STORE_SAMPLE):
+        packed = pack_store(planes.tobytes(), size)
+        return b"\1" + pack_varint(len(packed)) + packed
+    parts = []
+    for first in range(0, low.size, LOW_PART):
+        there = np.unpackbits(planes[first : first + LOW_PART], axis=1, count=bits, bitorder="little")
+        parts.append(np.packbits(there, bitorder="little").tobytes())
+    return b"\0" + b"".join(parts)
+
+
+def unpack_low(fields: ByteReader, count: int, bits: int) -> NDArray[np.uint64]:
+    """The inverse: [count]."""
+    size = -(-bits // 8)
+    planes = np.zeros((count, 8), np.uint8)
+    if fields.take(1) == b"\1":
+        content = unpack_store(fields.take(fields.varint()), count * size, size)
+        planes[:, :size] = np.frombuffer(content, np.uint8).reshape(count, size)
+    else:
+        content = fields.take(-(-count * bits // 8))
+        for first in range(0, count, LOW_PART):
+            part = planes[first : first + LOW_PART]
+            start = first * bits // 8  # whole, as parts are
+            there = np.frombuffer(content, np.uint8, -(-len(part) * bits // 8), start)
+            there = np.unpackbits(there, count=len(part) * bits, bitorder="little").reshape(-1, bits)
+            part[:, :size] = np.packbits(there, axis=1, bitorder="little")
+    found: NDArray[np.uint64] = planes.view("<u8").reshape(-1).astype(np.uint64) & np.uint64((1 << bits) - 1)
+    return found
 
 
 class Lossy:
