@@ -243,7 +243,7 @@ def exact_map(
     whole = statistics.whole_range() if dtype.kind != "b" else None
     if whole is not None:
         return Exact(Intensity.exact(dtype, *whole))
-    if dtype.kind not in "iuf" or dtype.itemsize > 8 or (statistics.finite and statistics.looks_like_labels()):
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
         return None
     found = _BitStatistics()
     for block in blocks:

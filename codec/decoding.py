@@ -74,15 +74,18 @@ class Layered:
         base = None if stream.base is None else cls.of(stream.base, load_model)
         if base is not None and not base.coder.exact:
             raise FormatError("expected a layer that decodes to the same voxels everywhere, found another: the file is damaged")
-        return cls(stream, _coder(stream, load_model), base)
+        return cls(stream, _coder(stream, None if base is None else base.stream, load_model), base)
 
 
-def _coder(stream: Stream, load_model: Callable[[bytes], LossyModel]) -> SlabCoder:
+def _coder(stream: Stream, base: Stream | None, load_model: Callable[[bytes], LossyModel]) -> SlabCoder:
     if stream.coder == STORE:
         return Store(stream.native)
     if stream.coder == LATTICE:
         head = stream.lattice_head()
-        return Lattice(head.codes, stream.native, head.max_error)
+        refined = None
+        if base is not None and base.mode is Mode.BOUNDED:
+            refined = base.lattice_head()
+        return Lattice(head.codes, stream.native, head.max_error, base=refined and (refined.codes, refined.max_error))
     if stream.coder not in (LEARNED, LEARNED_INEXACT):
         raise UnsupportedVersion(f"expected coder 0 to 3 in HEAD, found {stream.coder}: update mricodec")
     lossy = stream.lossy_head()

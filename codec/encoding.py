@@ -154,7 +154,7 @@ def encode_scan(
             base = _layer(scan, cut, coarser, load_model, lambda done: progress(0.5 * done), stack)
         start = 0.0 if base is None else 0.5
         statistics, sigma = _survey(scan, cut, lambda done: progress(start + (1 - start) * SURVEY_SHARE * done))
-        plan = _plan(scan, cut, statistics, sigma, wanted, base is not None, load_model)
+        plan = _plan(scan, cut, statistics, sigma, wanted, base, load_model)
         if plan.number != LATTICE:
             base = None
         header = StreamHeader(
@@ -216,6 +216,7 @@ class _Layer:
     file: BinaryIO
     size: int
     modes: tuple[str, ...]
+    head: LatticeHead | None  # of a bounded one
     slabs: Callable[[], Iterator[NDArray[Any]]]
 
 
@@ -244,7 +245,9 @@ def _layer(
         for _, slab in decoding.decoded_slabs(decoding.Layered.of(stream, lambda _: load_model()), range(cut.slabs)):
             yield slab
 
-    return _Layer(file, size, (*report.layers, report.mode), slabs)
+    bounded = Stream(file, DEFAULT_LIMITS).lattice_head() if report.mode == "bounded" else None
+    file.seek(0)
+    return _Layer(file, size, (*report.layers, report.mode), bounded, slabs)
 
 
 class _WithoutHeader:
@@ -302,7 +305,7 @@ def _plan(
     statistics: Statistics,
     sigma: float,
     wanted: Fidelities,
-    layered: bool,
+    base: _Layer | None,
     load_model: Callable[[], LossyModel],
 ) -> _Plan:
     native = scan.dtype.newbyteorder("=")
@@ -313,9 +316,9 @@ def _plan(
         found = bounded_map(native, statistics, bound) if reason is None else None
         if found is not None:
             codes, max_error = found
-            head = LatticeHead(codes, 0 if layered else _chain(scan, cut), max_error, bound, sigma)
+            head = LatticeHead(codes, 0 if base is not None else _chain(cut), max_error, bound, sigma)
             head = LatticeHead.unpack(head.pack(Mode.BOUNDED), Mode.BOUNDED, native)  # what the decoder reads
-            return _lattice_plan(head, Mode.BOUNDED, native, None, wanted.effort)
+            return _lattice_plan(head, Mode.BOUNDED, native, None, base, wanted.effort)
         reason = reason or f"an error of {bound:.3g} stored units allows no other value"
     elif not wanted.lossless and wanted.quality is not None:
         reason = lossless_reason(native, statistics, sigma, declared_labels=scan.declared_labels)
@@ -325,8 +328,8 @@ def _plan(
     codes_exact = exact_map(native, statistics, scan.blocks(cut))
     if codes_exact is None:
         return _Plan(STORE, slabcoding.Store(native), reason=reason)
-    head = LatticeHead(codes_exact, 0 if layered else _chain(scan, cut))
-    return _lattice_plan(head, Mode.LOSSLESS, native, reason, wanted.effort)
+    head = LatticeHead(codes_exact, 0 if base is not None else _chain(cut))
+    return _lattice_plan(head, Mode.LOSSLESS, native, reason, base, wanted.effort)
 
 
 def _unbounded_reason(
@@ -344,15 +347,21 @@ def _unbounded_reason(
     return None
 
 
-def _chain(scan: Scan, cut: Tiling) -> int:
+def _chain(cut: Tiling) -> int:
     """Volumes of a 4-D scan in a chain, of which each is coded beside the ones before it; 0: none is."""
     return CHAIN if cut.volumes > 1 and math.prod(cut.volume_shape) <= CHAIN_VOXELS else 0
 
 
 def _lattice_plan(
-    head: LatticeHead, mode: Mode, native: np.dtype[Any], reason: str | None, effort: str
+    head: LatticeHead,
+    mode: Mode,
+    native: np.dtype[Any],
+    reason: str | None,
+    base: _Layer | None,
+    effort: str,
 ) -> _Plan:
-    coder = slabcoding.Lattice(head.codes, native, head.max_error, effort)
+    refined = None if base is None or base.head is None else (base.head.codes, base.head.max_error)
+    coder = slabcoding.Lattice(head.codes, native, head.max_error, base=refined, effort=effort)
     return _Plan(LATTICE, coder, head.pack(mode), reason, mode, head, chain=head.chain)
 
 

@@ -173,13 +173,8 @@ class Statistics:
         self._near += int(np.count_nonzero(apart <= 2)) - equal
 
     def whole_range(self) -> tuple[int, int] | None:
-        """Minimum and maximum as integers, if a lossless integer coder can take the volume bit by bit.
-
-        None for label maps too: there zstd does better than prediction.
-        """
+        """Minimum and maximum as integers, if a lossless integer coder can take the volume bit by bit."""
         if not (self.numeric and self.finite and self.integral) or self.negative_zero:
-            return None
-        if self.looks_like_labels() and self.minimum != self.maximum:
             return None
         if self.maximum - self.minimum >= EXACT_SPAN:
             return None

@@ -17,7 +17,7 @@ from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.sections import pack_store, unpack_store
 
 from . import background
-from .codemaps import CodeMap, Ordered
+from .codemaps import CodeMap, Exact, Ordered
 from .intensity import Intensity
 from .tiling import Tiling
 from .volume import to_file_order
@@ -198,8 +198,17 @@ class Lattice:
     batch_voxels = 1
     exact = True
 
-    def __init__(self, codes: CodeMap, dtype: np.dtype[Any], max_error: int = 0, effort: str = "default") -> None:
-        """dtype: native; max_error: in codes; effort: a name of `EFFORTS`, for encoding."""
+    def __init__(
+        self,
+        codes: CodeMap,
+        dtype: np.dtype[Any],
+        max_error: int = 0,
+        *,
+        base: tuple[CodeMap, int] | None = None,
+        effort: str = "default",
+    ) -> None:
+        """dtype: native; max_error: in codes; base: map and largest error of the bounded layer that is refined;
+        effort: a name of `EFFORTS`, for encoding."""
         from mricodec.models import lossless
 
         self._model = lossless
@@ -209,6 +218,9 @@ class Lattice:
             raise FormatError(f"cannot read {error.filename} ({error.strerror}): install mricodec again") from error
         except ValueError as error:
             raise FormatError(str(error)) from error
+        self._within = _within(codes, *base) if base is not None and max_error == 0 else 0
+        if self._within:
+            self._tables |= _tables({"within": lossless.within_tables(self._within)})
         self._map = codes
         self._dtype = dtype
         self._store = Store(dtype)
@@ -223,7 +235,12 @@ class Lattice:
         stream = EntropyEncoder()
         coder = _SideBySide(self._tables, [stream])
         codes = self._model.encode_slab(
-            self.codes(slab), coder, max_error=self._max_error, references=beside, effort=self._effort
+            self.codes(slab),
+            coder,
+            max_error=self._max_error,
+            references=beside,
+            within=self._within,
+            effort=self._effort,
         )
         payload = bytes((PREDICTED,)) + self._pack_low(slab) + stream.finish()
         if self._may_be_longer(payload, slab):
@@ -263,6 +280,7 @@ class Lattice:
             _SideBySide(self._tables, [stream]),
             max_error=self._max_error,
             references=beside,
+            within=self._within,
         )
         stream.finish()
         return self._map.values(codes, low)
@@ -271,6 +289,13 @@ class Lattice:
         if self._map.low_bits == 0:
             return None
         return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
+
+
+def _within(codes: CodeMap, base: CodeMap, max_error: int) -> int:
+    """How far the codes are from those of a bounded layer at most; 0 where that is not used."""
+    from mricodec.models.lossless import WITHIN_MOST
+
+    return max_error if codes.exact and base == codes and isinstance(codes, Exact) and max_error <= WITHIN_MOST else 0
 
 
 def pack_low(low: NDArray[np.uint64], bits: int) -> bytes:

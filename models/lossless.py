@@ -22,6 +22,7 @@ from .wavefront import (
     FIRST_COARSE_ROW,
     FIRST_FINE,
     FRACTIONS,
+    HEAD_MAX,
     KINDS,
     MAX_REFERENCES,
     OCTAVE,
@@ -72,11 +73,13 @@ def encode_slab(
     *,
     max_error: int = 0,
     references: Sequence[NDArray[np.int32]] = (),
+    within: int = 0,
     effort: Effort = DEFAULT,
 ) -> NDArray[np.int32]:
     """Codes integers [K, H, W] of a range below 2**24, each to at most `max_error`; returns what is decoded.
 
-    references: up to `MAX_REFERENCES` arrays of the same shape that the decoder has too. ValueError for others.
+    references: up to `MAX_REFERENCES` arrays of the same shape that the decoder has too. within: no integer differs
+    by more from the first reference, which saves bits; 0: nothing is known of that. ValueError for others.
     """
     if x.ndim != 3 or x.size == 0 or x.dtype.kind not in "iu":
         raise ValueError(f"expected integer voxels [K, H, W], found {x.dtype} of shape {x.shape}")
@@ -91,7 +94,7 @@ def encode_slab(
     decoded = np.empty(shape, np.int32)
     for first in range(0, shape[0], MAX_SLICES):
         part = slice(first, first + MAX_SLICES)
-        decoded[part] = _encode(folded[part], coder, max_error, [r[part] for r in beside], effort)
+        decoded[part] = _encode(folded[part], coder, max_error, [r[part] for r in beside], within, effort)
     return _unfold(decoded, x.shape)
 
 
@@ -100,6 +103,7 @@ def _encode(
     coder: SymbolCoder,
     max_error: int,
     references: list[NDArray[np.int32]],
+    within: int,
     effort: Effort,
 ) -> NDArray[np.int32]:
     from . import lossless_fit as fit
@@ -110,14 +114,15 @@ def _encode(
         _side_information(coder, x.shape, side, len(references))
         return np.full(x.shape, side.low, np.int32)
     slab = (x - low).astype(np.int32)
-    palette = fit.choose_palette(slab) if max_error == 0 else None
+    palette = fit.choose_palette(slab) if max_error == within == 0 else None
     if palette is not None:
         slab = palette.searchsorted(slab).astype(np.int32)
     side = Side(low, span, palette, fit.choose_border(slab), filters=effort.filters)
     beside = [side.ranks(reference) for reference in references]
     if max_error:
         side = replace(side, snap=fit.has_background(slab))
-    predictor = fit.fit_predictor(slab, references=beside, tap_cost=effort.tap_cost)
+    # what the reference says of the voxel itself is in the tables if it has a bound
+    predictor = fit.fit_predictor(slab, references=beside, centre=not within, tap_cost=effort.tap_cost)
     side = replace(side, predictor=predictor)
     if max_error >= LEAST_REFITTED:
         first = max(0, (len(x) - REFITTED) // 2)
@@ -131,11 +136,17 @@ def _encode(
     side = replace(side, kinds=fit.choose_kinds(found.context, found.error))
     _side_information(coder, x.shape, side, len(references))
     index = index_of_context(side.kinds)[found.context]
-    error = found.error + _half_of_index()[index]
+    table_set = "voxel"
+    if within:
+        centre = (references[0] - low).reshape(-1)[found.voxels]
+        shift = ((found.nearest - centre) * found.sign).astype(np.int64)
+        index, error, table_set = _within_row(index, shift, within), found.error + shift, "within"
+    else:
+        error = found.error + _half_of_index()[index]
     start = 0
     for size in found.sizes:
         plane = slice(start, start + size)
-        coder.code("voxel", index[None, plane], error[None, plane])
+        coder.code(table_set, index[None, plane], error[None, plane])
         start += size
     return side.values(found.decoded)
 
@@ -148,6 +159,9 @@ class Predicted:
     error: NDArray[np.int32]  # [voxels], in steps of 2 * max_error + 1
     sizes: list[int]  # voxels of each plane
     decoded: NDArray[np.int32]  # [K, H, W]
+    voxels: NDArray[np.int32]  # [voxels], where they are in the slab
+    nearest: NDArray[np.int32]  # [voxels], the integer next to the prediction
+    sign: NDArray[np.int8]  # [voxels]
 
 
 def predict(
@@ -156,6 +170,7 @@ def predict(
     """Contexts and errors of a slab [K, H, W]; of `side` all but its kinds is used."""
     flat = slab.reshape(-1)
     context, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
+    places, integers, signs = (np.empty(flat.size, kind) for kind in (np.int32, np.int32, np.int8))
     decoded = slab if max_error == 0 else np.empty_like(flat)
     sizes: list[int] = []
     start = 0
@@ -165,6 +180,7 @@ def predict(
         values = flat[plane.voxels].astype(np.float64)
         end = start + values.size
         context[start:end] = plane.context
+        places[start:end], integers[start:end], signs[start:end] = plane.voxels, plane.nearest, plane.sign
         if max_error == 0:
             error[start:end] = (values - plane.nearest) * plane.sign
         else:
@@ -178,7 +194,7 @@ def predict(
         start = end
     if max_error:
         context &= ~(UNIT - 1)
-    return Predicted(context, error, sizes, decoded.reshape(slab.shape))
+    return Predicted(context, error, sizes, decoded.reshape(slab.shape), places, integers, signs)
 
 
 def decode_slab(
@@ -187,18 +203,19 @@ def decode_slab(
     *,
     max_error: int = 0,
     references: Sequence[NDArray[np.int32]] = (),
+    within: int = 0,
 ) -> NDArray[np.int32]:
     """Integers [K, H, W]. From a damaged stream they may be wrong, which only checksums tell."""
     folded = np.empty(_folded(shape), np.int32)
     beside = _references(references, shape, folded.shape)
     for first in range(0, len(folded), MAX_SLICES):
         part = slice(first, first + MAX_SLICES)
-        folded[part] = _decode(folded[part].shape, coder, max_error, [r[part] for r in beside])
+        folded[part] = _decode(folded[part].shape, coder, max_error, [r[part] for r in beside], within)
     return _unfold(folded, shape)
 
 
 def _decode(
-    shape: tuple[int, ...], coder: SymbolCoder, max_error: int, references: list[NDArray[np.int32]]
+    shape: tuple[int, ...], coder: SymbolCoder, max_error: int, references: list[NDArray[np.int32]], within: int
 ) -> NDArray[np.int32]:
     side = _side_information(coder, shape, None, len(references))
     if side.span == 0:
@@ -207,8 +224,17 @@ def _decode(
     flat = slab.reshape(-1)
     index_of, half_of = index_of_context(side.kinds), _half_of_index()
     step = 2 * max_error + 1
+    centres = (references[0].astype(np.int64) - side.low).reshape(-1) if within else None
     wavefront = _wavefront(shape, side, [side.ranks(reference) for reference in references])
     for plane in wavefront.planes():
+        if centres is not None:
+            centre = centres[plane.voxels]
+            shift = ((plane.nearest - centre) * plane.sign).astype(np.int64)
+            row = _within_row(index_of[plane.context], shift, within)
+            values = np.clip(centre + plane.sign * coder.code("within", row[None], None)[0], 0, side.largest)
+            flat[plane.voxels] = values
+            wavefront.put(values)
+            continue
         index = index_of[plane.context if max_error == 0 else plane.context & ~(UNIT - 1)]
         error = coder.code("voxel", index[None], None)[0] - half_of[index]
         nearest = plane.nearest
@@ -219,6 +245,45 @@ def _decode(
         flat[plane.voxels] = values
         wavefront.put(values)
     return side.values(slab)
+
+
+WITHIN_MOST = 16  # the largest bound that has tables of its own
+_WITHIN_BEYOND = 4  # predictions farther outside count as these
+
+
+def within_tables(within: int) -> TableSet:
+    """Tables for integers within so much of a known one: those of "voxel", moved to the prediction and cut off.
+
+    Row: (prediction less the known one, both mirrored if the sign is negative) x table index; see `_within_row`.
+    """
+    voxel = shipped().tables["voxel"].weights.astype(np.int64)
+    indices = np.maximum(np.arange(_within_indices(within)), 1)
+    beyond = np.maximum(indices - FIRST_COARSE_ROW, 0)
+    row = np.where(indices < FIRST_COARSE_ROW, indices, FIRST_COARSE_ROW + beyond % OCTAVE)[None, :, None]
+    shift = np.arange(-within - _WITHIN_BEYOND, within + _WITHIN_BEYOND + 1)[:, None, None]
+    offset = np.arange(-within, within + 1) - shift
+    raw_bits = (beyond // OCTAVE)[None, :, None]
+    column = np.clip((offset + ((1 << raw_bits) >> 1)) >> raw_bits, -HEAD_MAX, HEAD_MAX) + HEAD_MAX
+    weights = voxel[row, column]
+    free = (1 << 24) - (2 * within + 2)
+    whole = 1 + weights * free // weights.sum(axis=-1, keepdims=True)
+    whole = whole.reshape(-1, 2 * within + 1)
+    rows = np.arange(len(whole))
+    whole[rows, whole.argmax(axis=1)] += (1 << 24) - 1 - whole.sum(axis=1)
+    return TableSet(np.pad(whole, ((0, 0), (0, 1)), constant_values=1).astype(np.uint32), -within, 0)
+
+
+def _within_indices(within: int) -> int:
+    """Table indices that are told apart; beyond, all integers are about as likely."""
+    return FIRST_COARSE_ROW + OCTAVE * (within.bit_length() + 2)
+
+
+def _within_row(index: NDArray[np.uint8], shift: NDArray[np.int64], within: int) -> NDArray[np.uint16]:
+    reach = within + _WITHIN_BEYOND
+    indices = _within_indices(within)
+    place = np.clip(shift, -reach, reach) + reach
+    rows: NDArray[np.uint16] = (place * indices + np.minimum(index, indices - 1)).astype(np.uint16)
+    return rows
 
 
 def _wavefront(shape: tuple[int, ...], side: Side, references: Sequence[NDArray[np.int32]]) -> Wavefront:

@@ -75,11 +75,13 @@ def fit_predictor(
     target: NDArray[np.int32] | None = None,
     *,
     references: Sequence[NDArray[np.int32]] = (),
+    centre: bool = True,
     tap_cost: float = TAP_COST,
 ) -> Predictor:
     """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W].
 
-    target: what is predicted, if it is not the slab; references: arrays of its shape that are known.
+    target: what is predicted, if it is not the slab; references: arrays of its shape that are known; centre: their
+    voxel in the very place is one of the neighbours.
     """
     if slab.size < SMALL:
         return shipped().predictor
@@ -87,7 +89,8 @@ def fit_predictor(
     slices = len(slab)
     last = min(slices, STAGES) - 1
     candidates = [tap for tap in CANDIDATES if -tap[0] <= last]
-    beside = [(r, tap) for r in range(len(references)) for tap in REFERENCE_CANDIDATES]
+    allowed = [tap for tap in REFERENCE_CANDIDATES if centre or tap != (0, 0, 0)]
+    beside = [(r, tap) for r in range(len(references)) for tap in allowed]
     random = np.random.default_rng(0)
     information, moment = normal_equations(Data(slab, target, references, beside), candidates, last, slices, random)
     chosen = _worthwhile(information, moment, COEFFICIENT_COST + tap_cost * slab.size)
