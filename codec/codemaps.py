@@ -199,7 +199,8 @@ class Ordered:
         shift = np.uint64(self.low_bits)
         least = np.uint64(self.minimum >> self.low_bits)
         upper = np.clip(ordered_bits(values) >> shift, least, np.uint64(self.maximum >> self.low_bits))
-        return (upper - least).astype(np.int32)
+        codes: NDArray[np.int32] = (upper - least).astype(np.int32)
+        return codes
 
     def low(self, values: NDArray[Any]) -> NDArray[np.uint64]:
         """The low bits of each value."""
@@ -290,7 +291,7 @@ def _fits(dtype: np.dtype[Any], minimum: int, maximum: int) -> bool:
     """Whether every integer of the range is a value of the type."""
     if dtype.kind != "f":
         return True
-    return max(abs(minimum), abs(maximum)) <= 2 ** (np.finfo(dtype).nmant + 1)
+    return max(abs(minimum), abs(maximum)) <= 1 << (int(np.finfo(dtype).nmant) + 1)
 
 
 def find_grid(values: NDArray[Any]) -> Grid | None:

@@ -84,8 +84,9 @@ def _coder(stream: Stream, base: Stream | None, load_model: Callable[[bytes], Lo
         head = stream.lattice_head()
         refined = None
         if base is not None and base.mode is Mode.BOUNDED:
-            refined = base.lattice_head()
-        return Lattice(head.codes, stream.native, head.max_error, base=refined and (refined.codes, refined.max_error))
+            below = base.lattice_head()
+            refined = below.codes, below.max_error
+        return Lattice(head.codes, stream.native, head.max_error, base=refined)
     if stream.coder not in (LEARNED, LEARNED_INEXACT):
         raise UnsupportedVersion(f"expected coder 0 to 3 in HEAD, found {stream.coder}: update mricodec")
     lossy = stream.lossy_head()

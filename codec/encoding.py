@@ -254,10 +254,10 @@ class _WithoutHeader:
     """A scan as a bare array: what is around the voxels is stored once, in the outermost stream."""
 
     header = lead = trailer = b""
-    affine = None
     slope, inter = 1.0, 0.0
 
     def __init__(self, scan: Scan) -> None:
+        self.affine: NDArray[np.float64] | None = None
         self.name, self.shape, self.dtype = scan.name, scan.shape, scan.dtype
         self.spacing_mm, self.declared_labels = scan.spacing_mm, scan.declared_labels
         self.blocks = scan.blocks

@@ -101,14 +101,16 @@ def _verified(file: BinaryIO, wrapper: Wrapper) -> bool:
     expected = bytearray()  # bytes of the file that are not compared yet
     crc = size = 0
     try:
-        while not inflate.eof:
+        done = False
+        while not done:
             piece = inflate.unconsumed_tail or file.read(_PIECE)
-            if not piece:
-                return False
             content = inflate.decompress(piece, 1 << 22)
+            done = inflate.eof
+            if not (piece or content or done):
+                return False
             expected += piece[: len(piece) - len(inflate.unconsumed_tail) - len(inflate.unused_data)]
             crc, size = zlib.crc32(content, crc), size + len(content)
-            made = deflate.compress(content) + (deflate.flush() if inflate.eof else b"")
+            made = deflate.compress(content) + (deflate.flush() if done else b"")
             if not expected.startswith(made):
                 return False
             del expected[: len(made)]

@@ -254,10 +254,7 @@ class NiftiScan:
 
     def gzip_file(self) -> BinaryIO | None:
         """The file as it is stored, if it is one .nii.gz."""
-        if self._parsed.pair or not isinstance(self._voxels, gzip.GzipFile):
-            return None
-        stored: BinaryIO = self._voxels.fileobj  # type: ignore[assignment]
-        return stored
+        return None if self._parsed.pair else getattr(self._voxels, "fileobj", None)  # of a GzipFile alone
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         _seek(self._voxels, self._parsed.vox_offset, self.name)

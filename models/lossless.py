@@ -135,7 +135,7 @@ def _encode(
     found = predict(slab, side, max_error, beside)
     side = replace(side, kinds=fit.choose_kinds(found.context, found.error))
     _side_information(coder, x.shape, side, len(references))
-    index = index_of_context(side.kinds)[found.context]
+    index: NDArray[Any] = index_of_context(side.kinds)[found.context]
     table_set = "voxel"
     if within:
         centre = (references[0] - low).reshape(-1)[found.voxels]
@@ -170,7 +170,8 @@ def predict(
     """Contexts and errors of a slab [K, H, W]; of `side` all but its kinds is used."""
     flat = slab.reshape(-1)
     context, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
-    places, integers, signs = (np.empty(flat.size, kind) for kind in (np.int32, np.int32, np.int8))
+    places, integers = np.empty(flat.size, np.int32), np.empty(flat.size, np.int32)
+    signs = np.empty(flat.size, np.int8)
     decoded = slab if max_error == 0 else np.empty_like(flat)
     sizes: list[int] = []
     start = 0
