@@ -254,9 +254,8 @@ class Reference:
         stage = min(t, 2)
         top = 16 * self.largest
 
-        total = sum(
-            c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in zip(self.coefficients[stage], self.taps, strict=False) if c
-        )
+        pairs = zip(self.coefficients[stage], self.taps, strict=False)
+        total = sum(c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in pairs if c)
         for c, (r, (dt, di, dj)) in zip(self.coefficients[stage][len(self.taps) :], self.reference_taps, strict=True):
             place = (min(max(n, 0), size - 1) for n, size in zip((t + dt, i + di, j + dj), self.shape, strict=True))
             total += c * 16 * int(self.references[r][tuple(place)])
