@@ -5,7 +5,8 @@ From the root of the repository, with the extra `bench` installed:
     python -m benchmarks.exact DATA -o exact.jsonl --peers near.csv --peers lossless.csv
 
 The same command again measures only what is missing. Lossless at every effort beside tomoz (if it is installed), in
-turn on each volume, so that their times compare; then each largest error of `ERRORS`; 4-D scans as a whole against
+turn on each volume, so that their times compare; then each largest error of `ERRORS` on the central
+40 slices, as the peers; 4-D scans as a whole against
 their volumes one by one. Times are those of one run: let nothing else run.
 """
 
@@ -127,12 +128,12 @@ def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str
         click.echo("left out: tomoz (pip install tomoz)", err=True)
     near = Exact("mricodec-near")
     for path in scans(data):
-        whole, _ = sources(path)
+        whole, part = sources(path)
         if only in (None, "lossless"):
             for contender in lossless:
                 measure_curve(contender, whole, each([0.0]), results)
         if only in (None, "near"):
-            measure_curve(near, whole, each(ERRORS), results)
+            measure_curve(near, part, each(ERRORS), results)
         if only in (None, "4d") and (series := whole_4d(path)) is not None:
             for contender in (Exact("mricodec-default"), VolumesAlone("volumes-alone")):
                 measure_curve(contender, series, each([0.0]), results)
@@ -163,11 +164,13 @@ def near_table(points: Sequence[Point], csvs: Sequence[Path]) -> str:
     """Mean bits per voxel and PSNR at each largest error; on how many volumes a peer is smaller."""
     import csv
 
-    rows = [row for path in csvs for row in csv.DictReader(path.open(encoding="utf-8")) if row["roi"] == "full"]
+    rows = [row for path in csvs for row in csv.DictReader(path.open(encoding="utf-8"))]
+    rois = {(row["volume"], row["roi"]) for row in rows if row["codec"] == REFERENCE}
     lines = ["| E | bpv | PSNR | " + REFERENCE + " | PSNR | saved | a peer is smaller on |", "|---|---|---|---|---|---|---|"]
     for error in ERRORS:
-        own = {p.volume: p for p in points if p.codec == "mricodec-near" and p.param == error}
-        at = [row for row in rows if row["volume"] in own and row["param"] and _number(row["param"]) == error]
+        own = {p.volume: p for p in points if p.codec == "mricodec-near" and p.param == error and (p.volume, p.roi) in rois}
+        at = [row for row in rows if (row["volume"], row["roi"]) in rois and _number(row["param"]) == error]
+        at = [row for row in at if row["volume"] in own]
         reference = [row for row in at if row["codec"] == REFERENCE]
         beaten = [
             f"{row['volume']} ({row['codec']})"

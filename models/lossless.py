@@ -49,11 +49,12 @@ class Effort:
 
     filters: bool = True  # the rows' adaptive filters: a third of the time
     tap_cost: float = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
+    rows: int = 30_000  # voxels that a predictor is fitted to
 
 
-FAST = Effort(filters=False, tap_cost=1e-3)
+FAST = Effort(filters=False, tap_cost=3e-3)
 DEFAULT = Effort()
-HIGH = Effort(tap_cost=0.0)
+HIGH = Effort(tap_cost=0.0, rows=150_000)
 
 
 class SymbolCoder(Protocol):
@@ -122,14 +123,14 @@ def _encode(
     if max_error:
         side = replace(side, snap=fit.has_background(slab))
     # what the reference says of the voxel itself is in the tables if it has a bound
-    predictor = fit.fit_predictor(slab, references=beside, centre=not within, tap_cost=effort.tap_cost)
+    predictor = fit.fit_predictor(slab, references=beside, centre=not within, tap_cost=effort.tap_cost, rows=effort.rows)
     side = replace(side, predictor=predictor)
     if max_error >= LEAST_REFITTED:
         first = max(0, (len(x) - REFITTED) // 2)
         middle = slice(first, first + REFITTED)
         near = [reference[middle] for reference in beside]
         coarse = predict(slab[middle], side, max_error, near).decoded
-        predictor = fit.fit_predictor(coarse, slab[middle], references=near, tap_cost=effort.tap_cost)
+        predictor = fit.fit_predictor(coarse, slab[middle], references=near, tap_cost=effort.tap_cost, rows=effort.rows)
         side = replace(side, predictor=predictor)
 
     found = predict(slab, side, max_error, beside)

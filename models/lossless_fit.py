@@ -77,11 +77,12 @@ def fit_predictor(
     references: Sequence[NDArray[np.int32]] = (),
     centre: bool = True,
     tap_cost: float = TAP_COST,
+    rows: int = ROWS_FITTED,
 ) -> Predictor:
     """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W].
 
     target: what is predicted, if it is not the slab; references: arrays of its shape that are known; centre: their
-    voxel in the very place is one of the neighbours.
+    voxel in the very place is one of the neighbours; rows: voxels of the sample.
     """
     if slab.size < SMALL:
         return shipped().predictor
@@ -92,11 +93,11 @@ def fit_predictor(
     allowed = [tap for tap in REFERENCE_CANDIDATES if centre or tap != (0, 0, 0)]
     beside = [(r, tap) for r in range(len(references)) for tap in allowed]
     random = np.random.default_rng(0)
-    information, moment = normal_equations(Data(slab, target, references, beside), candidates, last, slices, random)
+    information, moment = normal_equations(Data(slab, target, references, beside, rows), candidates, last, slices, random)
     chosen = _worthwhile(information, moment, COEFFICIENT_COST + tap_cost * slab.size)
     taps = tuple(candidates[k] for k in chosen if k < len(candidates))
     reference_taps = tuple(beside[k - len(candidates)] for k in chosen if k >= len(candidates))
-    data = Data(slab, target, references, list(reference_taps))
+    data = Data(slab, target, references, list(reference_taps), rows)
     coefficients = np.zeros((STAGES, len(chosen)))
     coefficients[last:] = _solve(information, moment, chosen)
     for stage in range(last):
@@ -115,6 +116,7 @@ class Data(NamedTuple):
     target: NDArray[np.int32]  # the predicted ones
     references: Sequence[NDArray[np.int32]] = ()
     reference_taps: Sequence[tuple[int, Tap]] = ()
+    rows: int = ROWS_FITTED  # voxels of the sample
 
 
 def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
@@ -155,7 +157,7 @@ def _sample(
     _, rows, columns = padded.shape
     _, height, width = slab.shape
     voxels = (stop - start) * height * width
-    place = np.arange(voxels) if voxels <= ROWS_FITTED else random.integers(0, voxels, ROWS_FITTED)
+    place = np.arange(voxels) if voxels <= data.rows else random.integers(0, voxels, data.rows)
     t, rest = np.divmod(place, height * width)
     i, j = np.divmod(rest, width)
     origin = ((t + start + 2) * rows + i + _PAD) * columns + j + _PAD
