@@ -53,7 +53,7 @@ SURVEY_SHARE = 0.1  # of the time, for the progress
 CHAIN = 8  # volumes: each but the first of so many is coded beside the ones before, and decodes after them
 CHAIN_VOXELS = 1 << 25  # of a volume, as two are kept in memory
 PREVIEW_FROM = 1 << 18  # voxels; smaller scans decode in no time
-PREVIEW_SHARE = 0.01  # of the stream
+PREVIEW_SHARE = 0.01  # of the stream; twice as much if no try is as small
 PREVIEW_TRIES = 4
 
 
@@ -474,17 +474,15 @@ class _Small:
             return
         bound = max(sigma, span / 1024, 1.0 if array.dtype.kind in "iu" else 0.0)
         room = PREVIEW_SHARE * writer.size
-        for _ in range(PREVIEW_TRIES):
+        for tries in range(1, PREVIEW_TRIES + 1):
             buffer = io.BytesIO()
-            wanted = Fidelities(bound=Bound(bound), preview=False, gzip=False)
+            wanted = Fidelities(bound=Bound(bound), effort="fast", preview=False, gzip=False)
             encode_scan(ArrayScan(volume), buffer, wanted, _no_model, lambda _: None)
             size = len(buffer.getvalue())
-            if size <= room:
+            if size <= room or (size <= 2 * room and (tries == PREVIEW_TRIES or bound >= span / 8)):
                 writer.chunk(PREVIEW, buffer.getvalue())
                 return
-            bound *= 2 if size < 2 * room else 4
-            if bound > span / 8:
-                return
+            bound = min(bound * (2 if size < 2 * room else 4), span / 8)
 
 
 def _no_model() -> LossyModel:
