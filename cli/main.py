@@ -208,6 +208,8 @@ def encode(
         report = encoder.encode_file(source, out, progress=progress)
     if report.reason is not None:
         click.echo(f"{scan}: coded without loss: {report.reason}", err=True)
+    if report.no_layers is not None:
+        click.echo(f"{scan}: without layers: {report.no_layers}", err=True)
     if not quiet:
         click.echo(f"{scan} -> {output}: {_summary(report, time.perf_counter() - start)}", err=True)
         if verbose and report.fidelity is not None:

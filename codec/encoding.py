@@ -104,6 +104,7 @@ class EncodeReport:
     fidelity: Fidelity | None  # of a lossy or bounded stream
     max_error: float | None = None  # the bound of a bounded stream, in stored units
     layers: tuple[str, ...] = ()  # modes of the streams inside, the coarsest first
+    no_layers: str | None = None  # why there are none though layers were asked for
     gzip: str | None = None  # "" if the source is a .nii.gz that can't be made again; None if it is none, or not asked
 
     @property
@@ -148,10 +149,15 @@ def encode_scan(
             f"{scan.name}: expected slices of at most {MAX_SLAB_VOXELS} voxels, found {cut.slab_shape(0)}"
         )
     with contextlib.ExitStack() as stack:
-        base = None
+        base: _Layer | None = None
+        no_layers = None
         coarser = _coarser(wanted)
         if coarser is not None:
-            base = _layer(scan, cut, coarser, load_model, lambda done: progress(0.5 * done), stack)
+            found_layer = _layer(scan, cut, coarser, load_model, lambda done: progress(0.5 * done), stack)
+            if isinstance(found_layer, str):
+                no_layers = found_layer
+            else:
+                base = found_layer
         start = 0.0 if base is None else 0.5
         statistics, sigma = _survey(scan, cut, lambda done: progress(start + (1 - start) * SURVEY_SHARE * done))
         plan = _plan(scan, cut, statistics, sigma, wanted, base, load_model)
@@ -195,6 +201,7 @@ def encode_scan(
         fidelity=found,
         max_error=plan.head.bound if isinstance(plan.head, LatticeHead) and plan.mode is Mode.BOUNDED else None,
         layers=() if base is None else base.modes,
+        no_layers=no_layers,
         gzip=None if gzip_file is None else "" if wrapper is None else str(wrapper),
     )
 
@@ -227,14 +234,14 @@ def _layer(
     load_model: Callable[[], LossyModel],
     progress: Progress,
     stack: contextlib.ExitStack,
-) -> _Layer | None:
-    """None if the scan can't have it."""
+) -> _Layer | str:
+    """The layer, or why the scan can't have it."""
     from . import decoding
 
     file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     report = encode_scan(_WithoutHeader(scan), file, wanted, load_model, progress)
     if report.mode == "lossless":
-        return None
+        return report.reason or "it is coded without loss"
     if report.mode == "lossy" and not load_model().exact_samples:
         raise ValueError("layers: expected a model that decodes to the same samples everywhere, such as the default one")
     size = file.seek(0, os.SEEK_END)

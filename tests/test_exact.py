@@ -282,7 +282,8 @@ def test_a_bound_over_a_lossy_layer(model: FakeModel) -> None:
     assert report.mode == "bounded" and report.layers == ("lossy",)
     assert np.abs(codec.decode(stream).array - array).max() <= 2
     labels = np.random.default_rng(0).integers(0, 4, (4, 20, 20)).astype(np.int16)
-    assert encode(labels, lossless=True, layers=True)[1].layers == ()
+    report = encode(labels, lossless=True, layers=True)[1]
+    assert report.layers == () and report.no_layers == "it is a label map"
 
 
 def test_damage_in_a_layer_is_found(model: FakeModel) -> None:
