@@ -1,6 +1,6 @@
 """The file: magic, version, chunks, and an index of the slabs at its end (FORMAT.md, "Container").
 
-    magic 8 | version u16 | HEAD | ORIG? | META? | DICM? ... | SLAB ... | ENDX
+    magic 8 | version u16 | HEAD | ORIG? | META? | DICM? ... | BASE? | SLAB ... | ENDX
 
 A chunk is a type (four letters), a length, the payload and a CRC-32. The reader checks everything but the
 slabs when it opens a stream, and each slab when it is asked for. Nothing is allocated from a number in the
@@ -9,6 +9,7 @@ stream that has not been held against ``Limits`` and against the bytes that are 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import struct
@@ -27,8 +28,8 @@ MAGIC = b"\x89MRC\r\n\x1a\n"
 VERSION = 1
 FRAMING = 12  # bytes of a chunk beyond its payload: type, length, CRC
 
-HEAD, ORIG, META, SLAB, END = b"HEAD", b"ORIG", b"META", b"SLAB", b"ENDX"
-_ONCE_BEFORE_SLABS = (HEAD, ORIG, META)  # in this order
+HEAD, ORIG, META, BASE, SLAB, END = b"HEAD", b"ORIG", b"META", b"BASE", b"SLAB", b"ENDX"
+_ONCE_BEFORE_SLABS = (HEAD, ORIG, META, BASE)  # in this order
 # of a series of files: their table, what surrounds the voxels, other bytes, further stacks, padding voxels
 DICM, DHDR, DRAW, STCK, PADV = b"DICM", b"DHDR", b"DRAW", b"STCK", b"PADV"
 _SERIES = (DICM, DHDR, DRAW, STCK, PADV)  # any number of them, in any order, before the slabs
@@ -70,6 +71,7 @@ _DIAGNOSED_CHUNKS = 10_000  # how far a file without an end is searched for what
 class Mode(IntEnum):
     LOSSLESS = 0
     LOSSY = 1
+    BOUNDED = 2  # lossy, with a largest error
 
 
 class Flags(IntFlag):
@@ -154,7 +156,7 @@ class StreamHeader:
         fields = ByteReader(payload, "HEAD")
         mode, coder, dtype_code, flags, ndim = fields.take(5)
         if mode not in tuple(Mode):
-            raise UnsupportedVersion(f"expected mode 0 or 1, found {mode} in HEAD: update mricodec")
+            raise UnsupportedVersion(f"expected mode 0 to 2, found {mode} in HEAD: update mricodec")
         if dtype_code not in _DTYPE_NAMES:
             raise UnsupportedVersion(
                 f"expected a voxel type 1 to {len(DTYPES)}, found {dtype_code}: update mricodec"
@@ -207,6 +209,19 @@ class StreamHeader:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A stream inside another: a part of its bytes."""
+
+    fetch: Callable[[int, int], bytes]  # (offset, size) of the whole
+    offset: int
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the part, fewer at its end."""
+        return self.fetch(self.offset + offset, max(0, min(size, self.size - offset)))
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A chunk in a file: where it begins and how many bytes it takes, framing included."""
 
@@ -218,8 +233,8 @@ class Section:
 class ContainerWriter:
     """Writes a stream from front to back; never seeks.
 
-    Order: ``chunk`` ORIG, META (each at most once), those of a series, ``slab`` ..., ancillary ``chunk`` s
-    before or after the slabs, ``finish``. ValueError on any other order.
+    Order: ``chunk`` ORIG, META, those of a series, ``embed`` BASE (all but the series' at most once), ``slab`` ...,
+    ancillary ``chunk`` s before or after the slabs, ``finish``. ValueError on any other order.
     """
 
     def __init__(self, file: BinaryIO, header: StreamHeader) -> None:
@@ -254,6 +269,22 @@ class ContainerWriter:
             )
         self._write_chunk(type, payload)
         self._after_slabs = bool(self._lengths)
+
+    def embed(self, stream: BinaryIO, size: int) -> None:
+        """BASE: a whole stream of `size` bytes, read from where the file stands."""
+        if self._last_ordered >= _ONCE_BEFORE_SLABS.index(BASE) or self._lengths or size >= 1 << 32:
+            raise ValueError(f"expected one BASE below 4 GiB before the slabs, found another or {size} bytes")
+        self._last_ordered = _ONCE_BEFORE_SLABS.index(BASE)
+        start = BASE + struct.pack("<I", size)
+        crc = zlib.crc32(start)
+        self._write(start)
+        for _, count in _pieces(0, size):
+            piece = stream.read(count)
+            if len(piece) != count:
+                raise ValueError(f"expected a stream of {size} bytes for BASE, found its end before")
+            crc = zlib.crc32(piece, crc)
+            self._write(piece)
+        self._write(struct.pack("<I", crc))
 
     def slab(self, payload: bytes) -> None:
         """The next slab."""
@@ -292,10 +323,17 @@ class ContainerReader:
 
     Opening reads and checks all of it except the slabs; a slab is read and checked when asked for. Threads
     may share a reader. FormatError (one of errors.py) on bad bytes.
+
+    salvage: a file that is cut short or whose index is damaged is read as far as its chunks go, and a damaged chunk
+    beside HEAD and the slabs counts as missing; then `damaged` is true, and slabs may be fewer than they should be.
     """
 
     def __init__(
-        self, source: bytes | bytearray | memoryview | BinaryIO, limits: Limits = DEFAULT_LIMITS
+        self,
+        source: bytes | bytearray | memoryview | BinaryIO | Span,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        salvage: bool = False,
     ) -> None:
         self.limits = limits
         self._fetch, self.size = _fetcher(source)
@@ -308,9 +346,17 @@ class ContainerReader:
                 f"expected the chunk HEAD at byte {start}, found {head.type}: the file is damaged"
             )
         self.header = StreamHeader.unpack(self._payload(head), limits)
-        end = self._find_end()
-        self.digest, lengths = _unpack_index(self._payload(end), limits)
-        self._sections = self._walk(head, lengths, end)
+        self.damaged = False
+        self._salvage = salvage
+        try:
+            end = self._find_end()
+            self.digest, lengths = _unpack_index(self._payload(end), limits)
+            self._sections = self._walk(head, lengths, end)
+        except FormatError:
+            if not salvage:
+                raise
+            self.damaged, self.digest = True, bytes(32)
+            self._sections = self._walk_as_far_as_possible(head)
         self._slabs = [section for section in self._sections if section.type == "SLAB"]
 
     @property
@@ -337,6 +383,16 @@ class ContainerReader:
         for section in self._sections:
             if section.type == name:
                 yield self._payload(section)
+    def has(self, type: bytes) -> bool:
+        """Whether there is a chunk of this type."""
+        return any(section.type.encode() == type for section in self._sections)
+
+    def embedded(self, type: bytes) -> Span | None:
+        """The stream that the one chunk of this type holds, or None. Its CRC was checked when this one was opened."""
+        found = [section for section in self._sections if section.type.encode() == type]
+        if len(found) > 1:
+            raise FormatError(f"expected one chunk {type.decode()}, found {len(found)}: the file is damaged")
+        return Span(self._fetch, found[0].offset + 8, found[0].size - FRAMING) if found else None
 
     def sections(self) -> list[Section]:
         """Every chunk in file order. Their sizes and the 10 bytes in front add up to ``size``."""
@@ -399,7 +455,7 @@ class ContainerReader:
                 position = _ONCE_BEFORE_SLABS.index(kind)
                 if position <= ordered or slabs_seen:
                     raise FormatError(
-                        f"expected HEAD, ORIG, META, once each and before the slabs, found {section.type} "
+                        f"expected HEAD, ORIG, META, BASE, once each and before the slabs, found {section.type} "
                         f"at byte {offset}: the file is damaged"
                     )
                 ordered = position
@@ -426,7 +482,13 @@ class ContainerReader:
                     f"expected at most {self.limits.max_chunks} chunks beside slabs, found more: "
                     "if you trust the file, raise Limits.max_chunks"
                 )
-            self._check_crc(section)
+            try:
+                self._check_crc(section)
+            except ChecksumMismatch:
+                if not self._salvage:
+                    raise
+                self.damaged = True
+                sections.pop()
             offset += section.size
         if offset != end.offset or (lengths and not slabs_seen):
             raise FormatError(
@@ -434,6 +496,25 @@ class ContainerReader:
                 f"found that the chunks end at byte {offset}: the file is damaged"
             )
         sections.append(end)
+        return sections
+
+    def _walk_as_far_as_possible(self, head: Section) -> list[Section]:
+        """The chunks from HEAD on until one makes no sense."""
+        sections = [head]
+        offset = head.offset + head.size
+        while len(sections) < self.limits.max_slabs + self.limits.max_chunks:
+            try:
+                section = self._chunk_at(offset)
+            except FormatError:
+                break
+            offset += section.size
+            kind = section.type.encode()
+            if kind == SLAB:
+                sections.append(section)
+            elif kind in _ONCE_BEFORE_SLABS or _is_ancillary(kind):
+                with contextlib.suppress(FormatError):
+                    self._check_crc(section)
+                    sections.append(section)
         return sections
 
     def _chunk_at(self, offset: int) -> Section:
@@ -451,7 +532,7 @@ class ContainerReader:
                 f"expected {length} bytes in the chunk {kind.decode()} at byte {offset}, found "
                 f"{self.size - offset - FRAMING}: the file is cut short; get it again"
             )
-        if length > self.limits.max_chunk_bytes:
+        if length > self.limits.max_chunk_bytes and kind != BASE:  # which is never read as a whole
             raise LimitExceeded(
                 f"expected at most {self.limits.max_chunk_bytes} bytes in a chunk, found {length} in "
                 f"{kind.decode()} at byte {offset}: if you trust the file, raise Limits.max_chunk_bytes"
@@ -490,8 +571,10 @@ class ContainerReader:
         return data
 
 
-def _fetcher(source: bytes | bytearray | memoryview | BinaryIO) -> tuple[Callable[[int, int], bytes], int]:
+def _fetcher(source: bytes | bytearray | memoryview | BinaryIO | Span) -> tuple[Callable[[int, int], bytes], int]:
     """A function (offset, size) -> bytes that threads may share, and the size of the source in bytes."""
+    if isinstance(source, Span):
+        return source.read, source.size
     if isinstance(source, (bytes, bytearray, memoryview)):
         view = memoryview(source).cast("B")
         return lambda offset, size: bytes(view[offset : offset + size]), len(view)

@@ -27,6 +27,12 @@ class ByteReader:
         self._at += size
         return self._data[self._at - size : self._at]
 
+    def peek(self) -> int:
+        """The next byte, which is not taken."""
+        byte = self.take(1)[0]
+        self._at -= 1
+        return byte
+
     def varint(self) -> int:
         """LEB128, unsigned, below 2**63, in as few bytes as it takes."""
         value = 0

@@ -13,8 +13,8 @@ import click
 from numpy.typing import NDArray
 
 from mricodec.codec.contenders import LIVE, MODELS, USUAL
-from mricodec.codec.rate_control import Effort
 from mricodec.codec.rate_distortion import LEAST_POINTS, Contender
+from mricodec.codec.slabcoding import Effort
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -170,10 +171,13 @@ def cli() -> None:
 @click.option("--bpv", type=click.FloatRange(0, min_open=True), help="Instead: bits per voxel of the file, within 2 %.")
 @click.option("--ratio", type=click.FloatRange(0, min_open=True), help="Instead: stored voxels over file, within 2 %.")
 @click.option("--lossless", is_flag=True, help="Restore every bit.")
+@click.option("--max-error", help="No voxel differs by more: stored units, or a part of the noise, like 0.5sigma.")
+@click.option("--layers", is_flag=True, help="With these two: a lossy layer that decodes alone, then the rest.")
 @click.option(
-    "--effort", type=click.Choice(("default", "high")), default="default", show_default=True,
-    help="high: search longer for a smaller file.",
+    "--effort", type=click.Choice(("fast", "default", "high")), default="default", show_default=True,
+    help="How long to search for a smaller file; decoding is the same.",
 )  # fmt: skip
+@click.option("--no-gzip", is_flag=True, help="Do not find out how to make the identical .nii.gz again: faster.")
 @click.option("--model", help="default, hyperprior or factorized.")
 @click.option("--deidentify", is_flag=True, help="Take identities out of the headers (DICOM PS3.15 basic profile).")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
@@ -186,7 +190,10 @@ def encode(
     bpv: float | None,
     ratio: float | None,
     lossless: bool,
-    effort: Literal["default", "high"],
+    max_error: str | None,
+    layers: bool,
+    effort: Literal["fast", "default", "high"],
+    no_gzip: bool,
     model: str | None,
     deidentify: bool,
     force: bool,
@@ -196,10 +203,17 @@ def encode(
     verbose: bool,
 ) -> None:
     """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz), or DICOM series: folders and files."""
-    if lossless and (quality is not None or model is not None or effort != "default"):
-        raise _WrongUsage("--lossless takes neither --quality nor --model nor --effort")
-    given = {"--quality": quality, "--psnr": psnr, "--bpv": bpv, "--ratio": ratio, "--lossless": lossless or None}
-    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+    exact = "--lossless" if lossless else "--max-error"
+    if (lossless or max_error is not None) and not layers and (quality is not None or model is not None):
+        raise _WrongUsage(f"{exact} takes neither --quality nor --model, but with --layers")
+    if layers and not lossless and max_error is None:
+        raise _WrongUsage("--layers goes with --lossless or --max-error")
+    if lossless and max_error is not None and not layers:
+        raise _WrongUsage("--lossless and --max-error go together only with --layers")
+    finer = exact if lossless or max_error is not None else None
+    given = {"--quality": None if layers else quality, "--psnr": psnr, "--bpv": bpv, "--ratio": ratio}
+    named = [*([finer] if finer else []), *(name for name, value in given.items() if value is not None)]
+    if len(named) > 1:
         raise _WrongUsage(f"expected one of {' and '.join(named)}; leave out the rest")
     _set_threads(threads)
     from . import series
@@ -214,8 +228,8 @@ def encode(
     remover = codec.Deidentifier() if deidentify else None
     cleaned_here = None if dicom else remover
     encoder = codec.Encoder(
-        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, model=model, effort=effort, device=device,
-        deidentify=cleaned_here,
+        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, max_error=max_error, layers=layers,
+        effort=effort, gzip=not no_gzip, model=model, device=device, deidentify=cleaned_here,
     )  # fmt: skip
     if dicom:
         series.encode(paths, output, encoder, remover, force=force, quiet=quiet, verbose=verbose)
@@ -226,6 +240,8 @@ def encode(
         click.echo(f"{scan}: coded without loss: {report.reason}", err=True)
     if report.missed is not None:
         click.echo(f"{scan}: {report.missed}", err=True)
+    if report.no_layers is not None:
+        click.echo(f"{scan}: without layers: {report.no_layers}", err=True)
     if not quiet:
         click.echo(f"{scan} -> {output}: {_summary(report, time.perf_counter() - start)}", err=True)
         if verbose and report.fidelity is not None:
@@ -246,6 +262,9 @@ def encode(
 )
 @click.option("--slices", type=_RangeType(), help="Only these slices of the third axis.")
 @click.option("--volumes", type=_RangeType(), help="Only these volumes of a 4-D scan.")
+@click.option("--layer", type=click.IntRange(min=1), help="Only so many layers of a stream with layers; 1: the coarsest.")
+@click.option("--preview", is_flag=True, help="The scan with a quarter of the resolution of its slices, quickly.")
+@click.option("--salvage", is_flag=True, help="Of a damaged stream write what is good, zeros for the rest; exits 1.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @_common
 def decode(
@@ -254,6 +273,9 @@ def decode(
     form: str | None,
     slices: slice | None,
     volumes: slice | None,
+    layer: int | None,
+    preview: bool,
+    salvage: bool,
     force: bool,
     threads: int | None,
     device: str,
@@ -272,23 +294,41 @@ def decode(
     _check_output(output, stream, force)
     from mricodec import codec
 
+    if preview and (slices is not None or volumes is not None or salvage):
+        raise _WrongUsage("--preview takes neither --slices nor --volumes nor --salvage")
     start = time.perf_counter()
     decoder = codec.Decoder(device=device)
+    bad: list[str] = []
     with (
+        warnings.catch_warnings(record=True) as caught,
         naming(stream),
         _input(stream) as source,
         _output(output) as out,
         _progress("decode", quiet) as progress,
     ):
-        info = decoder.decode_file(source, out, slices=slices, volumes=volumes, progress=progress)
-        if info.files and slices is None and volumes is None:
+        warnings.simplefilter("always", codec.GzipDiffers)
+        info = decoder.decode_file(
+            source,
+            out,
+            slices=slices,
+            volumes=volumes,
+            layer=layer,
+            preview=preview,
+            salvage=bad.append if salvage else None,
+            progress=progress,
+        )
+        if info.files and slices is None and volumes is None and layer is None and not preview:
             series.further_stacks(stream, output, decoder.decode_file, force=force)
+    for line in [f"{stream}: lost: {reason}" for reason in bad] + [str(warning.message) for warning in caught]:
+        click.echo(line, err=True)
     if not quiet:
-        part = "" if slices is None and volumes is None else "a part of "
+        part = "a preview of " if preview else "" if slices is None and volumes is None else "a part of "
         size = f"{_shape(info)} {info.dtype}, {_bytes(info.original_bytes)}"
         click.echo(f"{stream} -> {output}: {part}{size}, {time.perf_counter() - start:.1f} s", err=True)
         if verbose:
             click.echo(_table(_rows(info)), err=True)
+    if bad:
+        raise click.exceptions.Exit(1)
 
 
 @cli.command()
@@ -447,6 +487,12 @@ def _summary(report: EncodeReport, seconds: float) -> str:
         found = report.fidelity
         noise = f", RMSE {found.rmse / found.sigma_hat:.2f} of the noise" if found.sigma_hat > 0 else ""
         parts.append(f"PSNR {found.psnr:.1f} dB{noise}")
+    if report.max_error is not None:
+        parts[2] = f"every voxel within {report.max_error:.4g}"
+    if report.layers:
+        parts.append(f"with layers ({', '.join(report.layers)})")
+    if report.gzip is not None:
+        parts.append(f"the .nii.gz comes back ({report.gzip})" if report.gzip else "only the .nii inside comes back")
     return ", ".join([*parts, f"{seconds:.1f} s"])
 
 
@@ -475,6 +521,14 @@ def _rows(info: StreamInfo) -> list[tuple[str, str]]:
     ]
     if info.files:
         rows.append(("files", f"{info.files}, a DICOM series"))
+    if info.max_error is not None:
+        rows.append(("bound", f"every voxel within {info.max_error:.6g} stored units"))
+    if info.layers:
+        rows.append(("layers", ", ".join((*info.layers, info.mode))))
+    if info.gzip is not None:
+        rows.append((".nii.gz", f"made again ({info.gzip})"))
+    if info.preview:
+        rows.append(("preview", "decodes alone"))
     if info.model_id:
         rows.append(("model", f"{_model_name(info) or 'unknown'} ({info.model_id})"))
     if info.target is not None:

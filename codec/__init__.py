@@ -34,6 +34,7 @@ from .api import (
 )
 from .deidentify import Deidentifier, Finding, identifying
 from .encoding import EncodeReport
+from .gzipping import GzipDiffers
 from .rate_control import Target
 from .series import (
     SeriesReport,
@@ -60,6 +61,7 @@ __all__ = [
     "Fidelity",
     "Finding",
     "FormatError",
+    "GzipDiffers",
     "LimitExceeded",
     "Limits",
     "LosslessFallback",

@@ -19,23 +19,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import DEFAULT_LIMITS, LATTICE, STORE, Limits
-from mricodec.bitstream.errors import FormatError, UnknownModel, UnsupportedVersion
+from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
+from mricodec.bitstream.errors import FormatError, UnknownModel
 
 from . import fidelity
-from .decoding import Range, Selection, blocks, decode_to_nifti, decode_volume
-from .encoding import EncodeReport, encode_scan
+from . import preview as preview_module
+from .decoding import Layered, Range, Salvage, Selection, blocks, decode_to_nifti, decode_volume, write_nifti
+from .encoding import Bound, EncodeReport, Fidelities, encode_scan
 from .formats import open_scan
 from .output import replacing
-from .rate_control import EFFORTS, Effort, target_of
-from .slabcoding import LEARNED, LEARNED_INEXACT, Lattice, Lossy, LossyModel, LossyParams, SlabCoder, Store
+from .rate_control import target_of
+from .slabcoding import EFFORTS, Effort, LossyModel
 from .stream import Progress, Source, Stream, StreamInfo, opened, seekable
-from .volume import ArrayScan, Scan, Volume
+from .volume import ArrayScan, Scan, Volume, is_big_endian
 
 if TYPE_CHECKING:
     from .deidentify import Deidentifier
 
 DEFAULT_MODEL = "default"
+LAYER_QUALITY = 25.0  # of the lossy layer: finer ones cost more than what they save in the refinement
 
 Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
@@ -57,8 +59,10 @@ def encode(
     bpv: float | None = None,
     ratio: float | None = None,
     lossless: bool = False,
-    model: str | None = None,
+    max_error: float | str | None = None,
+    layers: bool = False,
     effort: Effort = "default",
+    model: str | None = None,
     out: Path | BinaryIO | None = None,
     progress: Progress | None = None,
 ) -> bytes | None:
@@ -67,14 +71,23 @@ def encode(
     The stream, or None if it was written to `out`: a path, which is replaced at the end, or a binary file.
     """
     encoder = Encoder(
-        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, model=model, effort=effort
+        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, max_error=max_error, layers=layers,
+        model=model, effort=effort,
     )
     return encoder.encode(source, out=out, progress=progress)
 
 
-def decode(source: Source, *, slices: Range = None, volumes: Range = None, limits: Limits | None = None) -> Volume:
+def decode(
+    source: Source,
+    *,
+    slices: Range = None,
+    volumes: Range = None,
+    layer: int | None = None,
+    preview: bool = False,
+    limits: Limits | None = None,
+) -> Volume:
     """Decode a stream (bytes, path or binary file), or a part of it; see `Decoder.decode`."""
-    return Decoder(limits=limits).decode(source, slices=slices, volumes=volumes)
+    return Decoder(limits=limits).decode(source, slices=slices, volumes=volumes, layer=layer, preview=preview)
 
 
 def decode_file(
@@ -83,12 +96,23 @@ def decode_file(
     *,
     slices: Range = None,
     volumes: Range = None,
+    layer: int | None = None,
+    preview: bool = False,
+    salvage: Salvage | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> StreamInfo:
     """Decode a stream into a NIfTI file; see `Decoder.decode_file`."""
-    decoder = Decoder(limits=limits)
-    return decoder.decode_file(source, destination, slices=slices, volumes=volumes, progress=progress)
+    return Decoder(limits=limits).decode_file(
+        source,
+        destination,
+        slices=slices,
+        volumes=volumes,
+        layer=layer,
+        preview=preview,
+        salvage=salvage,
+        progress=progress,
+    )
 
 
 def info(source: Source, *, limits: Limits | None = None) -> StreamInfo:
@@ -117,8 +141,8 @@ def verify(
 
             verify_series(stream, Decoder(limits=limits, device=device), progress or _silent)
         elif deep:
-            coder = Decoder(limits=limits, device=device).coder_of(stream)
-            for _ in blocks(stream, coder, Selection.of(stream, None, None), progress or _silent):
+            layered = Decoder(limits=limits, device=device).layered(stream)
+            for _ in blocks(layered, Selection.of(stream, None, None), progress or _silent):
                 pass
         return stream.info()
 
@@ -158,9 +182,13 @@ class Encoder:
         of the stored voxels over those of the file, within 2 %): one of them instead of quality; the quantiser is
         searched for it, in up to four times the time. Where none reaches it: the nearest, warning `TargetMissed`.
     lossless: every bit of the file is restored.
+    max_error: no voxel differs by more, in stored units; or a part of the noise, such as "0.5sigma".
+    layers: with lossless or max_error, the coarser fidelities are streams inside that decode alone: a lossy one (of
+        `quality`, by default `LAYER_QUALITY`), and with both the bounded one.
+    effort: fast, default or high: how long the encoder tries; decoding is the same.
+    gzip: without loss, find out how to make a .nii.gz again, which takes as long as to compress it.
     model: a name in models/zoo.py, or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
     deidentify: take identities out of the headers first; what decodes is the cleaned scan (deidentify.py).
-    effort: "high" searches longer for a smaller file, where the model knows how; decoding is the same.
 
     What loss can't represent (RGB, complex, NaN, label maps) is coded without: warning `LosslessFallback`.
     """
@@ -173,29 +201,45 @@ class Encoder:
         bpv: float | None = None,
         ratio: float | None = None,
         lossless: bool = False,
-        model: str | LossyModel | None = None,
+        max_error: float | str | None = None,
+        layers: bool = False,
         effort: Effort = "default",
+        gzip: bool = True,
+        model: str | LossyModel | None = None,
         device: str = "auto",
         deidentify: Deidentifier | None = None,
     ) -> None:
         self._target = target_of(psnr, bpv, ratio)
-        if self._target is not None and (lossless or quality is not None):
-            other = "lossless" if lossless else "quality"
+        finer = lossless or max_error is not None
+        if self._target is not None and (finer or quality is not None):
+            other = "lossless" if lossless else "quality" if quality is not None else "max_error"
             raise ValueError(f"expected {other} or {self._target.kind}, found both: leave one out")
-        if lossless and (quality is not None or model is not None or effort != "default"):
-            raise ValueError("expected lossless, or a quality, a model and an effort; found both: leave one out")
+        if layers and not finer:
+            raise ValueError("layers: expected lossless or a largest error beside it, found neither")
+        if finer and not layers and (quality is not None or model is not None):
+            raise ValueError("expected lossless, or a quality and a model; found both: leave one out")
+        if lossless and max_error is not None and not layers:
+            raise ValueError("expected lossless or a largest error, found both: leave one out, or ask for layers")
         if effort not in EFFORTS:
-            raise ValueError(f"effort: expected {' or '.join(EFFORTS)}, found {effort}")
-        self._effort = effort
-        self._quality = fidelity.DEFAULT_QUALITY if quality is None else float(quality)
-        fidelity.step(self._quality, 1.0, 1.0)  # ValueError if it is out of range
-        self._lossless = lossless
+            raise ValueError(f"effort: expected {', '.join(EFFORTS)}, found {effort!r}")
+        if quality is None:
+            quality = LAYER_QUALITY if layers else fidelity.DEFAULT_QUALITY
+        fidelity.step(quality, 1.0, 1.0)  # ValueError if it is out of range
+        self._wanted = Fidelities(
+            quality=float(quality) if layers or not finer else None,
+            bound=None if max_error is None else Bound.of(max_error),
+            lossless=lossless,
+            layers=layers,
+            effort=effort,
+            target=self._target,
+            gzip=gzip,
+        )
         self._model = _Loaded(model or DEFAULT_MODEL, device)
         self.deidentify = deidentify
 
     @property
     def lossless(self) -> bool:
-        return self._lossless
+        return self._wanted.lossless
 
     def encode(
         self, source: Scannable, *, out: Path | BinaryIO | None = None, progress: Progress | None = None
@@ -214,13 +258,10 @@ class Encoder:
 
     def encode_file(self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None) -> EncodeReport:
         """As `encode`, with a report and without the warnings."""
-        quality = None if self._lossless else self._quality
         with _scan_of(source) as scan, writable(out) as file:
             if self.deidentify is not None:
                 scan = self.deidentify.scan(scan)
-            return encode_scan(
-                scan, file, quality, self._model.get, progress or _silent, target=self._target, effort=self._effort
-            )
+            return encode_scan(scan, file, self._wanted, self._model.get, progress or _silent)
 
 
 class Decoder:
@@ -240,17 +281,32 @@ class Decoder:
         return self._limits
 
     def decode(
-        self, source: Source, *, slices: Range = None, volumes: Range = None, progress: Progress | None = None
+        self,
+        source: Source,
+        *,
+        slices: Range = None,
+        volumes: Range = None,
+        layer: int | None = None,
+        preview: bool = False,
+        salvage: Salvage | None = None,
+        progress: Progress | None = None,
     ) -> Volume:
         """The scan, or a part of it that is decoded alone: `slices` along k (the third NIfTI axis), `volumes`
         along the leading axes, counted as one. Each is a slice or (start, stop).
 
+        layer: of a stream with layers, how many of them, 1 for the coarsest alone; by default all.
+        preview: instead of the scan, block means of 4 x 4 voxels of its slices, to within about the noise.
+        salvage: of a damaged file, what is good; the rest is zeros, and salvage is called with a line for each.
+
         FormatError if the stream is damaged or its model unknown, ValueError for a range beyond the scan.
         """
         with opened(source) as file:
-            stream = Stream(file, self._limits)
+            stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
+            if preview:
+                _alone(slices, volumes, salvage)
+                return self._preview(stream, progress or _silent)
             selection = Selection.of(stream, slices, volumes)
-            return decode_volume(stream, self.coder_of(stream), selection, progress or _silent)
+            return decode_volume(self.layered(stream), selection, progress or _silent, salvage)
 
     def decode_file(
         self,
@@ -259,36 +315,69 @@ class Decoder:
         *,
         slices: Range = None,
         volumes: Range = None,
+        layer: int | None = None,
+        preview: bool = False,
+        salvage: Salvage | None = None,
         progress: Progress | None = None,
     ) -> StreamInfo:
         """Decode into .nii, .nii.gz or .hdr/.img, by the name; a binary file gets a .nii. Bounded memory.
 
         A path is replaced when all is written and the digest is right. Errors as in `decode`, and OSError.
+        Warning `GzipDiffers` if a .nii.gz should be the one that was encoded and is not.
         """
         with opened(source) as file:
-            stream = Stream(file, self._limits)
-            selection = Selection.of(stream, slices, volumes)
+            stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
             found = stream.info()  # first: what is wrong with it must be known before the file is there
-            decode_to_nifti(stream, self.coder_of(stream), selection, destination, progress or _silent)
+            if preview:
+                _alone(slices, volumes, salvage)
+                write_nifti(self._preview(stream, progress or _silent), destination)
+                return found
+            selection = Selection.of(stream, slices, volumes)
+            decode_to_nifti(self.layered(stream), selection, destination, progress or _silent, salvage)
             return found
 
-    def coder_of(self, stream: Stream) -> SlabCoder:
-        """The coder of a stream, its model loaded."""
-        if stream.coder == STORE:
-            return Store(stream.native)
-        if stream.coder == LATTICE:
-            return Lattice(stream.intensity())
-        if stream.coder not in (LEARNED, LEARNED_INEXACT):
-            raise UnsupportedVersion(f"expected coder 0 to 3 in HEAD, found {stream.coder}: update mricodec")
-        head = stream.lossy_head()
-        params = LossyParams(head.step, head.intensity.peak, stream.tiling.turned(stream.reader.header.spacing_mm))
-        return Lossy(self._model_of(stream.model_id), head.intensity, params, stream.has_background)
+    def layered(self, stream: Stream) -> Layered:
+        """The stream with its coder and those of its layers, their models loaded."""
+        return Layered.of(stream, self._model_of)
+
+    def _chosen(self, stream: Stream, layer: int | None) -> Stream:
+        """The stream, or one inside, around which the header is that of the outermost."""
+        if layer is None:
+            return stream
+        streams = [stream]
+        while streams[0].base is not None:
+            streams.insert(0, streams[0].base)
+        if not 1 <= layer <= len(streams):
+            raise ValueError(f"layer: expected a number from 1 to {len(streams)}, found {layer}")
+        return streams[layer - 1].within(stream)
+
+    def _preview(self, stream: Stream, progress: Progress) -> Volume:
+        """The preview inside, or else one made of the whole scan."""
+        inside = stream.preview(self._limits)
+        if inside is not None:
+            array = decode_volume(self.layered(inside), Selection.of(inside, None, None), progress).array
+        else:
+            whole = decode_volume(self.layered(stream), Selection.of(stream, None, None), progress).array
+            array = preview_module.reduced_scan(whole, stream.tiling)
+        return Volume(
+            array,
+            preview_module.reduced_affine(stream.affine, stream.tiling),
+            preview_module.reduced_spacing(stream.spacing_mm, stream.tiling),
+            stream.slope,
+            stream.inter,
+            is_big_endian(stream.dtype),
+        )
 
     def _model_of(self, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
                 self._models[model_id] = _load(model_id, self._device)
             return self._models[model_id]
+
+
+def _alone(*others: object) -> None:
+    if any(other is not None for other in others):
+        raise ValueError("preview: expected neither slices nor volumes nor salvage beside it; leave them out")
 
 
 class _Loaded:

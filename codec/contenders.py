@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from . import api, complexity, peers, video
 from .complexity import Complexity
 from .output import replacing
-from .rate_control import Effort
 from .rate_distortion import LEAST_POINTS, Contender, Source
-from .slabcoding import LossyModel
+from .slabcoding import Effort, LossyModel
 
 MODELS = ("default", "hyperprior", "factorized")
 QUALITIES = (0.0, 80.0)  # beyond, lossless is not much larger

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,14 +14,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import Mode
-from mricodec.bitstream.errors import ChecksumMismatch, FormatError
+from mricodec.bitstream.container import LATTICE, STORE, Mode
+from mricodec.bitstream.errors import ChecksumMismatch, FormatError, Truncated, UnsupportedVersion
 
 from . import nifti, slabcoding
+from .gzipping import CHUNK, Wrapper
 from .output import gzipped, replacing
-from .slabcoding import SlabCoder
+from .slabcoding import LEARNED, LEARNED_INEXACT, Chain, Lattice, Lossy, LossyModel, LossyParams, SlabCoder, Store
 from .stream import Progress, Stream
-from .tiling import FileOrder
+from .tiling import FileOrder, Tiling
 from .volume import Volume, is_big_endian, to_file_order
 
 Range = slice | tuple[int, int] | None
@@ -61,14 +62,124 @@ class Selection:
         return part
 
 
+@dataclass(frozen=True)
+class Layered:
+    """A stream with its coder, and the layer that it refines."""
+
+    stream: Stream
+    coder: SlabCoder
+    base: Layered | None = None
+
+    @classmethod
+    def of(cls, stream: Stream, load_model: Callable[[bytes], LossyModel]) -> Layered:
+        """load_model: the model of an id. UnknownModel, UnsupportedVersion."""
+        base = None if stream.base is None else cls.of(stream.base, load_model)
+        if base is not None and not base.coder.exact:
+            raise FormatError("expected a layer that decodes to the same voxels everywhere, found another: the file is damaged")
+        return cls(stream, _coder(stream, None if base is None else base.stream, load_model), base)
+
+
+def _coder(stream: Stream, base: Stream | None, load_model: Callable[[bytes], LossyModel]) -> SlabCoder:
+    if stream.coder == STORE:
+        return Store(stream.native)
+    if stream.coder == LATTICE:
+        head = stream.lattice_head()
+        refined = None
+        if base is not None and base.mode is Mode.BOUNDED:
+            below = base.lattice_head()
+            refined = below.codes, below.max_error
+        return Lattice(head.codes, stream.native, head.max_error, base=refined)
+    if stream.coder not in (LEARNED, LEARNED_INEXACT):
+        raise UnsupportedVersion(f"expected coder 0 to 3 in HEAD, found {stream.coder}: update mricodec")
+    lossy = stream.lossy_head()
+    params = LossyParams(lossy.step, lossy.intensity.peak, stream.tiling.turned(stream.reader.header.spacing_mm))
+    return Lossy(load_model(stream.model_id), lossy.intensity, params, stream.has_background)
+
+
+Salvage = Callable[[str], None]  # called with what is wrong with a slab that is filled
+
+
+def decoded_slabs(
+    layered: Layered, needed: Iterable[int], salvage: Salvage | None = None
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """(number, values) of slabs, given in rising order, each checked if there are checksums.
+
+    FormatError names the slab that is damaged; with `salvage` its voxels are zeros instead.
+    """
+    stream, coder, cut = layered.stream, layered.coder, layered.stream.tiling
+    sums = stream.sums() if coder.exact else None
+    length = stream.lattice_head().chain if stream.coder == LATTICE else 0
+    if length and layered.base is not None:
+        raise FormatError("expected layers or a chain of volumes, found both: the file is damaged")
+    chain = Chain(cut, length)
+    wanted = list(needed)
+    whole = sorted({slab for last in wanted for slab in _chain_up_to(last, cut, length)})
+    below = None if layered.base is None else decoded_slabs(layered.base, whole, salvage)
+    asked = set(wanted)
+    for window in slabcoding.windows(whole, lambda slab: math.prod(cut.slab_shape(slab)), coder.batch_voxels):
+        beside = chain.beside(window[0]) if length else []
+        if below is not None and isinstance(coder, Lattice):
+            beside = [coder.codes(next(below)[1])]
+        try:
+            found = _decode(layered, window, beside, sums)
+        except FormatError as error:
+            if salvage is None and len(window) == 1:
+                raise type(error)(f"{_name(cut, window[0])}: {error}") from error
+            found = []
+            for slab in window:
+                try:
+                    found += _decode(layered, [slab], beside, sums)
+                except FormatError as one:
+                    message = f"{_name(cut, slab)}: {one}"
+                    if salvage is None:
+                        raise type(one)(message) from one
+                    salvage(message)
+                    found.append(np.zeros(cut.slab_shape(slab), stream.native))
+        for slab, values in zip(window, found, strict=True):
+            if length and isinstance(coder, Lattice):
+                chain.add(slab, coder.codes(values))
+            if slab in asked:
+                yield slab, values
+
+
+def _decode(
+    layered: Layered, window: list[int], beside: list[NDArray[Any]], sums: NDArray[np.uint32] | None
+) -> list[NDArray[Any]]:
+    stream, cut = layered.stream, layered.stream.tiling
+    if window[-1] >= stream.reader.slab_count:
+        raise Truncated("expected a chunk SLAB, found the end of the file: it is cut short; get it again")
+    payloads = [stream.reader.slab(slab) for slab in window]
+    found = slabcoding.decode_slabs(layered.coder, payloads, [cut.slab_shape(slab) for slab in window], beside)
+    for slab, values in zip(window, found, strict=True):
+        if sums is not None and slabcoding.checksum(values, stream.dtype) != int(sums[slab]):
+            raise ChecksumMismatch(
+                "expected voxels that match their CRC-32, found others: "
+                "the file is damaged or this decoder is not exact here; do not use them"
+            )
+    return found
+
+
+def _chain_up_to(slab: int, cut: Tiling, length: int) -> range:
+    """This slab, after those that must be decoded before."""
+    before = slab // cut.slabs_per_volume % length if length else 0
+    return range(slab - before * cut.slabs_per_volume, slab + 1, cut.slabs_per_volume)
+
+
+def _name(cut: Tiling, slab: int) -> str:
+    start, stop = cut.span(slab)
+    volume = f" of volume {slab // cut.slabs_per_volume}" if cut.volumes > 1 else ""
+    return f"slab {slab} (slices {start}:{stop} along {'kji'[cut.axis]}{volume})"
+
+
 def blocks(
-    stream: Stream, coder: SlabCoder, selection: Selection, progress: Progress
+    layered: Layered, selection: Selection, progress: Progress, salvage: Salvage | None = None
 ) -> Iterator[NDArray[Any]]:
     """The selected voxels in file order, [slices, j, i] each; only slabs that are needed are decoded.
 
     After the last voxel of a whole scan the digest is compared (ChecksumMismatch), unless the model does not
-    decode to the same samples everywhere.
+    decode to the same samples everywhere. salvage: see `decoded_slabs`.
     """
+    stream = layered.stream
     cut = stream.tiling
     per_volume = list(range(cut.slabs_per_volume))
     first, stop = selection.slices
@@ -80,34 +191,37 @@ def blocks(
         digest.update(stream.header + stream.lead)
     order = FileOrder(cut)
     padding = stream.padding()
-    done = 0
-    for window in slabcoding.windows(
-        needed, lambda slab: math.prod(cut.slab_shape(slab)), coder.batch_voxels
-    ):
-        payloads = [stream.reader.slab(slab) for slab in window]
-        decoded = slabcoding.decode_slabs(coder, payloads, [cut.slab_shape(slab) for slab in window])
-        for slab, array in zip(window, decoded, strict=True):
-            start = cut.span(slab)[0] if cut.axis == 0 else 0
-            for block in order.add(array):
-                part = block[max(first - start, 0) : stop - start]
-                if selection.whole:
-                    digest.update(to_file_order(part, stream.dtype))
-                if padding:
-                    picture = slab // cut.slabs_per_volume * cut.volume_shape[0] + max(first, start)
-                    part = _padded(part, picture, padding)
-                yield part
-        done += len(window)
+    bad: list[str] = []
+
+    def note(message: str) -> None:
+        bad.append(message)
+        assert salvage is not None
+        salvage(message)
+
+    for done, (slab, array) in enumerate(decoded_slabs(layered, needed, note if salvage is not None else None), 1):
+        start = cut.span(slab)[0] if cut.axis == 0 else 0
+        for block in order.add(array):
+            part = block[max(first - start, 0) : stop - start]
+            if selection.whole:
+                digest.update(to_file_order(part, stream.dtype))
+            if padding:
+                picture = slab // cut.slabs_per_volume * cut.volume_shape[0] + max(first, start)
+                part = _padded(part, picture, padding)
+            yield part
         progress(done / len(needed))
-    if not (selection.whole and coder.exact):
+    if not (selection.whole and layered.coder.exact) or bad:
         return
     if stream.mode is Mode.LOSSLESS:
         digest.update(stream.trailer)
     if digest.digest() != stream.reader.digest:
         what = "original file" if stream.mode is Mode.LOSSLESS else "decoded voxels"
-        raise ChecksumMismatch(
+        message = (
             f"expected SHA-256 {stream.reader.digest.hex()} of the {what}, found {digest.hexdigest()}: "
             "the file is damaged or this decoder is not exact here; do not use the result"
         )
+        if salvage is None:
+            raise ChecksumMismatch(message)
+        salvage("the whole: " + ("its digest is lost" if stream.reader.damaged else message))
 
 
 def _padded(block: NDArray[Any], first: int, padding: list[tuple[int, NDArray[np.uint8]]]) -> NDArray[Any]:
@@ -119,12 +233,15 @@ def _padded(block: NDArray[Any], first: int, padding: list[tuple[int, NDArray[np
     return block
 
 
-def decode_volume(stream: Stream, coder: SlabCoder, selection: Selection, progress: Progress) -> Volume:
+def decode_volume(
+    layered: Layered, selection: Selection, progress: Progress, salvage: Salvage | None = None
+) -> Volume:
     """The selected voxels in memory, with the header and the geometry that belong to them."""
+    stream = layered.stream
     array = np.empty(selection.shape, stream.native)
     flat = array.reshape(-1)
     at = 0
-    for block in blocks(stream, coder, selection, progress):
+    for block in blocks(layered, selection, progress, salvage):
         flat[at : at + block.size] = block.reshape(-1)
         at += block.size
     return Volume(
@@ -141,26 +258,45 @@ def decode_volume(stream: Stream, coder: SlabCoder, selection: Selection, progre
 
 
 def decode_to_nifti(
-    stream: Stream,
-    coder: SlabCoder,
+    layered: Layered,
     selection: Selection,
     destination: str | os.PathLike[str] | BinaryIO,
     progress: Progress,
+    salvage: Salvage | None = None,
 ) -> None:
     """Write .nii, .nii.gz or a .hdr/.img pair, by the name; .nii into a file object. Bounded memory.
 
-    ValueError for another name, or a pair from a scan that was none.
+    A .nii.gz is the one that was encoded if the stream says how. ValueError for another name, or a pair from a
+    scan that was none.
     """
+    stream = layered.stream
     header = _header(stream, selection)
     if not header:
+        affine = selection.affine(stream.affine)
         header = nifti.make_header(
-            selection.shape,
-            stream.dtype,
-            stream.spacing_mm,
-            selection.affine(stream.affine),
-            stream.slope,
-            stream.inter,
+            selection.shape, stream.dtype, stream.spacing_mm, affine, stream.slope, stream.inter
         )
+    voxels = (to_file_order(block, stream.dtype) for block in blocks(layered, selection, progress, salvage))
+    lead = stream.lead if selection.whole else bytes(len(stream.lead))
+    trailer = stream.trailer if selection.whole else b""
+    _write(destination, header, lead, voxels, trailer, _wrapper(stream, selection))
+
+
+def write_nifti(volume: Volume, destination: str | os.PathLike[str] | BinaryIO) -> None:
+    """A volume without header as .nii or .nii.gz. ValueError for another name."""
+    affine, slope, inter = volume.affine, volume.slope, volume.inter
+    header = nifti.make_header(volume.array.shape, volume.dtype, volume.spacing_mm, affine, slope, inter)
+    _write(destination, header, b"", iter([to_file_order(volume.array, volume.dtype)]), b"", None)
+
+
+def _write(
+    destination: str | os.PathLike[str] | BinaryIO,
+    header: bytes,
+    lead: bytes,
+    voxels: Iterator[memoryview],
+    trailer: bytes,
+    wrapper: Wrapper | None,
+) -> None:
     is_pair = nifti.parse(header, "header").pair
     with contextlib.ExitStack() as stack:
         if not isinstance(destination, (str, os.PathLike)):
@@ -173,24 +309,32 @@ def decode_to_nifti(
             _create(stack, pair[0]).write(header)
             file, as_pair = _create(stack, pair[1]), True
         elif os.fspath(destination).lower().endswith((".nii", ".nii.gz")):
-            file, as_pair = _create(stack, Path(destination)), False
+            file, as_pair = _create(stack, Path(destination), wrapper), False
         else:
             raise ValueError(
                 f"{destination}: expected a name with .nii, .nii.gz, .hdr or .img; choose one of them"
             )
         if as_pair:
-            file.write(stream.lead if selection.whole else bytes(len(stream.lead)))
+            file.write(lead)
         else:
             file.write(nifti.single_file_header(header) if is_pair else header)
-        for block in blocks(stream, coder, selection, progress):
-            file.write(to_file_order(block, stream.dtype))
-        if selection.whole:
-            file.write(stream.trailer)
+        for block in voxels:
+            file.write(block)
+        file.write(trailer)
 
 
-def _create(stack: contextlib.ExitStack, path: Path) -> BinaryIO:
+def _create(stack: contextlib.ExitStack, path: Path, wrapper: Wrapper | None = None) -> BinaryIO:
     file = stack.enter_context(replacing(path))
-    return stack.enter_context(gzipped(file)) if path.suffix.lower() == ".gz" else file
+    if path.suffix.lower() != ".gz":
+        return file
+    return stack.enter_context(gzipped(file) if wrapper is None else wrapper.compressing(file, str(path)))
+
+
+def _wrapper(stream: Stream, selection: Selection) -> Wrapper | None:
+    payload = stream.reader.chunk(CHUNK)
+    if payload is None or not selection.whole or stream.mode is not Mode.LOSSLESS:
+        return None
+    return Wrapper.unpack(payload)
 
 
 def _header(stream: Stream, selection: Selection) -> bytes:

@@ -15,7 +15,7 @@ import io
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
 
@@ -231,6 +231,9 @@ class _CleanScan:
         self.header = nifti.bare_header(scan.header) if scan.header else b""
         self.blocks = scan.blocks
         self.close = scan.close
+
+    def gzip_file(self) -> BinaryIO | None:
+        return None
 
 
 @dataclass(frozen=True)

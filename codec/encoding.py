@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
+import io
 import math
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.container import (
+    DEFAULT_LIMITS,
     LATTICE,
     META,
     ORIG,
@@ -27,13 +29,26 @@ from mricodec.bitstream.container import (
 )
 from mricodec.bitstream.sections import pack_meta, pack_orig
 
-from . import fidelity, nifti, noise, rate_control, slabcoding, tiling
+from . import fidelity, gzipping, nifti, noise, preview, rate_control, slabcoding, tiling
+from .codemaps import bounded_map, exact_map
 from .intensity import Intensity, Statistics, lossless_reason, lossy_range
-from .rate_control import Aim, Effort, Extent, Target, Trial
-from .slabcoding import LossyModel, LossyParams, SlabCoder
-from .stream import ERRORS, GOAL, MAX_SLAB_VOXELS, Fidelity, LossyHead, Progress, geometry_meta
+from .rate_control import Aim, Extent, Target, Trial
+from .slabcoding import Chain, Effort, Lattice, LossyModel, LossyParams, SlabCoder
+from .stream import (
+    ERRORS,
+    GOAL,
+    MAX_SLAB_VOXELS,
+    PREVIEW,
+    SUMS,
+    Fidelity,
+    LatticeHead,
+    LossyHead,
+    Progress,
+    Stream,
+    geometry_meta,
+)
 from .tiling import FileOrder, Tiling
-from .volume import Scan, dtype_name, is_big_endian, to_file_order
+from .volume import ArrayScan, Scan, Volume, dtype_name, is_big_endian, to_file_order
 
 NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median
 LEAST_BACKGROUND = 0.02  # of the voxels at the minimum, from which on a mask is worth a byte per slab
@@ -42,21 +57,65 @@ SAMPLE_SHARE = 0.3  # of the time after it, of a search for a target
 SAMPLE_VOXELS = 4_000_000  # at most, to search a step with
 SAMPLE_DEPTH = 8  # slices at least; thinner slabs are no sample of thick ones
 MOST_IN_MEMORY = 64 << 20  # bytes of a stream that may still be replaced by a better one
+CHAIN = 8  # volumes: each but the first of so many is coded beside the ones before, and decodes after them
+CHAIN_VOXELS = 1 << 25  # of a volume, as two are kept in memory
+PREVIEW_FROM = 1 << 18  # voxels; smaller scans decode in no time
+PREVIEW_SHARE = 0.01  # of the stream; twice as much if no try is as small
+PREVIEW_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A largest error: in stored units, or as a part of the noise of the scan."""
+
+    value: float
+    of_sigma: bool = False
+
+    @classmethod
+    def of(cls, given: float | str) -> Bound:
+        """A number, or a string like "4" or "0.5sigma". ValueError for anything else, or one that is not positive."""
+        text = str(given).strip().lower()
+        of_sigma = text.endswith("sigma")
+        try:
+            bound = cls(float(text.removesuffix("sigma")), of_sigma)
+        except ValueError:
+            bound = cls(math.nan)
+        if not 0 < bound.value < math.inf:
+            raise ValueError(f"max_error: expected a number above 0, or one like 0.5sigma, found {given!r}")
+        return bound
+
+
+@dataclass(frozen=True)
+class Fidelities:
+    """What a stream is to hold. quality None and no bound: all of it without loss."""
+
+    quality: float | None = None  # of a lossy stream, or of the lossy layer
+    bound: Bound | None = None
+    lossless: bool = False
+    layers: bool = False  # the coarser ones of the above are streams inside that decode alone
+    effort: Effort = "default"
+    target: Target | None = None  # of a lossy stream: PSNR or size
+    preview: bool = True
+    gzip: bool = True  # find out how to make a .nii.gz again
 
 
 @dataclass(frozen=True)
 class EncodeReport:
     """What came out of encoding one scan."""
 
-    mode: str  # "lossless" or "lossy"
+    mode: str  # "lossless", "lossy" or "bounded"
     model: str | None
     reason: str | None  # why it is lossless though loss was asked for
     voxels: int
     original_bytes: int  # uncompressed, with the header
     stream_bytes: int
-    fidelity: Fidelity | None  # of a lossy stream
+    fidelity: Fidelity | None  # of a lossy or bounded stream
     target: Target | None = None  # PSNR or size that was asked for
     missed: str | None = None  # why it is not what was asked for
+    max_error: float | None = None  # the bound of a bounded stream, in stored units
+    layers: tuple[str, ...] = ()  # modes of the streams inside, the coarsest first
+    no_layers: str | None = None  # why there are none though layers were asked for
+    gzip: str | None = None  # "" if the source is a .nii.gz that can't be made again; None if it is none, or not asked
 
     @property
     def ratio(self) -> float:
@@ -75,26 +134,25 @@ class _Plan:
     coder: SlabCoder
     params: bytes = b""
     reason: str | None = None
-    lossy: LossyHead | None = None
+    mode: Mode = Mode.LOSSLESS
+    head: LossyHead | LatticeHead | None = None
     model: LossyModel | None = None
     flags: Flags = Flags(0)  # noqa: RUF009 (a constant)
     target: Target | None = None
     at_step: Callable[[float, Effort], _Plan] | None = None  # the same plan with another step (codes) and effort
+    chain: int = 0
 
 
 def encode_scan(
     scan: Scan,
     file: BinaryIO,
-    quality: float | None,
+    wanted: Fidelities,
     load_model: Callable[[], LossyModel],
     progress: Progress,
-    *,
-    target: Target | None = None,
-    effort: Effort = "default",
 ) -> EncodeReport:
-    """Write the stream of a scan; `quality` None: without loss. The model is loaded only if it is needed.
+    """Write the stream of a scan. The model is loaded only if it is needed.
 
-    With a `target` the step is searched for it, and the quality is where the search begins.
+    With a target the step is searched for it, and the quality is where the search begins.
     """
     dtype_name(scan.dtype)  # ValueError for a type that no stream can hold
     if 0 in scan.shape or not scan.shape:
@@ -105,19 +163,41 @@ def encode_scan(
         raise ValueError(
             f"{scan.name}: expected slices of at most {MAX_SLAB_VOXELS} voxels, found {cut.slab_shape(0)}"
         )
-    statistics, sigma = _survey(scan, cut, lambda done: progress(SURVEY_SHARE * done))
-    plan = _plan(scan, cut, statistics, sigma, quality, load_model, effort)
-    if target is not None and plan.lossy is not None:
-        return _write_on_target(scan, cut, plan, target, effort, file, lambda done: progress(SURVEY_SHARE + 0.9 * done))
-    return _write(scan, cut, plan, file, lambda done: progress(SURVEY_SHARE + (1 - SURVEY_SHARE) * done))[0]
+    with contextlib.ExitStack() as stack:
+        base: _Layer | None = None
+        no_layers = None
+        coarser = _coarser(wanted)
+        if coarser is not None:
+            found_layer = _layer(scan, cut, coarser, load_model, lambda done: progress(0.5 * done), stack)
+            if isinstance(found_layer, str):
+                no_layers = found_layer
+            else:
+                base = found_layer
+        start = 0.0 if base is None else 0.5
+        statistics, sigma = _survey(scan, cut, lambda done: progress(start + (1 - start) * SURVEY_SHARE * done))
+        plan = _plan(scan, cut, statistics, sigma, wanted, base, load_model)
+        if plan.number != LATTICE:
+            base = None
+        if wanted.target is not None and plan.at_step is not None:
+            return _write_on_target(scan, cut, plan, wanted, file, lambda done: progress(SURVEY_SHARE + 0.9 * done))
+        first = start + (1 - start) * SURVEY_SHARE
+        report, _ = _write(scan, cut, plan, base, wanted, sigma, file, lambda done: progress(first + (1 - first) * done))
+        return replace(report, no_layers=no_layers)
 
 
 def _write(
-    scan: Scan, cut: Tiling, plan: _Plan, file: BinaryIO, progress: Progress
+    scan: Scan,
+    cut: Tiling,
+    plan: _Plan,
+    base: _Layer | None,
+    wanted: Fidelities,
+    sigma: float,
+    file: BinaryIO,
+    progress: Progress,
 ) -> tuple[EncodeReport, float]:
     """The whole stream; the second is the mean squared error, stored units squared."""
     header = StreamHeader(
-        mode=Mode.LOSSLESS if plan.lossy is None else Mode.LOSSY,
+        mode=plan.mode,
         coder=plan.number,
         dtype=dtype_name(scan.dtype),
         shape=scan.shape,
@@ -137,7 +217,15 @@ def _write(
         writer.chunk(type, payload)
     if plan.target is not None:
         writer.chunk(GOAL, plan.target.pack())
-    found, mse = _write_slabs(scan, cut, plan, writer, progress)
+    wrapper = None
+    gzip_file = scan.gzip_file() if plan.mode is Mode.LOSSLESS and wanted.gzip else None
+    if gzip_file is not None:
+        wrapper = gzipping.find_wrapper(gzip_file)
+        if wrapper is not None:
+            writer.chunk(gzipping.CHUNK, wrapper.pack())
+    if base is not None:
+        writer.embed(base.file, base.size)
+    found, mse = _write_slabs(scan, cut, plan, base, writer, wanted, sigma, progress)
     around = len(scan.header) + len(scan.lead) + len(scan.trailer)
     report = EncodeReport(
         mode=header.mode.name.lower(),
@@ -148,16 +236,19 @@ def _write(
         stream_bytes=writer.size,
         fidelity=found,
         target=plan.target,
+        max_error=plan.head.bound if isinstance(plan.head, LatticeHead) and plan.mode is Mode.BOUNDED else None,
+        layers=() if base is None else base.modes,
+        gzip=None if gzip_file is None else "" if wrapper is None else str(wrapper),
     )
     return report, mse
 
 
 def _write_on_target(
-    scan: Scan, cut: Tiling, plan: _Plan, target: Target, effort: Effort, file: BinaryIO, progress: Progress
+    scan: Scan, cut: Tiling, plan: _Plan, wanted: Fidelities, file: BinaryIO, progress: Progress
 ) -> EncodeReport:
     """Search the step on a sample of the slabs, then on whole streams; the nearest of these is written."""
-    head, at_step = plan.lossy, plan.at_step
-    assert head is not None and at_step is not None
+    head, at_step, target = plan.head, plan.at_step, wanted.target
+    assert isinstance(head, LossyHead) and at_step is not None and target is not None
     intensity = head.intensity
     extent = Extent(math.prod(scan.shape), scan.dtype.itemsize, float(intensity.maximum - intensity.minimum))
     aim = Aim(target, extent)
@@ -172,8 +263,8 @@ def _write_on_target(
             nonlocal best, share
             begun, part = share, (1 - share) / 2
             stream = cast(BinaryIO, stack.enter_context(tempfile.SpooledTemporaryFile(MOST_IN_MEMORY)))
-            trial = dataclasses.replace(at_step(2**octave, effort), target=target)
-            report, mse = _write(scan, cut, trial, stream, lambda done: progress(begun + part * done))
+            trial = replace(at_step(2**octave, wanted.effort), target=target)
+            report, mse = _write(scan, cut, trial, None, wanted, 0.0, stream, lambda done: progress(begun + part * done))
             share += part
             height = aim.of(Trial(report.stream_bytes, mse), extent.voxels)
             if best is None or abs(height - aim.height) < best[0]:
@@ -199,7 +290,7 @@ def _write_on_target(
         stream.seek(0)
         shutil.copyfileobj(stream, file, 1 << 20)
     progress(1.0)
-    return dataclasses.replace(report, missed=rate_control.shortfall(aim, at, height, low, high))
+    return replace(report, missed=rate_control.shortfall(aim, at, height, low, high))
 
 
 def _sample(scan: Scan, cut: Tiling) -> list[NDArray[Any]]:
@@ -219,6 +310,77 @@ def _sample(scan: Scan, cut: Tiling) -> list[NDArray[Any]]:
 def _squared(slab: NDArray[Any], decoded: NDArray[Any]) -> float:
     difference = decoded.astype(np.float64) - slab
     return float(np.vdot(difference, difference))
+
+
+def _coarser(wanted: Fidelities) -> Fidelities | None:
+    """What the layer below the finest is to hold."""
+    if not wanted.layers:
+        return None
+    below = replace(wanted, lossless=False, preview=False, gzip=False)
+    if wanted.lossless and wanted.bound is not None:
+        return below
+    return replace(below, bound=None, layers=False) if wanted.lossless or wanted.bound is not None else None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A stream of the same scan that is refined: in a temporary file, and as decoded slabs."""
+
+    file: BinaryIO
+    size: int
+    modes: tuple[str, ...]
+    head: LatticeHead | None  # of a bounded one
+    slabs: Callable[[], Iterator[NDArray[Any]]]
+
+
+def _layer(
+    scan: Scan,
+    cut: Tiling,
+    wanted: Fidelities,
+    load_model: Callable[[], LossyModel],
+    progress: Progress,
+    stack: contextlib.ExitStack,
+) -> _Layer | str:
+    """The layer, or why the scan can't have it."""
+    from . import decoding
+
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    report = encode_scan(_WithoutHeader(scan), file, wanted, load_model, progress)
+    if report.mode == "lossless":
+        return report.reason or "it is coded without loss"
+    if report.mode == "lossy" and not load_model().exact_samples:
+        raise ValueError("layers: expected a model that decodes to the same samples everywhere, such as the default one")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+
+    def slabs() -> Iterator[NDArray[Any]]:
+        stream = Stream(file, DEFAULT_LIMITS)
+        for _, slab in decoding.decoded_slabs(decoding.Layered.of(stream, lambda _: load_model()), range(cut.slabs)):
+            yield slab
+
+    bounded = Stream(file, DEFAULT_LIMITS).lattice_head() if report.mode == "bounded" else None
+    file.seek(0)
+    return _Layer(file, size, (*report.layers, report.mode), bounded, slabs)
+
+
+class _WithoutHeader:
+    """A scan as a bare array: what is around the voxels is stored once, in the outermost stream."""
+
+    header = lead = trailer = b""
+    slope, inter = 1.0, 0.0
+
+    def __init__(self, scan: Scan) -> None:
+        self.affine: NDArray[np.float64] | None = None
+        self.chunks: Iterable[tuple[bytes, bytes]] = ()
+        self.name, self.shape, self.dtype = scan.name, scan.shape, scan.dtype
+        self.spacing_mm, self.declared_labels = scan.spacing_mm, scan.declared_labels
+        self.blocks = scan.blocks
+
+    def gzip_file(self) -> BinaryIO | None:
+        return None
+
+    def close(self) -> None:
+        pass
 
 
 def _check_header(scan: Scan) -> None:
@@ -256,23 +418,66 @@ def _plan(
     cut: Tiling,
     statistics: Statistics,
     sigma: float,
-    quality: float | None,
+    wanted: Fidelities,
+    base: _Layer | None,
     load_model: Callable[[], LossyModel],
-    effort: Effort,
 ) -> _Plan:
     native = scan.dtype.newbyteorder("=")
     reason = None
-    if quality is not None:
+    if not wanted.lossless and wanted.bound is not None:
+        bound = wanted.bound.value * (sigma if wanted.bound.of_sigma else 1.0)
+        reason = _unbounded_reason(native, statistics, sigma, wanted.bound, scan.declared_labels)
+        found = bounded_map(native, statistics, bound) if reason is None else None
+        if found is not None:
+            codes, max_error = found
+            head = LatticeHead(codes, 0 if base is not None else _chain(cut), max_error, bound, sigma)
+            head = LatticeHead.unpack(head.pack(Mode.BOUNDED), Mode.BOUNDED, native)  # what the decoder reads
+            return _lattice_plan(head, Mode.BOUNDED, native, None, base, wanted.effort)
+        reason = reason or f"an error of {bound:.3g} stored units allows no other value"
+    elif not wanted.lossless and wanted.quality is not None:
         reason = lossless_reason(native, statistics, sigma, declared_labels=scan.declared_labels)
         if reason is None:
             intensity = Intensity.for_lossy(native, *lossy_range(statistics))
-            step = fidelity.step(quality, sigma / intensity.scale, intensity.peak)
-            return _lossy_plan(scan, cut, statistics, sigma, intensity, step, effort, load_model())
-    whole = statistics.whole_range()
-    if whole is None:
+            step = fidelity.step(wanted.quality, sigma / intensity.scale, intensity.peak)
+            return _lossy_plan(scan, cut, statistics, sigma, intensity, step, wanted.effort, load_model())
+    codes_exact = exact_map(native, statistics, scan.blocks(cut))
+    if codes_exact is None:
         return _Plan(STORE, slabcoding.Store(native), reason=reason)
-    intensity = Intensity.exact(native, *whole)
-    return _Plan(LATTICE, slabcoding.Lattice(intensity), intensity.pack(), reason)
+    head = LatticeHead(codes_exact, 0 if base is not None else _chain(cut))
+    return _lattice_plan(head, Mode.LOSSLESS, native, reason, base, wanted.effort)
+
+
+def _unbounded_reason(
+    dtype: np.dtype[Any], statistics: Statistics, sigma: float, bound: Bound, declared_labels: bool
+) -> str | None:
+    """Why a bound means no loss, or None."""
+    if bound.of_sigma and sigma == 0 and statistics.finite:
+        return "no noise was found in it"
+    if dtype.kind not in "iuf" or dtype.itemsize > 8 or not statistics.finite or statistics.minimum == statistics.maximum:
+        return lossless_reason(dtype, statistics, sigma, declared_labels=declared_labels) or "it holds no numbers"
+    if declared_labels or statistics.looks_like_labels():
+        return "it is a label map"
+    if dtype.kind != "f" and not statistics.integral:
+        return "its range is too wide"
+    return None
+
+
+def _chain(cut: Tiling) -> int:
+    """Volumes of a 4-D scan in a chain, of which each is coded beside the ones before it; 0: none is."""
+    return CHAIN if cut.volumes > 1 and math.prod(cut.volume_shape) <= CHAIN_VOXELS else 0
+
+
+def _lattice_plan(
+    head: LatticeHead,
+    mode: Mode,
+    native: np.dtype[Any],
+    reason: str | None,
+    base: _Layer | None,
+    effort: Effort,
+) -> _Plan:
+    refined = None if base is None or base.head is None else (base.head.codes, base.head.max_error)
+    coder = slabcoding.Lattice(head.codes, native, head.max_error, base=refined, effort=effort)
+    return _Plan(LATTICE, coder, head.pack(mode), reason, mode, head, chain=head.chain)
 
 
 def _lossy_plan(
@@ -294,7 +499,8 @@ def _lossy_plan(
         slabcoding.LEARNED if model.exact_samples else slabcoding.LEARNED_INEXACT,
         slabcoding.Lossy(model, intensity, params, has_background),
         packed,
-        lossy=head,
+        mode=Mode.LOSSY,
+        head=head,
         model=model,
         flags=Flags.BACKGROUND if has_background else Flags(0),
         at_step=lambda other, how: _lossy_plan(scan, cut, statistics, sigma, intensity, other, how, model),
@@ -302,31 +508,99 @@ def _lossy_plan(
 
 
 def _write_slabs(
-    scan: Scan, cut: Tiling, plan: _Plan, writer: ContainerWriter, progress: Progress
+    scan: Scan,
+    cut: Tiling,
+    plan: _Plan,
+    base: _Layer | None,
+    writer: ContainerWriter,
+    wanted: Fidelities,
+    sigma: float,
+    progress: Progress,
 ) -> tuple[Fidelity | None, float]:
     """Second pass: code every slab, and finish the stream. The second is the mean squared error."""
-    digest = hashlib.sha256(scan.header + scan.lead if plan.lossy is None else b"")
+    lossless = plan.mode is Mode.LOSSLESS
+    digest = hashlib.sha256(scan.header + scan.lead if lossless else b"")
     order = FileOrder(cut)
+    chain = Chain(cut, plan.chain)
+    below = base.slabs() if base is not None else None
+    small = _Small(scan, cut) if wanted.preview and lossless and plan.number == LATTICE and _is_large(cut) else None
+    sums: list[int] = []
     squared = largest = 0.0
-    done = 0
     for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, plan.coder.batch_voxels):
-        coded = slabcoding.encode_slabs(plan.coder, window)
+        beside = chain.beside(len(sums)) if plan.chain else []
+        if below is not None and isinstance(plan.coder, Lattice):
+            beside = [plan.coder.codes(next(below))]
+        coded = slabcoding.encode_slabs(plan.coder, window, beside)
         for slab, (payload, decoded) in zip(window, coded, strict=True):
             writer.slab(payload)
-            for block in order.add(decoded):
+            if plan.chain and isinstance(plan.coder, Lattice):
+                chain.add(len(sums), plan.coder.codes(decoded))
+            sums.append(slabcoding.checksum(slab if lossless else decoded, scan.dtype))
+            for block in order.add(slab if lossless else decoded):
                 digest.update(to_file_order(block, scan.dtype))
-            if plan.lossy is not None:
+            if small is not None:
+                small.add(slab)
+            if not lossless:
                 difference = decoded.astype(np.float64) - slab
                 squared += float(np.vdot(difference, difference))
                 largest = max(largest, float(np.abs(difference).max()))
-        done += len(window)
-        progress(done / cut.slabs)
-    if plan.lossy is None:
+        progress(len(sums) / cut.slabs)
+    if plan.coder.exact:
+        writer.chunk(SUMS, np.array(sums, "<u4").tobytes())
+    if small is not None:
+        small.write(writer, sigma)
+    if lossless:
         digest.update(scan.trailer)
         writer.finish(digest.digest())
         return None, 0.0
+    assert plan.head is not None
+    if plan.mode is Mode.BOUNDED and largest > plan.head.bound:  # type: ignore[union-attr]
+        raise RuntimeError(f"{scan.name}: an error of {largest} is beyond the bound; please report this scan")
     mse = squared / math.prod(scan.shape)
-    errors = plan.lossy.pack_errors(math.sqrt(mse), largest)
+    errors = plan.head.pack_errors(math.sqrt(mse), largest)
     writer.chunk(ERRORS, errors)
     writer.finish(digest.digest())
-    return plan.lossy.fidelity(errors), mse
+    return plan.head.fidelity(errors), mse
+
+
+def _is_large(cut: Tiling) -> bool:
+    return math.prod(cut.shape) >= PREVIEW_FROM
+
+
+class _Small:
+    """The reduced scan, made slab by slab."""
+
+    def __init__(self, scan: Scan, cut: Tiling) -> None:
+        self._scan = scan
+        self._cut = cut
+        self._order = FileOrder(cut)
+        self._blocks: list[NDArray[Any]] = []
+
+    def add(self, slab: NDArray[Any]) -> None:
+        self._blocks += self._order.add(preview.reduced(slab))
+
+    def write(self, writer: ContainerWriter, sigma: float) -> None:
+        """The chunk PREVIEW: within the smallest bound that makes it as small as it should be, if one does."""
+        array = np.concatenate(self._blocks).reshape(preview.reduced_shape(self._cut))
+        volume = Volume.from_array(array, spacing_mm=preview.reduced_spacing(self._scan.spacing_mm, self._cut))
+        if array.dtype.kind not in "iuf":
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            span = float(array.max()) - float(array.min())
+        if not 0 < span < math.inf:
+            return
+        bound = max(sigma, span / 1024, 1.0 if array.dtype.kind in "iu" else 0.0)
+        room = PREVIEW_SHARE * writer.size
+        for tries in range(1, PREVIEW_TRIES + 1):
+            buffer = io.BytesIO()
+            wanted = Fidelities(bound=Bound(bound), effort="fast", preview=False, gzip=False)
+            encode_scan(ArrayScan(volume), buffer, wanted, _no_model, lambda _: None)
+            size = len(buffer.getvalue())
+            if size <= room or (size <= 2 * room and (tries == PREVIEW_TRIES or bound >= span / 8)):
+                writer.chunk(PREVIEW, buffer.getvalue())
+                return
+            bound = min(bound * (2 if size < 2 * room else 4), span / 8)
+
+
+def _no_model() -> LossyModel:
+    raise AssertionError("a bounded stream has no model")

@@ -44,8 +44,13 @@ class Intensity:
     def for_lossy(cls, dtype: np.dtype[Any], minimum: int | float, maximum: int | float) -> Intensity:
         """Codes below 2**16: the integers themselves if they fit, else evenly spaced ones over the range."""
         if isinstance(minimum, int) and isinstance(maximum, int):
-            return cls(dtype, minimum, maximum, max(1, -(-(maximum - minimum) // (CODES - 1))))
+            return cls.spread(dtype, minimum, maximum, CODES)
         return cls(dtype, minimum, maximum, (maximum - minimum) / (CODES - 1))
+
+    @classmethod
+    def spread(cls, dtype: np.dtype[Any], minimum: int, maximum: int, most: int) -> Intensity:
+        """Integers as at most so many codes."""
+        return cls(dtype, minimum, maximum, max(1, -(-(maximum - minimum) // (most - 1))))
 
     @property
     def peak(self) -> int:
@@ -87,8 +92,8 @@ class Intensity:
         return struct.pack(_limits(self.dtype), _FLOAT, self.minimum, self.maximum)
 
     @classmethod
-    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> Intensity:
-        """FormatError if the map does not suit the type."""
+    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any], most: int = CODES) -> Intensity:
+        """FormatError if the map does not suit the type. most: codes of integers that do not fit as they are."""
         kind = fields.take(1)[0]
         if kind == _FLOAT and dtype.kind == "f":
             layout = _limits(dtype)
@@ -99,8 +104,9 @@ class Intensity:
             zigzag, span = fields.varint(), fields.varint()
             minimum = zigzag // 2 if zigzag % 2 == 0 else -(zigzag + 1) // 2
             if _holds(dtype, minimum, minimum + span) and (kind == _SCALED or span < EXACT_SPAN):
-                make = cls.exact if kind == _EXACT else cls.for_lossy
-                return make(dtype, minimum, minimum + span)
+                if kind == _EXACT:
+                    return cls.exact(dtype, minimum, minimum + span)
+                return cls.spread(dtype, minimum, minimum + span, most)
         raise FormatError(
             f"expected a map of intensities for {dtype} in HEAD, found kind {kind}: the file is damaged"
         )
@@ -167,13 +173,8 @@ class Statistics:
         self._near += int(np.count_nonzero(apart <= 2)) - equal
 
     def whole_range(self) -> tuple[int, int] | None:
-        """Minimum and maximum as integers, if a lossless integer coder can take the volume bit by bit.
-
-        None for label maps too: there zstd does better than prediction.
-        """
+        """Minimum and maximum as integers, if a lossless integer coder can take the volume bit by bit."""
         if not (self.numeric and self.finite and self.integral) or self.negative_zero:
-            return None
-        if self.looks_like_labels():
             return None
         if self.maximum - self.minimum >= EXACT_SPAN:
             return None

@@ -257,6 +257,10 @@ class NiftiScan:
     def trailer(self) -> bytes:
         return self._trailer
 
+    def gzip_file(self) -> BinaryIO | None:
+        """The file as it is stored, if it is one .nii.gz."""
+        return None if self._parsed.pair else getattr(self._voxels, "fileobj", None)  # of a GzipFile alone
+
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         _seek(self._voxels, self._parsed.vox_offset, self.name)
         per_volume = [tiling.slab_shape(n) for n in range(tiling.slabs_per_volume)]

@@ -10,12 +10,8 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mricodec.bitstream.errors import FormatError
-
-Effort = Literal["default", "high"]
-EFFORTS: tuple[Effort, ...] = ("default", "high")
 
 KINDS = ("psnr", "bpv", "ratio")  # numbers 1, 2, 3 in a stream: appended to only
 PSNR_TOLERANCE = 0.1  # dB

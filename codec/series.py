@@ -351,6 +351,9 @@ class _StackScan:
         picture: NDArray[Any] = self._mosaic[1][n]
         return picture
 
+    def gzip_file(self) -> BinaryIO | None:
+        return None
+
     def close(self) -> None:
         pass
 
@@ -684,7 +687,7 @@ def _bodies(
     waiting = iter(members)
     following = next(waiting, None)
     slot = 0
-    for block in blocks(stream, decoder.coder_of(stream), Selection.of(stream, None, None), progress):
+    for block in blocks(decoder.layered(stream), Selection.of(stream, None, None), progress):
         for picture in block.reshape(-1, rows, columns):
             for entry, n in users.get(slot, ()):
                 if entry.name not in begun:

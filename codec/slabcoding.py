@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
-from mricodec.bitstream.errors import FormatError
+from mricodec.bitstream.errors import FormatError, UnsupportedVersion
 from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.sections import pack_store, unpack_store
 
 from . import background
+from .codemaps import CodeMap, Exact, Ordered
 from .intensity import Intensity
+from .tiling import Tiling
 from .volume import to_file_order
 
 LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
+PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
+STORE_SAMPLE = 1 << 15  # voxels by which zstd is tried
+STORE_GAIN = 0.98  # from which zstd is worth its time for the lower bits of numbers
+LOW_PART = 1 << 20  # of these numbers, packed at once; a multiple of 8
+STORE_MARGIN = 64  # bytes by which a short sample may be off
+Effort = Literal["fast", "default", "high"]
+EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
 
 Shape = tuple[int, int, int]
+Beside = Sequence[NDArray[np.int32]]  # codes that the decoder has already, of the shape of the one slab that is coded
 T = TypeVar("T")
 
 
@@ -84,16 +95,47 @@ class LossyModel(Protocol):
         """Codes [S, K, H, W]."""
 
 
+class Chain:
+    """The slabs of volumes that are coded beside the same slab of earlier volumes of a 4-D scan."""
+
+    def __init__(self, tiling: Tiling, length: int) -> None:
+        """length: volumes in a chain; 0: none is coded so."""
+        self._slabs = tiling.slabs_per_volume
+        self._length = length
+        self._last: dict[int, NDArray[np.int32]] = {}
+        self._sum: dict[int, NDArray[np.int32]] = {}
+
+    def beside(self, slab: int) -> list[NDArray[np.int32]]:
+        """What slab number `slab` is coded beside: the codes of the same slab of the volume before, and the mean
+        over all of the chain before, rounded down, if these are several."""
+        volume, part = divmod(slab, self._slabs)
+        place = volume % self._length if self._length else 0
+        if place == 0:
+            return []
+        return [self._last[part], *([self._sum[part] // place] if place > 1 else [])]
+
+    def add(self, slab: int, codes: NDArray[np.int32]) -> None:
+        """The codes of a slab, in order."""
+        volume, part = divmod(slab, self._slabs)
+        self._last[part] = codes
+        self._sum[part] = self._sum[part] + codes if volume % self._length else codes
+
+
+def checksum(slab: NDArray[Any], dtype: np.dtype[Any]) -> int:
+    """CRC-32 of the voxels of a slab in its order and the byte order of the type."""
+    return zlib.crc32(to_file_order(slab, dtype))
+
+
 class SlabCoder(Protocol):
     """Stored values of slabs of equal shape, [n, h, w] each <-> payloads."""
 
     batch_voxels: int  # how many it wants at once, at most
     exact: bool  # whether every machine decodes to the same values
 
-    def encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
+    def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         """The payload of each slab, and the values that it decodes to."""
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape) -> list[NDArray[Any]]:
+    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
         """Values in native byte order; FormatError if a payload is damaged."""
 
 
@@ -111,19 +153,24 @@ def windows(slabs: Iterable[T], voxels: Callable[[T], int], most: int) -> Iterat
         yield window
 
 
-def encode_slabs(coder: SlabCoder, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
+def encode_slabs(
+    coder: SlabCoder, slabs: Sequence[NDArray[Any]], beside: Beside = ()
+) -> list[tuple[bytes, NDArray[Any]]]:
     """(payload, what it decodes to) of each slab; those of one shape are coded together."""
     coded: dict[int, tuple[bytes, NDArray[Any]]] = {}
     for group in _by_shape([slab.shape for slab in slabs]):
-        coded.update(zip(group, coder.encode([slabs[n] for n in group]), strict=True))
+        coded.update(zip(group, coder.encode([slabs[n] for n in group], beside), strict=True))
     return [coded[n] for n in range(len(slabs))]
 
 
-def decode_slabs(coder: SlabCoder, payloads: Sequence[bytes], shapes: Sequence[Shape]) -> list[NDArray[Any]]:
+def decode_slabs(
+    coder: SlabCoder, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()
+) -> list[NDArray[Any]]:
     """The slabs of payloads; those of one shape are decoded together."""
     decoded: dict[int, NDArray[Any]] = {}
     for group in _by_shape(shapes):
-        decoded.update(zip(group, coder.decode([payloads[n] for n in group], shapes[group[0]]), strict=True))
+        found = coder.decode([payloads[n] for n in group], shapes[group[0]], beside)
+        decoded.update(zip(group, found, strict=True))
     return [decoded[n] for n in range(len(payloads))]
 
 
@@ -137,11 +184,11 @@ class Store:
         self._dtype = dtype
         self._stored = dtype.newbyteorder("<")
 
-    def encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
+    def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         itemsize = self._dtype.itemsize
         return [(pack_store(bytes(to_file_order(slab, self._stored)), itemsize), slab) for slab in slabs]
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape) -> list[NDArray[Any]]:
+    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
         size = math.prod(shape) * self._dtype.itemsize
         stored = [unpack_store(payload, size, self._dtype.itemsize) for payload in payloads]
         return [
@@ -151,12 +198,22 @@ class Store:
 
 
 class Lattice:
-    """Coder 1: integers of a range below 2**24, predicted from their neighbours."""
+    """Coder 1: numbers as integer codes, predicted from their neighbours; without loss or within a bound."""
 
     batch_voxels = 1
     exact = True
 
-    def __init__(self, intensity: Intensity) -> None:
+    def __init__(
+        self,
+        codes: CodeMap,
+        dtype: np.dtype[Any],
+        max_error: int = 0,
+        *,
+        base: tuple[CodeMap, int] | None = None,
+        effort: str = "default",
+    ) -> None:
+        """dtype: native; max_error: in codes; base: map and largest error of the bounded layer that is refined;
+        effort: a name of `EFFORTS`, for encoding."""
         from mricodec.models import lossless
 
         self._model = lossless
@@ -166,24 +223,117 @@ class Lattice:
             raise FormatError(f"cannot read {error.filename} ({error.strerror}): install mricodec again") from error
         except ValueError as error:
             raise FormatError(str(error)) from error
-        self._intensity = intensity
+        self._within = _within(codes, *base) if base is not None and max_error == 0 else 0
+        if self._within:
+            self._tables |= _tables({"within": lossless.within_tables(self._within)})
+        self._map = codes
+        self._dtype = dtype
+        self._store = Store(dtype)
+        self._max_error = max_error
+        self.codes = codes.codes  # of values, also of other slabs
+        self._effort = {"fast": lossless.FAST, "default": lossless.DEFAULT, "high": lossless.HIGH}[effort]
 
-    def encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
-        return [(self._encode(self._intensity.codes(slab)), slab) for slab in slabs]
+    def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
+        return [self._encode(slab, beside) for slab in slabs]
 
-    def _encode(self, codes: NDArray[np.int32]) -> bytes:
+    def _encode(self, slab: NDArray[Any], beside: Beside) -> tuple[bytes, NDArray[Any]]:
         stream = EntropyEncoder()
-        self._model.encode_slab(codes, _SideBySide(self._tables, [stream]))
-        return stream.finish()
+        coder = _SideBySide(self._tables, [stream])
+        codes = self._model.encode_slab(
+            self.codes(slab),
+            coder,
+            max_error=self._max_error,
+            references=beside,
+            within=self._within,
+            effort=self._effort,
+        )
+        payload = bytes((PREDICTED,)) + self._pack_low(slab) + stream.finish()
+        if self._may_be_longer(payload, slab):
+            stored = bytes((STORED,)) + self._store.encode([slab])[0][0]
+            if len(stored) < len(payload):
+                return stored, slab
+        return payload, slab if self._max_error == 0 and self._map.exact else self._map.values(codes)
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape) -> list[NDArray[Any]]:
-        return [self._intensity.values(self._decode(payload, shape)) for payload in payloads]
+    def _pack_low(self, slab: NDArray[Any]) -> bytes:
+        if not isinstance(self._map, Ordered) or self._map.low_bits == 0:
+            return b""
+        return pack_low(self._map.low(slab).reshape(-1), self._map.low_bits)
 
-    def _decode(self, payload: bytes, shape: Shape) -> NDArray[np.int32]:
-        stream = EntropyDecoder(payload)
-        codes: NDArray[np.int32] = self._model.decode_slab(shape, _SideBySide(self._tables, [stream]))
+    def _may_be_longer(self, payload: bytes, slab: NDArray[Any]) -> bool:
+        """Whether zstd promises to be shorter, by runs of the voxels from four places."""
+        flat = slab.reshape(-1)
+        run = STORE_SAMPLE // 4
+        if flat.size > 4 * run:
+            flat = np.concatenate([flat[at : at + run] for at in np.linspace(0, flat.size - run, 4).astype(np.intp)])
+        stored = len(self._store.encode([flat.reshape(1, 1, -1)])[0][0])
+        return stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
+
+    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
+        return [self._decode(payload, shape, beside) for payload in payloads]
+
+    def _decode(self, payload: bytes, shape: Shape, beside: Beside) -> NDArray[Any]:
+        fields = ByteReader(payload, "SLAB")
+        method = fields.take(1)[0]
+        if method == STORED:
+            return self._store.decode([fields.take(fields.left)], shape)[0]
+        if method != PREDICTED:
+            raise UnsupportedVersion(f"expected a slab predicted (0) or stored (1), found {method}: update mricodec")
+        low = self._unpack_low(fields, shape)
+        stream = EntropyDecoder(fields.take(fields.left))
+        codes: NDArray[np.int32] = self._model.decode_slab(
+            shape,
+            _SideBySide(self._tables, [stream]),
+            max_error=self._max_error,
+            references=beside,
+            within=self._within,
+        )
         stream.finish()
-        return codes
+        return self._map.values(codes, low)
+
+    def _unpack_low(self, fields: ByteReader, shape: Shape) -> NDArray[np.uint64] | None:
+        if self._map.low_bits == 0:
+            return None
+        return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
+
+
+def _within(codes: CodeMap, base: CodeMap, max_error: int) -> int:
+    """How far the codes are from those of a bounded layer at most; 0 where that is not used."""
+    from mricodec.models.lossless import WITHIN_MOST
+
+    return max_error if codes.exact and base == codes and isinstance(codes, Exact) and max_error <= WITHIN_MOST else 0
+
+
+def pack_low(low: NDArray[np.uint64], bits: int) -> bytes:
+    """Integers [n] of so many bits: 0 and the bits as they are, or 1 and a slab of the store coder where that is shorter."""
+    size = -(-bits // 8)
+    planes = low.astype("<u8").reshape(-1, 1).view(np.uint8)[:, :size]
+    if len(pack_store(planes[:STORE_SAMPLE].tobytes(), size)) * 8 < STORE_GAIN * bits * min(low.size, STORE_SAMPLE):
+        packed = pack_store(planes.tobytes(), size)
+        return b"\1" + pack_varint(len(packed)) + packed
+    parts = []
+    for first in range(0, low.size, LOW_PART):
+        there = np.unpackbits(planes[first : first + LOW_PART], axis=1, count=bits, bitorder="little")
+        parts.append(np.packbits(there, bitorder="little").tobytes())
+    return b"\0" + b"".join(parts)
+
+
+def unpack_low(fields: ByteReader, count: int, bits: int) -> NDArray[np.uint64]:
+    """The inverse: [count]."""
+    size = -(-bits // 8)
+    planes = np.zeros((count, 8), np.uint8)
+    if fields.take(1) == b"\1":
+        content = unpack_store(fields.take(fields.varint()), count * size, size)
+        planes[:, :size] = np.frombuffer(content, np.uint8).reshape(count, size)
+    else:
+        content = fields.take(-(-count * bits // 8))
+        for first in range(0, count, LOW_PART):
+            part = planes[first : first + LOW_PART]
+            start = first * bits // 8  # whole, as parts are
+            there = np.frombuffer(content, np.uint8, -(-len(part) * bits // 8), start)
+            there = np.unpackbits(there, count=len(part) * bits, bitorder="little").reshape(-1, bits)
+            part[:, :size] = np.packbits(there, axis=1, bitorder="little")
+    found: NDArray[np.uint64] = planes.view("<u8").reshape(-1).astype(np.uint64) & np.uint64((1 << bits) - 1)
+    return found
 
 
 class Lossy:
@@ -201,7 +351,7 @@ class Lossy:
         self._params = params
         self._has_background = has_background
 
-    def encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
+    def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         codes = np.stack([self._intensity.codes(slab) for slab in slabs])
         streams = [EntropyEncoder() for _ in slabs]
         coder = _SideBySide(self._tables, streams)
@@ -218,7 +368,7 @@ class Lossy:
             payload = pack_varint(len(mask)) + mask + payload
         return payload, self._intensity.values(decoded)
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape) -> list[NDArray[Any]]:
+    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
         masks = [b""] * len(payloads)
         if self._has_background:
             pairs = [_split_mask(payload) for payload in payloads]

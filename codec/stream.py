@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.container import (
+    BASE,
     DICM,
     LATTICE,
     META,
@@ -26,15 +28,18 @@ from mricodec.bitstream.container import (
     Flags,
     Limits,
     Mode,
+    Span,
 )
 from mricodec.bitstream.errors import FormatError, LimitExceeded
-from mricodec.bitstream.fields import ByteReader
+from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.files import FileTable, unpack_padding
 from mricodec.bitstream.sections import unpack_meta, unpack_orig
 
-from . import nifti
+from . import gzipping, nifti
+from .codemaps import CodeMap, Exact, Grid, unpack_map
 from .fidelity import STEP_RANGE
-from .intensity import Intensity
+from .intensity import EXACT_SPAN, Intensity
+from .preview import reduced_shape
 from .rate_control import Target
 from .slabcoding import LEARNED_INEXACT
 from .tiling import Tiling
@@ -42,7 +47,10 @@ from .volume import DTYPES, Scan, is_big_endian
 
 ERRORS = b"eRRS"  # ancillary: what a lossy stream's voxels differ by
 GOAL = b"gOAL"  # ancillary: the PSNR or size that was asked for
+SUMS = b"sUMS"  # ancillary: CRC-32 of the decoded voxels of every slab
+PREVIEW = b"pREV"  # ancillary: a stream of the scan, reduced in its slices
 MAX_SLAB_VOXELS = 1 << 28
+MAX_LAYERS = 2  # below the finest
 
 Source = bytes | str | os.PathLike[str] | BinaryIO
 Progress = Callable[[float], None]  # called with the fraction done
@@ -73,7 +81,7 @@ class StreamInfo:
     dtype: str
     big_endian: bool
     spacing_mm: tuple[float, float, float]  # (k, j, i)
-    mode: str  # "lossless" or "lossy"
+    mode: str  # "lossless", "lossy" or "bounded"
     coder: str  # "store", "lattice" or "learned"
     model_id: str  # hexadecimal; "" for none
     slabs: int
@@ -82,11 +90,15 @@ class StreamInfo:
     sections: tuple[tuple[str, int], ...]  # type and bytes of every kind of chunk, framing included
     stream_bytes: int
     original_bytes: int  # of the scan, uncompressed, with its header
-    fidelity: Fidelity | None  # of a lossy stream
+    fidelity: Fidelity | None  # of a lossy or bounded stream
     exact: bool  # every machine decodes to the same voxels
-    sha256: str  # of the original bytes (lossless) or of the decoded voxels (lossy)
+    sha256: str  # of the original bytes (lossless) or of the decoded voxels
     files: int = 0  # of a series; 0 for a scan that was one file
     target: Target | None = None  # PSNR or size that was asked for
+    max_error: float | None = None  # of a bounded stream, in stored units: no voxel differs by more
+    layers: tuple[str, ...] = ()  # modes of the streams inside that this one refines, the coarsest first
+    preview: bool = False  # there is a reduced version that decodes alone
+    gzip: str | None = None  # how the .nii.gz that it was is made again, None if it was none or can't be
 
     @property
     def ratio(self) -> float:
@@ -95,6 +107,57 @@ class StreamInfo:
     @property
     def bits_per_voxel(self) -> float:
         return 8 * self.stream_bytes / max(1, math.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class LatticeHead:
+    """HEAD.params of the lattice coder: map | chain varint | if bounded: error varint, bound f64, sigma_hat f32.
+
+    chain: a volume whose number is no multiple of it is coded beside the ones before; 0: none is.
+    """
+
+    codes: CodeMap
+    chain: int = 0
+    max_error: int = 0  # in codes
+    bound: float = 0.0  # what was asked for, in stored units
+    sigma: float = 0.0
+
+    def pack(self, mode: Mode) -> bytes:
+        head = self.codes.pack() + pack_varint(self.chain)
+        if mode is Mode.BOUNDED:
+            head += pack_varint(self.max_error) + struct.pack("<df", self.bound, self.sigma)
+        return head
+
+    @classmethod
+    def unpack(cls, params: bytes, mode: Mode, dtype: np.dtype[Any]) -> LatticeHead:
+        fields = ByteReader(params, "HEAD")
+        codes, chain = unpack_map(fields, dtype), fields.varint()
+        if mode is Mode.LOSSLESS:
+            head = cls(codes, chain)
+        else:
+            head = cls(codes, chain, fields.varint(), *struct.unpack("<df", fields.take(12)))
+            sound = 0 < head.bound < math.inf and 0 <= head.sigma < math.inf and head.max_error < EXACT_SPAN
+            if mode is not Mode.BOUNDED or not sound:
+                raise FormatError("expected a largest error and a noise in HEAD, found none: the file is damaged")
+        fields.end()
+        return head
+
+    @property
+    def peak(self) -> float:
+        """Maximum - minimum of the scan, or just beyond."""
+        if isinstance(self.codes, Exact):
+            return float(self.codes.intensity.maximum - self.codes.intensity.minimum)
+        return self.codes.peak * self.codes.scale if isinstance(self.codes, Grid) else 0.0
+
+    def pack_errors(self, rmse: float, max_error: float) -> bytes:
+        """Payload of the chunk ERRORS, from stored units: two f16, in units of the bound."""
+        return _half(rmse / self.bound) + _half(max_error / self.bound)
+
+    def fidelity(self, errors: bytes) -> Fidelity:
+        """Of a bounded stream, from the payload of the chunk ERRORS."""
+        rmse, max_error = _errors(errors, self.bound)
+        step = (2 * self.max_error + 1) * self.peak / self.codes.peak if self.codes.peak else 0.0
+        return Fidelity(self.sigma, step, rmse, max_error, self.peak)
 
 
 @dataclass(frozen=True)
@@ -130,26 +193,17 @@ class LossyHead:
 
     def fidelity(self, errors: bytes) -> Fidelity:
         """In stored units, from the payload of the chunk ERRORS."""
-        if len(errors) != 4:
-            raise FormatError(
-                f"expected 4 bytes in {ERRORS.decode()}, found {len(errors)}: the file is damaged"
-            )
         unit = self.step * float(self.intensity.scale)
-        rmse, max_error = struct.unpack("<ee", errors)
-        if not (rmse >= 0 and max_error >= 0):
-            raise FormatError(
-                f"expected two errors from 0 on in {ERRORS.decode()}, found {rmse:g} and {max_error:g}: "
-                "the file is damaged"
-            )
         peak = float(self.intensity.maximum - self.intensity.minimum)
-        return Fidelity(self.sigma, unit, rmse * unit, max_error * unit, peak)
+        return Fidelity(self.sigma, unit, *_errors(errors, unit), peak)
 
 
 class Stream:
     """A stream opened and checked, nothing decoded. FormatError if it contradicts itself."""
 
-    def __init__(self, source: bytes | BinaryIO, limits: Limits) -> None:
-        self.reader = ContainerReader(source, limits)
+    def __init__(self, source: bytes | BinaryIO | Span, limits: Limits, *, salvage: bool = False, depth: int = 0) -> None:
+        """salvage: take what is there of a damaged file; depth: how many streams this one is inside of."""
+        self.reader = ContainerReader(source, limits, salvage=salvage)
         head = self.reader.header
         self.mode = head.mode
         self.coder = head.coder
@@ -187,13 +241,15 @@ class Stream:
             self.header = self.lead = b""
             meta = self.reader.chunk(META)
             self._set_geometry(unpack_meta(meta, limits.max_metadata_bytes) if meta is not None else {})
+        self.base = self._open_base(limits, depth)
 
     def _check_slabs(self) -> None:
         if 0 in self.shape and (self.table is None or self.table.tiles or self.reader.slab_count):
             raise FormatError(
                 f"expected at least one voxel, found shape {self.shape} in HEAD: the file is damaged"
             )
-        if 0 not in self.shape and self.reader.slab_count != self.tiling.slabs:
+        slabs_there = self.reader.slab_count == self.tiling.slabs or self.reader.damaged
+        if 0 not in self.shape and not slabs_there:
             raise FormatError(
                 f"expected {self.tiling.slabs} slabs for shape {self.shape}, found {self.reader.slab_count}: "
                 "the file is damaged"
@@ -224,12 +280,56 @@ class Stream:
                 raise FormatError(f"expected a padding value of {self.native} in PADV, found {value}: the file is damaged")
         return found
 
-    def intensity(self) -> Intensity:
+    def lattice_head(self) -> LatticeHead:
         """Of a stream of the lattice coder."""
-        fields = ByteReader(self.params, "HEAD")
-        intensity = Intensity.unpack(fields, self.native)
-        fields.end()
-        return intensity
+        return LatticeHead.unpack(self.params, self.mode, self.native)
+
+    def _open_base(self, limits: Limits, depth: int) -> Stream | None:
+        """The stream that this one refines."""
+        inside = self.reader.embedded(BASE)
+        if inside is None:
+            return None
+        if depth == MAX_LAYERS or self.coder != LATTICE:
+            raise FormatError(f"expected at most {MAX_LAYERS} layers under a lattice coder, found more: the file is damaged")
+        base = Stream(inside, limits, depth=depth + 1)
+        if (base.shape, base.native, base.tiling) != (self.shape, self.native, self.tiling):
+            raise FormatError(
+                f"expected the layer in BASE to be of {self.native} {self.shape} in the same slabs, found "
+                f"{base.native} {base.shape}: the file is damaged"
+            )
+        return base
+
+    def within(self, outer: Stream) -> Stream:
+        """This layer of another stream, with what that one says of the scan around the voxels."""
+        found = copy.copy(self)
+        for name in ("header", "lead", "trailer", "affine", "spacing_mm", "slope", "inter"):
+            setattr(found, name, getattr(outer, name))
+        return found
+
+    def preview(self, limits: Limits) -> Stream | None:
+        """The reduced scan inside. FormatError if it is not one of this scan."""
+        inside = self.reader.embedded(PREVIEW)
+        if inside is None:
+            return None
+        found = Stream(inside, limits)
+        shape = reduced_shape(self.tiling)
+        if (found.shape, found.native) != (shape, self.native):
+            raise FormatError(
+                f"expected a preview of {self.native} {shape}, found {found.native} {found.shape}: the file is damaged"
+            )
+        return found
+
+    def sums(self) -> NDArray[np.uint32] | None:
+        """CRC-32 of the decoded voxels of every slab, if they are there."""
+        payload = self.reader.chunk(SUMS)
+        if payload is None:
+            return None
+        if len(payload) != 4 * self.tiling.slabs:
+            raise FormatError(
+                f"expected {self.tiling.slabs} checksums in {SUMS.decode()}, found {len(payload)} bytes: "
+                "the file is damaged"
+            )
+        return np.frombuffer(payload, "<u4").astype(np.uint32)
 
     def lossy_head(self) -> LossyHead:
         """Of a stream of a learned coder."""
@@ -262,13 +362,37 @@ class Stream:
             sha256=self.reader.digest.hex(),
             files=0 if self.table is None else len(self.table.files),
             target=None if (goal := self.reader.chunk(GOAL)) is None else Target.unpack(goal),
+            max_error=self.lattice_head().bound if self.mode is Mode.BOUNDED else None,
+            layers=self._layers(),
+            preview=self.reader.has(PREVIEW),
+            gzip=self._gzip(),
         )
 
+    def _layers(self) -> tuple[str, ...]:
+        return () if self.base is None else (*self.base._layers(), self.base.mode.name.lower())
+
+    def _gzip(self) -> str | None:
+        payload = self.reader.chunk(gzipping.CHUNK)
+        return None if payload is None else str(gzipping.Wrapper.unpack(payload))
+
     def _fidelity(self) -> Fidelity | None:
-        if self.mode is not Mode.LOSSY:
-            return None
         errors = self.reader.chunk(ERRORS)
-        return None if errors is None else self.lossy_head().fidelity(errors)
+        if self.mode is Mode.LOSSLESS or errors is None:
+            return None
+        return self.lattice_head().fidelity(errors) if self.mode is Mode.BOUNDED else self.lossy_head().fidelity(errors)
+
+
+def _errors(payload: bytes, unit: float) -> tuple[float, float]:
+    """Root mean square and largest error from the chunk ERRORS, in stored units."""
+    if len(payload) != 4:
+        raise FormatError(f"expected 4 bytes in {ERRORS.decode()}, found {len(payload)}: the file is damaged")
+    rmse, max_error = struct.unpack("<ee", payload)
+    if not (rmse >= 0 and max_error >= 0):
+        raise FormatError(
+            f"expected two errors from 0 on in {ERRORS.decode()}, found {rmse:g} and {max_error:g}: "
+            "the file is damaged"
+        )
+    return rmse * unit, max_error * unit
 
 
 def _half(value: float) -> bytes:

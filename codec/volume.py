@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,9 @@ class Scan(Protocol):
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         """Every slab in the order of `tiling`: [n, h, w], slab axis first, native byte order."""
 
+    def gzip_file(self) -> BinaryIO | None:
+        """The file as it is stored, from its start, if it is one .nii.gz; it must be left where it stands."""
+
     def close(self) -> None: ...
 
 
@@ -144,6 +147,9 @@ class ArrayScan:
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         for volume in self._array.reshape(tiling.volumes, *tiling.volume_shape):
             yield from tiling.cut(volume)
+
+    def gzip_file(self) -> BinaryIO | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -8,6 +8,7 @@ FORMAT.md, "Lattice coder", has every step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -21,8 +22,11 @@ from .wavefront import (
     FIRST_COARSE_ROW,
     FIRST_FINE,
     FRACTIONS,
+    HEAD_MAX,
     KINDS,
+    MAX_REFERENCES,
     OCTAVE,
+    REFERENCE_CANDIDATES,
     STAGES,
     UNIT,
     Predictor,
@@ -33,8 +37,24 @@ from .wavefront import (
 
 MAX_SPAN = (1 << 24) - 1
 MAX_SLICES = 32  # coded together
+REFITTED = 6  # slices that are coded twice, as neighbours with a bound are less noisy than the slab ...
+LEAST_REFITTED = 2  # ... from this bound on
 STEP_KIND = FIRST_FINE + 3 * OCTAVE  # of differences between kinds: a scale of 1
 NO_PREDICTOR = Predictor((), np.zeros((STAGES, 0), np.int32))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the encoder spends; every stream says what it needs."""
+
+    filters: bool = True  # the rows' adaptive filters: a third of the time
+    tap_cost: float = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
+    rows: int = 30_000  # voxels that a predictor is fitted to
+
+
+FAST = Effort(filters=False, tap_cost=3e-3)
+DEFAULT = Effort()
+HIGH = Effort(tap_cost=0.0, rows=150_000)
 
 
 class SymbolCoder(Protocol):
@@ -48,91 +68,259 @@ def __getattr__(name: str) -> dict[str, TableSet]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def encode_slab(x: NDArray[np.int32], coder: SymbolCoder) -> None:
-    """Codes integers [K, H, W] of a range below 2**24. ValueError for others."""
+def encode_slab(
+    x: NDArray[np.int32],
+    coder: SymbolCoder,
+    *,
+    max_error: int = 0,
+    references: Sequence[NDArray[np.int32]] = (),
+    within: int = 0,
+    effort: Effort = DEFAULT,
+) -> NDArray[np.int32]:
+    """Codes integers [K, H, W] of a range below 2**24, each to at most `max_error`; returns what is decoded.
+
+    references: up to `MAX_REFERENCES` arrays of the same shape that the decoder has too. within: no integer differs
+    by more from the first reference, which saves bits; 0: nothing is known of that. ValueError for others.
+    """
     if x.ndim != 3 or x.size == 0 or x.dtype.kind not in "iu":
         raise ValueError(f"expected integer voxels [K, H, W], found {x.dtype} of shape {x.shape}")
     span = int(x.max()) - int(x.min())
     if span > MAX_SPAN:
         raise ValueError(f"expected values within {MAX_SPAN} of each other, found a range of {span}")
+    if not 0 <= max_error <= MAX_SPAN:
+        raise ValueError(f"expected a largest error from 0 to {MAX_SPAN}, found {max_error}")
     shape = _folded((x.shape[0], x.shape[1], x.shape[2]))
-    folded = np.pad(x.reshape(-1), (0, math.prod(shape) - x.size), mode="edge").reshape(shape)
-    for first in range(0, len(folded), MAX_SLICES):
-        _encode(folded[first : first + MAX_SLICES], coder)
+    folded = _fold(x, shape)
+    beside = _references(references, x.shape, shape)
+    decoded = np.empty(shape, np.int32)
+    for first in range(0, shape[0], MAX_SLICES):
+        part = slice(first, first + MAX_SLICES)
+        decoded[part] = _encode(folded[part], coder, max_error, [r[part] for r in beside], within, effort)
+    return _unfold(decoded, x.shape)
 
 
-def _encode(x: NDArray[np.int32], coder: SymbolCoder) -> None:
+def _encode(
+    x: NDArray[np.int32],
+    coder: SymbolCoder,
+    max_error: int,
+    references: list[NDArray[np.int32]],
+    within: int,
+    effort: Effort,
+) -> NDArray[np.int32]:
     from . import lossless_fit as fit
 
     low, span = int(x.min()), int(x.max()) - int(x.min())
-    if span == 0:
-        _side_information(coder, x.shape, _Side(low, 0))
-        return
+    if span <= 2 * max_error:
+        side = Side(low + span // 2, 0)
+        _side_information(coder, x.shape, side, len(references))
+        return np.full(x.shape, side.low, np.int32)
     slab = (x - low).astype(np.int32)
-    palette = fit.choose_palette(slab)
+    palette = fit.choose_palette(slab) if max_error == within == 0 else None
     if palette is not None:
         slab = palette.searchsorted(slab).astype(np.int32)
-    side = _Side(low, span, palette, fit.choose_border(slab), fit.fit_predictor(slab))
+    side = Side(low, span, palette, fit.choose_border(slab), filters=effort.filters)
+    beside = [side.ranks(reference) for reference in references]
+    if max_error:
+        side = replace(side, snap=fit.has_background(slab))
+    # what the reference says of the voxel itself is in the tables if it has a bound
+    predictor = fit.fit_predictor(slab, references=beside, centre=not within, tap_cost=effort.tap_cost, rows=effort.rows)
+    side = replace(side, predictor=predictor)
+    if max_error >= LEAST_REFITTED:
+        first = max(0, (len(x) - REFITTED) // 2)
+        middle = slice(first, first + REFITTED)
+        near = [reference[middle] for reference in beside]
+        coarse = predict(slab[middle], side, max_error, near).decoded
+        predictor = fit.fit_predictor(coarse, slab[middle], references=near, tap_cost=effort.tap_cost, rows=effort.rows)
+        side = replace(side, predictor=predictor)
 
-    context, error, sizes = predict(slab, side.largest, side.border, side.predictor)
-    side = replace(side, kinds=fit.choose_kinds(context, error))
-    _side_information(coder, x.shape, side)
-    index = index_of_context(side.kinds)[context]
-    error += _half_of_index()[index]
+    found = predict(slab, side, max_error, beside)
+    side = replace(side, kinds=fit.choose_kinds(found.context, found.error))
+    _side_information(coder, x.shape, side, len(references))
+    index: NDArray[Any] = index_of_context(side.kinds)[found.context]
+    table_set = "voxel"
+    if within:
+        centre = (references[0] - low).reshape(-1)[found.voxels]
+        shift = ((found.nearest - centre) * found.sign).astype(np.int64)
+        index, error, table_set = _within_row(index, shift, within), found.error + shift, "within"
+    else:
+        error = found.error + _half_of_index()[index]
     start = 0
-    for size in sizes:
+    for size in found.sizes:
         plane = slice(start, start + size)
-        coder.code("voxel", index[None, plane], error[None, plane])
+        coder.code(table_set, index[None, plane], error[None, plane])
         start += size
+    return side.values(found.decoded)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A slab [K, H, W] after prediction, in the order of its planes."""
+
+    context: NDArray[np.int16]  # [voxels]
+    error: NDArray[np.int32]  # [voxels], in steps of 2 * max_error + 1
+    sizes: list[int]  # voxels of each plane
+    decoded: NDArray[np.int32]  # [K, H, W]
+    voxels: NDArray[np.int32]  # [voxels], where they are in the slab
+    nearest: NDArray[np.int32]  # [voxels], the integer next to the prediction
+    sign: NDArray[np.int8]  # [voxels]
 
 
 def predict(
-    slab: NDArray[np.int32], largest: int, border: int, predictor: Predictor
-) -> tuple[NDArray[np.int16], NDArray[np.int32], list[int]]:
-    """Contexts and errors [voxels] of a slab [K, H, W] in the order of its planes, and how many a plane has."""
-    slices, height, width = slab.shape
+    slab: NDArray[np.int32], side: Side, max_error: int = 0, references: Sequence[NDArray[np.int32]] = ()
+) -> Predicted:
+    """Contexts and errors of a slab [K, H, W]; of `side` all but its kinds is used."""
     flat = slab.reshape(-1)
     context, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
+    places, integers = np.empty(flat.size, np.int32), np.empty(flat.size, np.int32)
+    signs = np.empty(flat.size, np.int8)
+    decoded = slab if max_error == 0 else np.empty_like(flat)
     sizes: list[int] = []
     start = 0
-    wavefront = Wavefront((slices, height, width), largest, border, predictor, shipped().scale_weights)
+    step = 2 * max_error + 1
+    wavefront = _wavefront(slab.shape, side, references)
     for plane in wavefront.planes():
         values = flat[plane.voxels].astype(np.float64)
         end = start + values.size
         context[start:end] = plane.context
-        error[start:end] = (values - plane.nearest) * plane.sign
+        places[start:end], integers[start:end], signs[start:end] = plane.voxels, plane.nearest, plane.sign
+        if max_error == 0:
+            error[start:end] = (values - plane.nearest) * plane.sign
+        else:
+            nearest = _snapped(plane.nearest, side, max_error)
+            steps = np.floor((values - nearest + (max_error + 0.5)) * (1 / step))
+            error[start:end] = steps * plane.sign
+            values = np.clip(nearest + steps * step, 0, side.largest)
+            decoded[plane.voxels] = values
         wavefront.put(values)
-        sizes.append(values.size)
+        sizes.append(end - start)
         start = end
-    return context, error, sizes
+    if max_error:
+        context &= ~(UNIT - 1)
+    return Predicted(context, error, sizes, decoded.reshape(slab.shape), places, integers, signs)
 
 
-def decode_slab(shape: tuple[int, int, int], coder: SymbolCoder) -> NDArray[np.int32]:
+def decode_slab(
+    shape: tuple[int, int, int],
+    coder: SymbolCoder,
+    *,
+    max_error: int = 0,
+    references: Sequence[NDArray[np.int32]] = (),
+    within: int = 0,
+) -> NDArray[np.int32]:
     """Integers [K, H, W]. From a damaged stream they may be wrong, which only checksums tell."""
     folded = np.empty(_folded(shape), np.int32)
+    beside = _references(references, shape, folded.shape)
     for first in range(0, len(folded), MAX_SLICES):
-        _decode(folded[first : first + MAX_SLICES], coder)
+        part = slice(first, first + MAX_SLICES)
+        folded[part] = _decode(folded[part].shape, coder, max_error, [r[part] for r in beside], within)
+    return _unfold(folded, shape)
+
+
+def _decode(
+    shape: tuple[int, ...], coder: SymbolCoder, max_error: int, references: list[NDArray[np.int32]], within: int
+) -> NDArray[np.int32]:
+    side = _side_information(coder, shape, None, len(references))
+    if side.span == 0:
+        return np.full(shape, side.low, np.int32)
+    slab = np.empty(shape, np.int32)
+    flat = slab.reshape(-1)
+    index_of, half_of = index_of_context(side.kinds), _half_of_index()
+    step = 2 * max_error + 1
+    centres = (references[0].astype(np.int64) - side.low).reshape(-1) if within else None
+    wavefront = _wavefront(shape, side, [side.ranks(reference) for reference in references])
+    for plane in wavefront.planes():
+        if centres is not None:
+            centre = centres[plane.voxels]
+            shift = ((plane.nearest - centre) * plane.sign).astype(np.int64)
+            row = _within_row(index_of[plane.context], shift, within)
+            values = np.clip(centre + plane.sign * coder.code("within", row[None], None)[0], 0, side.largest)
+            flat[plane.voxels] = values
+            wavefront.put(values)
+            continue
+        index = index_of[plane.context if max_error == 0 else plane.context & ~(UNIT - 1)]
+        error = coder.code("voxel", index[None], None)[0] - half_of[index]
+        nearest = plane.nearest
+        if max_error:
+            nearest = _snapped(nearest, side, max_error)
+            error = np.clip(error, -MAX_SPAN, MAX_SPAN) * step
+        values = np.clip(nearest + plane.sign * error, 0, side.largest)
+        flat[plane.voxels] = values
+        wavefront.put(values)
+    return side.values(slab)
+
+
+WITHIN_MOST = 16  # the largest bound that has tables of its own
+_WITHIN_BEYOND = 4  # predictions farther outside count as these
+
+
+def within_tables(within: int) -> TableSet:
+    """Tables for integers within so much of a known one: those of "voxel", moved to the prediction and cut off.
+
+    Row: (prediction less the known one, both mirrored if the sign is negative) x table index; see `_within_row`.
+    """
+    voxel = shipped().tables["voxel"].weights.astype(np.int64)
+    indices = np.maximum(np.arange(_within_indices(within)), 1)
+    beyond = np.maximum(indices - FIRST_COARSE_ROW, 0)
+    row = np.where(indices < FIRST_COARSE_ROW, indices, FIRST_COARSE_ROW + beyond % OCTAVE)[None, :, None]
+    shift = np.arange(-within - _WITHIN_BEYOND, within + _WITHIN_BEYOND + 1)[:, None, None]
+    offset = np.arange(-within, within + 1) - shift
+    raw_bits = (beyond // OCTAVE)[None, :, None]
+    column = np.clip((offset + ((1 << raw_bits) >> 1)) >> raw_bits, -HEAD_MAX, HEAD_MAX) + HEAD_MAX
+    weights = voxel[row, column]
+    free = (1 << 24) - (2 * within + 2)
+    whole = 1 + weights * free // weights.sum(axis=-1, keepdims=True)
+    whole = whole.reshape(-1, 2 * within + 1)
+    rows = np.arange(len(whole))
+    whole[rows, whole.argmax(axis=1)] += (1 << 24) - 1 - whole.sum(axis=1)
+    return TableSet(np.pad(whole, ((0, 0), (0, 1)), constant_values=1).astype(np.uint32), -within, 0)
+
+
+def _within_indices(within: int) -> int:
+    """Table indices that are told apart; beyond, all integers are about as likely."""
+    return FIRST_COARSE_ROW + OCTAVE * (within.bit_length() + 2)
+
+
+def _within_row(index: NDArray[np.uint8], shift: NDArray[np.int64], within: int) -> NDArray[np.uint16]:
+    reach = within + _WITHIN_BEYOND
+    indices = _within_indices(within)
+    place = np.clip(shift, -reach, reach) + reach
+    rows: NDArray[np.uint16] = (place * indices + np.minimum(index, indices - 1)).astype(np.uint16)
+    return rows
+
+
+def _wavefront(shape: tuple[int, ...], side: Side, references: Sequence[NDArray[np.int32]]) -> Wavefront:
+    slices, height, width = shape
+    return Wavefront(
+        (slices, height, width),
+        side.largest,
+        side.border,
+        side.predictor,
+        shipped().scale_weights,
+        references,
+        adaptive=side.filters,
+    )
+
+
+def _snapped(nearest: NDArray[np.float64], side: Side, max_error: int) -> NDArray[np.float64]:
+    """With a bound, predictions that the least value would do for as well are taken for it: it stays exact."""
+    return np.where(nearest <= max_error, 0.0, nearest) if side.snap else nearest
+
+
+def _fold(x: NDArray[np.int32], shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    return np.pad(x.reshape(-1), (0, math.prod(shape) - x.size), mode="edge").reshape(shape)
+
+
+def _unfold(folded: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.int32]:
     return folded.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-def _decode(x: NDArray[np.int32], coder: SymbolCoder) -> None:
-    """Into x."""
-    side = _side_information(coder, x.shape, None)
-    x[:] = side.low
-    if side.span == 0:
-        return
-    slices, height, width = x.shape
-    slab = np.empty((slices, height, width), np.int32)
-    flat = slab.reshape(-1)
-    index_of, half_of = index_of_context(side.kinds), _half_of_index()
-    wavefront = Wavefront((slices, height, width), side.largest, side.border, side.predictor, shipped().scale_weights)
-    for plane in wavefront.planes():
-        index = index_of[plane.context]
-        error = coder.code("voxel", index[None], None)[0] - half_of[index]
-        values = np.clip(plane.nearest + plane.sign * error, 0, side.largest)
-        flat[plane.voxels] = values
-        wavefront.put(values)
-    x += slab if side.palette is None else side.palette[slab]
+def _references(
+    references: Sequence[NDArray[np.int32]], shape: tuple[int, ...], folded: tuple[int, ...]
+) -> list[NDArray[np.int32]]:
+    if len(references) > MAX_REFERENCES or any(reference.shape != shape for reference in references):
+        found = [reference.shape for reference in references]
+        raise ValueError(f"expected at most {MAX_REFERENCES} references of shape {shape}, found {found}")
+    return [_fold(reference, (folded[0], folded[1], folded[2])) for reference in references]
 
 
 def index_of_kind() -> NDArray[np.uint8]:
@@ -170,13 +358,15 @@ def _folded(shape: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
+class Side:
     """Side information of a slab."""
 
     low: int  # the least value
     span: int  # the largest less the least
     palette: NDArray[np.int32] | None = None  # the values that occur, less the least; their ranks are coded
     border: int = 0  # value beyond the slab
+    filters: bool = True  # the rows' adaptive filters are on
+    snap: bool = False  # predictions within the bound of the least value are taken for it
     predictor: Predictor = NO_PREDICTOR
     kinds: NDArray[np.intp] = field(default_factory=lambda: np.zeros(1, np.intp))  # of tables, by bucket
 
@@ -185,22 +375,35 @@ class _Side:
         """Largest value or rank that is coded."""
         return self.span if self.palette is None else self.palette.size - 1
 
+    def ranks(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Any values, such as a reference's -> the nearest that are coded, or with a palette the next above."""
+        inside = np.clip(values.astype(np.int64) - self.low, 0, self.span).astype(np.int32)
+        if self.palette is None:
+            return inside
+        return np.minimum(self.palette.searchsorted(inside), self.largest).astype(np.int32)
 
-def _side_information(coder: SymbolCoder, shape: tuple[int, ...], side: _Side | None) -> _Side:
-    """Codes `side`, or decodes it if it is None, for a slab of the shape."""
+    def values(self, ranks: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The inverse, for what is coded."""
+        return (ranks if self.palette is None else self.palette[ranks]) + np.int32(self.low)
+
+
+def _side_information(coder: SymbolCoder, shape: tuple[int, ...], side: Side | None, references: int) -> Side:
+    """Codes `side`, or decodes it if it is None, for a slab of the shape with so many references."""
     numbers = _Numbers(coder)
     low = numbers.signed(None if side is None else side.low)
     span = min(numbers.unsigned(None if side is None else side.span), MAX_SPAN)
     if span == 0:
-        return _Side(low, span)
+        return Side(low, span)
     palette = _palette(numbers, math.prod(shape), span, side)
     largest = span if palette is None else palette.size - 1
     border = min(numbers.unsigned(None if side is None else side.border), largest)
-    predictor = _predictor(numbers, shape[0], None if side is None else side.predictor)
-    return _Side(low, span, palette, border, predictor, _kinds(numbers, None if side is None else side.kinds))
+    options = numbers.unsigned(None if side is None else side.filters + 2 * side.snap)
+    predictor = _predictor(numbers, shape[0], None if side is None else side.predictor, references)
+    kinds = _kinds(numbers, None if side is None else side.kinds)
+    return Side(low, span, palette, border, bool(options & 1), bool(options & 2), predictor, kinds)
 
 
-def _palette(numbers: _Numbers, voxels: int, span: int, side: _Side | None) -> NDArray[np.int32] | None:
+def _palette(numbers: _Numbers, voxels: int, span: int, side: Side | None) -> NDArray[np.int32] | None:
     given = None if side is None else side.palette
     size = numbers.unsigned(None if side is None else 0 if given is None else given.size)
     size = min(size, voxels, span + 1)
@@ -211,26 +414,31 @@ def _palette(numbers: _Numbers, voxels: int, span: int, side: _Side | None) -> N
     return np.minimum(palette, span).astype(np.int32)
 
 
-def _predictor(numbers: _Numbers, slices: int, given: Predictor | None) -> Predictor:
+def _predictor(numbers: _Numbers, slices: int, given: Predictor | None, references: int) -> Predictor:
     """0 for the shipped one; else 1, a bit for each candidate, then the coefficients stage by stage."""
     default = shipped().predictor
     if numbers.unsigned(None if given is None else int(given is not default)) == 0:
         return default
+    beside = [(r, tap) for r in range(references) for tap in REFERENCE_CANDIDATES]
     mask = None
     if given is not None:
-        mask = np.packbits([tap in given.taps for tap in CANDIDATES], bitorder="little")
-    mask = numbers.raw(-(-len(CANDIDATES) // 8), mask).astype(np.uint8)
-    chosen = np.unpackbits(mask, count=len(CANDIDATES), bitorder="little")
-    taps = tuple(tap for tap, taken in zip(CANDIDATES, chosen, strict=True) if taken)
-    coefficients = np.zeros((STAGES, len(taps)), np.int32)
+        there = [tap in given.taps for tap in CANDIDATES] + [tap in given.reference_taps for tap in beside]
+        mask = np.packbits(there, bitorder="little")
+    count = len(CANDIDATES) + len(beside)
+    mask = numbers.raw(-(-count // 8), mask).astype(np.uint8)
+    chosen = np.unpackbits(mask, count=count, bitorder="little")
+    taps = tuple(tap for tap, taken in zip(CANDIDATES, chosen, strict=False) if taken)
+    reference_taps = tuple(tap for tap, taken in zip(beside, chosen[len(CANDIDATES) :], strict=True) if taken)
+    coefficients = np.zeros((STAGES, len(taps) + len(reference_taps)), np.int32)
+    needed = np.array([-t for t, _, _ in taps] + [0] * len(reference_taps))
     for stage in range(min(slices, STAGES)):
-        there = np.array([-t <= stage for t, _, _ in taps], bool)
-        count = int(there.sum())
-        if count:
-            sent = numbers.many(count, None if given is None else given.coefficients[stage, there])
-            coefficients[stage, there] = np.clip(sent, -(1 << 15), 1 << 15)
+        there_now = needed <= stage
+        size = int(there_now.sum())
+        if size:
+            sent = numbers.many(size, None if given is None else given.coefficients[stage, there_now])
+            coefficients[stage, there_now] = np.clip(sent, -(1 << 15), 1 << 15)
     coefficients[slices:] = coefficients[min(slices, STAGES) - 1]
-    return Predictor(taps, coefficients)
+    return Predictor(taps, coefficients, reference_taps)
 
 
 def _kinds(numbers: _Numbers, given: NDArray[np.intp] | None) -> NDArray[np.intp]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from .wavefront import (
     HEAD_MAX,
     KINDS,
     OCTAVE,
+    REFERENCE_CANDIDATES,
     STAGES,
     Predictor,
     Tap,
@@ -31,6 +34,7 @@ ROWS_COUNTED = 20_000  # voxels of a bucket that choose its table
 SMALL = 1 << 12  # slabs with fewer voxels take the shipped predictor
 COEFFICIENT_COST = 12  # bits in the stream
 TAP_COST = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
+BACKGROUND = 0.02  # share of voxels that have the least value
 PALETTE_BELOW = 0.75  # packing is tried if fewer than this share of the values occur
 
 
@@ -61,25 +65,58 @@ def _roughness(slab: NDArray[np.integer]) -> float:
     return float(np.log2(1 + steps).mean()) if steps.size else 0.0
 
 
-def fit_predictor(slab: NDArray[np.int32]) -> Predictor:
-    """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W]."""
+def has_background(slab: NDArray[np.int32]) -> bool:
+    """Whether the least value is common enough to be one."""
+    return bool(np.count_nonzero(slab == 0) >= BACKGROUND * slab.size)
+
+
+def fit_predictor(
+    slab: NDArray[np.int32],
+    target: NDArray[np.int32] | None = None,
+    *,
+    references: Sequence[NDArray[np.int32]] = (),
+    centre: bool = True,
+    tap_cost: float = TAP_COST,
+    rows: int = ROWS_FITTED,
+) -> Predictor:
+    """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W].
+
+    target: what is predicted, if it is not the slab; references: arrays of its shape that are known; centre: their
+    voxel in the very place is one of the neighbours; rows: voxels of the sample.
+    """
     if slab.size < SMALL:
         return shipped().predictor
-    random = np.random.default_rng(0)
+    target = slab if target is None else target
     slices = len(slab)
     last = min(slices, STAGES) - 1
     candidates = [tap for tap in CANDIDATES if -tap[0] <= last]
-    information, moment = normal_equations(slab, candidates, last, slices, random)
-    chosen = _worthwhile(information, moment, COEFFICIENT_COST + TAP_COST * slab.size)
-    taps = tuple(candidates[k] for k in chosen)
-    coefficients = np.zeros((STAGES, len(taps)))
+    allowed = [tap for tap in REFERENCE_CANDIDATES if centre or tap != (0, 0, 0)]
+    beside = [(r, tap) for r in range(len(references)) for tap in allowed]
+    random = np.random.default_rng(0)
+    information, moment = normal_equations(Data(slab, target, references, beside, rows), candidates, last, slices, random)
+    chosen = _worthwhile(information, moment, COEFFICIENT_COST + tap_cost * slab.size)
+    taps = tuple(candidates[k] for k in chosen if k < len(candidates))
+    reference_taps = tuple(beside[k - len(candidates)] for k in chosen if k >= len(candidates))
+    data = Data(slab, target, references, list(reference_taps), rows)
+    coefficients = np.zeros((STAGES, len(chosen)))
     coefficients[last:] = _solve(information, moment, chosen)
     for stage in range(last):
         there = [k for k, tap in enumerate(taps) if -tap[0] <= stage]
         own = [taps[k] for k in there]
-        information, moment = normal_equations(slab, own, stage, stage + 1, random)
-        coefficients[stage, there] = _solve(information, moment, list(range(len(own))))
-    return Predictor(taps, whole_coefficients(coefficients))
+        there += range(len(taps), len(chosen))
+        information, moment = normal_equations(data, own, stage, stage + 1, random)
+        coefficients[stage, there] = _solve(information, moment, list(range(len(there))))
+    return Predictor(taps, whole_coefficients(coefficients), reference_taps)
+
+
+class Data(NamedTuple):
+    """What a predictor is fitted to."""
+
+    slab: NDArray[np.int32]  # the known voxels [K, H, W]
+    target: NDArray[np.int32]  # the predicted ones
+    references: Sequence[NDArray[np.int32]] = ()
+    reference_taps: Sequence[tuple[int, Tap]] = ()
+    rows: int = ROWS_FITTED  # voxels of the sample
 
 
 def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
@@ -89,14 +126,14 @@ def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
 
 
 def normal_equations(
-    slab: NDArray[np.int32], taps: list[Tap], start: int, stop: int, random: np.random.Generator
+    data: Data, taps: list[Tap], start: int, stop: int, random: np.random.Generator
 ) -> tuple[Float, Float]:
     """Information [T, T] and moment [T] of the voxels of slices start .. stop - 1, from a sample of them.
 
     Weights are 1 / (expected error * (half the expected + the found error)), the expected one from the
     gradients around the voxel, so that noise and edges count alike and the information is in nats.
     """
-    x, a, spread, per_sample = _sample(slab, taps, start, stop, random)
+    x, a, spread, per_sample = _sample(data, taps, start, stop, random)
     weights = np.ones(x.size)
     for _ in range(2):
         information, moment = _weighted(a, x, weights)
@@ -111,30 +148,36 @@ _PAD = max(max(abs(i), abs(j)) for _, i, j in CANDIDATES)
 
 
 def _sample(
-    slab: NDArray[np.int32], taps: list[Tap], start: int, stop: int, random: np.random.Generator
+    data: Data, taps: list[Tap], start: int, stop: int, random: np.random.Generator
 ) -> tuple[Float, Float, Float, float]:
     """Some voxels [n], their neighbours [n, T], the gradients around them [n], and how many each stands for."""
-    padded = np.pad(slab, ((2, 0), (_PAD, _PAD), (_PAD, _PAD)), mode="edge")
+    slab = data.slab
+    padding = ((2, 1), (_PAD, _PAD), (_PAD, _PAD))
+    padded = np.pad(slab, padding, mode="edge")
     _, rows, columns = padded.shape
     _, height, width = slab.shape
     voxels = (stop - start) * height * width
-    place = np.arange(voxels) if voxels <= ROWS_FITTED else random.integers(0, voxels, ROWS_FITTED)
+    place = np.arange(voxels) if voxels <= data.rows else random.integers(0, voxels, data.rows)
     t, rest = np.divmod(place, height * width)
     i, j = np.divmod(rest, width)
     origin = ((t + start + 2) * rows + i + _PAD) * columns + j + _PAD
     flat = padded.reshape(-1)
 
-    def neighbour(tap: Tap) -> Float:
-        values: Float = flat[origin + (tap[0] * rows + tap[1]) * columns + tap[2]].astype(np.float64)
+    def neighbour(tap: Tap, of: NDArray[np.int32] = flat) -> Float:
+        values: Float = of[origin + (tap[0] * rows + tap[1]) * columns + tap[2]].astype(np.float64)
         return values
 
-    a = np.empty((len(taps), place.size))
-    for row, tap in zip(a, taps, strict=True):
+    beside = [np.pad(reference, padding, mode="edge").reshape(-1) for reference in data.references]
+    a = np.empty((len(taps) + len(data.reference_taps), place.size))
+    for row, tap in zip(a, taps, strict=False):
         row[:] = neighbour(tap)
+    for row, (r, tap) in zip(a[len(taps) :], data.reference_taps, strict=True):
+        row[:] = neighbour(tap, beside[r])
+    target = data.target.reshape(-1)[place + start * height * width].astype(np.float64)
     west, north, north_west, north_east = (neighbour((0, *o)) for o in ((0, -1), (-1, 0), (-1, -1), (-1, 1)))
     spread: Float = np.abs(west - north_west) + np.abs(north - north_west) + np.abs(north - north_east)
     spread += np.abs(west - neighbour((0, 0, -2))) + np.abs(north - neighbour((0, -2, 0)))
-    return neighbour((0, 0, 0)), a.T, spread, voxels / place.size
+    return target, a.T, spread, voxels / place.size
 
 
 def _weighted(a: Float, x: Float, weights: Float) -> tuple[Float, Float]:

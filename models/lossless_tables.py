@@ -144,7 +144,7 @@ def small_predictor(slabs: Iterable[NDArray[np.int32]]) -> Predictor:
         information, moment = np.zeros((len(there), len(there))), np.zeros(len(there))
         for slab in slabs:
             taps = [SMALL_TAPS[k] for k in there]
-            one, other = lossless_fit.normal_equations(slab, taps, stage, len(slab), random)
+            one, other = lossless_fit.normal_equations(lossless_fit.Data(slab, slab), taps, stage, len(slab), random)
             information += one / np.trace(one)
             moment += other / np.trace(one)
         coefficients[stage:, there] = np.linalg.solve(information, moment)

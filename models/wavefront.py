@@ -5,8 +5,11 @@ one voxel of every row, and whatever a voxel is predicted from (its slice from w
 slice before) lies on planes with a smaller n. So the voxels of a plane are handled together, yet each sees a
 causal neighbourhood at full resolution, as in a raster scan:
 
-    known voxels ──► least squares of the slab ──► + NLMS filter of the row ──► prediction, in 16ths
+    known voxels, references ──► least squares of the slab ──► + NLMS filter of the row ──► prediction, in 16ths
     errors of neighbours, gradients ──► local scale ──► bucket ──► table
+
+References are arrays of the slab's shape that both sides have already (a lossy layer, an earlier volume): of these
+the neighbourhood on all sides counts.
 
 The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002, ch. 6)
 follow what no predictor of the whole slab can; each leans on the filter of the row above and on that of the same
@@ -17,7 +20,7 @@ FORMAT.md, "Lattice coder", states every step.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,6 +60,12 @@ CANDIDATES: tuple[Tap, ...] = (
     *_patch(*_SQUARE, (0, -2), (0, 2), (-2, 0)),
     *((-2, i, j) for i, j in _CROSS),
 )
+# The same of every reference; (t, i, j) there is any neighbour of the voxel.
+REFERENCE_CANDIDATES: tuple[Tap, ...] = (
+    *((0, i, j) for i, j in _SQUARE),
+    *((0, i, j) for i, j in ((0, -2), (0, 2), (-2, 0), (2, 0))),
+    *((t, 0, 0) for t in (-1, 1)),
+)
 # What the local scale is a weighted sum of: |errors| of neighbours and |differences| between pairs of them.
 ERRORS: tuple[Tap, ...] = (
     *((0, i, j) for i, j in ((-2, -1), (-2, 0), (-2, 1), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (0, -2), (0, -1))),
@@ -77,6 +86,7 @@ _NEAREST: tuple[Tap, ...] = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1))
 ADAPTIVE_VALUES: tuple[Tap, ...] = (*_NEAREST, (-1, 0, 0))
 ADAPTIVE_ERRORS: tuple[Tap, ...] = (*_NEAREST, (0, 0, -2), (0, -2, 0), (-1, 0, 0))
 INPUTS = len(ADAPTIVE_VALUES) + len(ADAPTIVE_ERRORS)
+MAX_REFERENCES = 2
 
 INPUT_MAX = 256  # inputs are in 64ths of the local scale: clipped to 4 scales
 ERROR_MAX = 128  # the error that adapts a filter: to 2 scales
@@ -99,6 +109,7 @@ BUCKETS = 128
 
 _RING = 32  # planes kept: more than any neighbour is back
 _REACH = 8  # rows above and below the active ones whose padding is kept up
+_PAD = 2  # of references: no neighbour is farther in a slice
 _MARGIN = 12  # unused rows of lanes before the first
 
 
@@ -115,7 +126,8 @@ class Predictor:
     """Least squares: prediction = sum of coefficients * neighbours, in 2**-13."""
 
     taps: tuple[Tap, ...]
-    coefficients: NDArray[np.int32]  # [STAGES, taps], below 2**15 in size; 0 where a stage lacks the slice
+    coefficients: NDArray[np.int32]  # [STAGES, all taps], below 2**15 in size; 0 where a stage lacks the slice
+    reference_taps: tuple[tuple[int, Tap], ...] = ()  # (number of the reference, neighbour), after `taps`
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +189,19 @@ class Wavefront:
     on a plane, and the neighbours of these voxels at each offset, are contiguous. Column 0 stands for t = -1.
     """
 
-    def __init__(self, shape: tuple[int, int, int], span: int, border: int, predictor: Predictor, scale_weights: Float) -> None:
-        """span: the largest value (the least is 0); border: value beyond the slab; scale_weights: `Shipped`'s."""
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        span: int,
+        border: int,
+        predictor: Predictor,
+        scale_weights: Float,
+        references: Sequence[NDArray[np.int32]] = (),
+        *,
+        adaptive: bool = True,
+    ) -> None:
+        """span: the largest value (the least is 0); border: value beyond the slab; scale_weights: `Shipped`'s;
+        references: [slices, height, width] each, of the same values; adaptive: with the rows' filters."""
         slices, height, width = shape
         self._width, self._span = width, float(span * UNIT)
         self._columns = slices + 1
@@ -193,6 +216,12 @@ class Wavefront:
         self._valid = (t >= 0) & (i >= 0) & (i < height) & (s < self._rows)
         self._valid_lanes = np.flatnonzero(self._valid)
         self._origin = ((t * height + i) * width - 2 * i - 4 * t)[self._valid_lanes]
+        padded = [np.pad(reference, ((1, 1), (_PAD, _PAD), (_PAD, _PAD)), mode="edge") for reference in references]
+        self._references = [(reference * float(UNIT)).reshape(-1) for reference in padded]
+        rows, columns = height + 2 * _PAD, width + 2 * _PAD
+        self._reference_origin = (((t + 1) * rows + i + _PAD) * columns + _PAD - 2 * i - 4 * t)[self._valid_lanes]
+        self._reference_taps = [(r, (t * rows + i) * columns + j) for r, (t, i, j) in predictor.reference_taps]
+        self._adaptive = adaptive
 
         self._x = np.full((_RING, lanes), float(border * UNIT))  # values, [plane % _RING, lane]
         self._e = np.zeros((_RING, lanes))  # errors of their predictions
@@ -212,7 +241,7 @@ class Wavefront:
         self._scale_weights = scale_weights
 
         most = self._columns * min(self._rows, (width + 1) // 2)
-        self._neighbours = np.empty((len(self._taps), most))
+        self._neighbours = np.zeros((len(self._taps) + len(self._reference_taps), most))
         self._features = np.empty((FEATURES, most))
         self._quotients = np.empty((INPUTS, most))
         self._inputs = np.empty((INPUTS, most), np.int32)
@@ -229,14 +258,16 @@ class Wavefront:
             if first > last:
                 continue
             starting = n % 2 == 0 and last == n // 2
-            if starting:
+            if starting and self._adaptive:
                 self._start_filters(n)
             known = self._valid_lanes.searchsorted((a, b))
             lanes = self._valid_lanes[known[0] : known[1]] - a
 
-            prediction = self._predict(n, a, b)
+            beside = self._reference_origin[known[0] : known[1]] + n if self._references else None
+            prediction = self._predict(n, a, b, lanes, beside)
             scale = self._scale(n, a, b)
-            prediction = self._adapt(n, a, b, prediction, scale)
+            if self._adaptive:
+                prediction = self._adapt(n, a, b, prediction, scale)
             nearest = np.floor((prediction + UNIT // 2) * (1 / UNIT))
             fraction = prediction - nearest * UNIT
             bucket = (scale.view(np.int64) >> 50) - (1023 << 2)
@@ -259,7 +290,8 @@ class Wavefront:
         e[lanes] = x[lanes] - prediction[lanes]
         self._x[n % _RING, a:b] = x
         self._e[n % _RING, a:b] = e
-        self._learn(a, b, e * self._valid[a:b], scale)
+        if self._adaptive:
+            self._learn(a, b, e * self._valid[a:b], scale)
 
     def _keep_padding(self, n: int, a: int, b: int) -> None:
         """Beyond its ends a row goes on with the value it had on the plane before."""
@@ -278,11 +310,19 @@ class Wavefront:
         self._x[:, below] = self._x[n % _RING, rows]
         self._e[:, below] = self._e[n % _RING, rows]
 
-    def _predict(self, n: int, a: int, b: int) -> Float:
-        """Least squares, in 16ths, within the range of the values."""
+    def _predict(
+        self, n: int, a: int, b: int, voxels: NDArray[np.intp], beside: NDArray[np.intp] | None
+    ) -> Float:
+        """Least squares, in 16ths, within the range of the values.
+
+        voxels: the lanes, from a on, that hold one; beside: where these stand in the references.
+        """
         neighbours = self._neighbours[:, : b - a]
         for k, (back, on) in enumerate(self._taps):
             neighbours[k] = self._x[(n - back) % _RING, a + on : b + on]
+        if beside is not None:
+            for k, (r, on) in enumerate(self._reference_taps, len(self._taps)):
+                neighbours[k, voxels] = self._references[r].take(beside + on)
         total: Float = self._coefficients[-1] @ neighbours
         for stage in range(min(self._slices, STAGES - 1)):
             lanes = slice(stage + 1, None, self._columns)

@@ -444,3 +444,47 @@ def test_streams_are_the_same_as_from_python(scan: Path, stream: Path, tmp_path:
     assert (tmp_path / "x.mrc").read_bytes() == codec.encode(scan)
     volume = codec.decode(tmp_path / "x.mrc")
     np.testing.assert_array_equal(volume.array.shape, (2, 12, 40, 36))
+
+
+def test_bounds_layers_previews_and_salvage(scan: Path, tmp_path: Path) -> None:
+    original = codec.decode(codec.encode(scan, lossless=True) or b"").array
+    mrc, out = tmp_path / "a.mrc", tmp_path / "a.nii.gz"
+    result = run("encode", scan, "-o", mrc, "--max-error", "3")
+    assert result.exit_code == 0 and "every voxel within 3" in result.stderr
+    assert "every voxel within 3 stored units" in run("info", mrc).stdout
+    assert json.loads(run("info", mrc, "--json").stdout)["max_error"] == 3
+
+    result = run("encode", scan, "-o", mrc, "-f", "--lossless", "--max-error", "2", "--layers", "--effort", "fast")
+    assert result.exit_code == 0 and "with layers (lossy, bounded)" in result.stderr
+    assert "the .nii.gz comes back (zlib level 9)" in result.stderr
+    assert run("decode", mrc, "-o", out).exit_code == 0 and out.read_bytes() == scan.read_bytes()
+    assert run("decode", mrc, "-o", out, "-f", "--layer", "2").exit_code == 0
+    assert np.abs(codec.decode(mrc, layer=2).array - original).max() <= 2
+    assert run("decode", mrc, "-o", out, "-f", "--layer", "9").exit_code == 2
+    assert run("decode", mrc, "-o", out, "-f", "--preview").exit_code == 0
+    assert run("decode", mrc, "-o", out, "-f", "--preview", "--slices", "0:1").exit_code == 2
+
+    codec.encode(scan, lossless=True, out=mrc)
+    damaged = bytearray(mrc.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    mrc.write_bytes(damaged)
+    out.unlink()
+    result = run("decode", mrc, "-o", out)
+    assert result.exit_code == 1 and "slab " in result.stderr and not out.exists()
+    result = run("decode", mrc, "-o", out, "--salvage")
+    assert result.exit_code == 1 and "lost: slab " in result.stderr and out.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--max-error", "x"),
+        ("--max-error", "0"),
+        ("--layers",),
+        ("--max-error", "2", "--quality", "3"),
+        ("--lossless", "--max-error", "2"),
+    ],
+)
+def test_bounds_that_are_wrong(scan: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run("encode", scan, "-o", tmp_path / "a.mrc", *options)
+    assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "a.mrc").exists()

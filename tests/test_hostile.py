@@ -27,7 +27,11 @@ def streams() -> dict[str, bytes]:
     rgb = np.zeros((2, 3, 4), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     made: dict[str, bytes | None] = {
         "lattice": codec.encode(array, lossless=True),
-        "store": codec.encode(array * np.float64(np.pi), lossless=True),
+        "store": codec.encode(array.astype(np.complex64) * np.float32(np.pi), lossless=True),
+        "grid": codec.encode(array * np.float64(np.pi), lossless=True),
+        "ordered": codec.encode(np.sqrt(array.astype(np.float32)), lossless=True),
+        "chain": codec.encode(np.stack([array[:2], array[1:]]), lossless=True),
+        "bounded": codec.encode(array, max_error=3),
         "rgb": codec.encode(rgb, lossless=True),
     }
     for model in ("default", "hyperprior", "factorized"):
@@ -35,7 +39,7 @@ def streams() -> dict[str, bytes]:
     return {name: stream for name, stream in made.items() if stream is not None}
 
 
-STREAMS = ("lattice", "store", "rgb", "default", "hyperprior", "factorized")
+STREAMS = ("lattice", "store", "grid", "ordered", "chain", "bounded", "rgb", "default", "hyperprior", "factorized")
 
 
 @pytest.fixture(scope="module")

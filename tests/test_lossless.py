@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,16 @@ def test_flipped_bits_decode_to_something_or_are_a_format_error() -> None:
 class Reference:
     """The arithmetic of FORMAT.md, "Lattice coder", voxel by voxel in Python's integers."""
 
-    def __init__(self, slab: NDArray[np.int32], border: int, predictor: wavefront.Predictor) -> None:
+    def __init__(
+        self,
+        slab: NDArray[np.int32],
+        border: int,
+        predictor: wavefront.Predictor,
+        references: Sequence[NDArray[np.int32]] = (),
+        filters: bool = True,
+    ) -> None:
         self.slab = slab
+        self.references, self.reference_taps, self.filters_on = references, predictor.reference_taps, filters
         self.shape = slab.shape
         self.border, self.largest = border, int(slab.max())
         self.taps, self.coefficients = predictor.taps, predictor.coefficients.tolist()
@@ -245,9 +254,11 @@ class Reference:
         stage = min(t, 2)
         top = 16 * self.largest
 
-        total = sum(
-            c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in zip(self.coefficients[stage], self.taps, strict=True) if c
-        )
+        pairs = zip(self.coefficients[stage], self.taps, strict=False)
+        total = sum(c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in pairs if c)
+        for c, (r, (dt, di, dj)) in zip(self.coefficients[stage][len(self.taps) :], self.reference_taps, strict=True):
+            place = (min(max(n, 0), size - 1) for n, size in zip((t + dt, i + di, j + dj), self.shape, strict=True))
+            total += c * 16 * int(self.references[r][tuple(place)])
         p = min(max((total + (1 << 12)) >> 13, 0), top)
 
         features = [abs(self.e(t + dt, i + di, j + dj)) for dt, di, dj in wavefront.ERRORS]
@@ -272,7 +283,8 @@ class Reference:
             own = above if i else before.get((t - 1, i), zeros)
         w = [(11 * a + 3 * b + 2 * c + 8) >> 4 for a, b, c in zip(own, above, beside, strict=True)]
         q = max(-(1 << 24), min(1 << 24, sum(a * b for a, b in zip(w, u, strict=True))))
-        p = min(max(p + ((q * m + (1 << 21)) >> 22), 0), top)
+        if self.filters_on:
+            p = min(max(p + ((q * m + (1 << 21)) >> 22), 0), top)
 
         error = 16 * int(self.slab[t, i, j]) - p
         self.error[t, i, j] = error
@@ -319,6 +331,74 @@ def test_predictions_are_those_of_the_format(make: Any, shape: tuple[int, int, i
         assert found == reference
 
 
+@pytest.mark.parametrize("filters", [True, False])
+def test_predictions_beside_references_are_those_of_the_format(filters: bool) -> None:
+    shape = (4, 9, 11)
+    slab = scan_like(shape)
+    slab -= slab.min()
+    references = [np.clip(slab + n - np.random.default_rng(n).integers(0, 9, shape), 0, None) for n in (1, 2)]
+    random = np.random.default_rng(2)
+    beside = tuple((r, tap) for r in (0, 1) for tap in wavefront.REFERENCE_CANDIDATES if random.random() < 0.6)
+    taps = wavefront.CANDIDATES[:20]
+    coefficients = random.integers(-900, 900, (3, len(taps) + len(beside))).astype(np.int32)
+    predictor = wavefront.Predictor(taps, coefficients, beside)
+    weights = wavefront.shipped().scale_weights
+    walk = wavefront.Wavefront(shape, int(slab.max()), 3, predictor, weights, references, adaptive=filters)
+    found: list[tuple[int, int, int, int]] = []
+    for plane in walk.planes():
+        columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
+        found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
+        walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
+    assert found == Reference(slab, 3, predictor, references, filters).run()
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.integers(0, 40), st.integers(0, 2), st.booleans(), st.integers(0, 9))
+def test_every_slab_comes_back_within_its_bound(
+    shape: tuple[int, int, int], bound: int, beside: int, sparse: bool, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    slab = (random.normal(200, 40, shape) * ((random.random(shape) < 0.3) if sparse else 1)).astype(np.int32)
+    references = [(slab + random.integers(-9, 10, shape)).astype(np.int32) for _ in range(beside)]
+    stream = EntropyEncoder()
+    decoded = lossless.encode_slab(slab, Coder(stream), max_error=bound, references=references)
+    assert np.abs(decoded - slab).max() <= bound and slab.min() <= decoded.min() and decoded.max() <= slab.max()
+    reader = EntropyDecoder(stream.finish())
+    assert (lossless.decode_slab(shape, Coder(reader), max_error=bound, references=references) == decoded).all()
+    reader.finish()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st.integers(1, lossless.WITHIN_MOST), st.integers(0, 9))
+def test_every_slab_comes_back_from_a_bounded_layer(shape: tuple[int, int, int], within: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    slab = random.normal(200, 30, shape).astype(np.int32)
+    layer = (slab + random.integers(-within, within + 1, shape)).astype(np.int32)
+    stream = EntropyEncoder()
+    writer = Coder(stream)
+    writer.tables["within"] = Tables(*lossless.within_tables(within))
+    lossless.encode_slab(slab, writer, references=[layer], within=within)
+    reader = Coder(EntropyDecoder(stream.finish()))
+    reader.tables = writer.tables
+    assert (lossless.decode_slab(shape, reader, references=[layer], within=within) == slab).all()
+
+
+def test_tables_within_a_bound_are_those_of_the_format() -> None:
+    within = 3
+    made = lossless.within_tables(within)
+    voxel = lossless.TABLES["voxel"].weights.astype(int).tolist()
+    indices = 88 + 4 * (2 + within.bit_length())
+    assert made.weights.shape == (indices * (2 * (within + 4) + 1), 2 * within + 2) and made.low == -within
+    for z in (-7, -3, 0, 2, 7):
+        for m in (0, 1, 8, 30, 87, 88, 91, 92, 99, indices - 1):
+            k = max(max(m, 1) - 88, 0) // 4
+            row = voxel[max(m, 1) if m < 88 else 88 + (m - 88) % 4]
+            weights = [row[min(max((u - z + ((1 << k) // 2)) >> k, -40), 40) + 40] for u in range(-within, within + 1)]
+            whole = [1 + w * (2**24 - 2 * within - 2) // sum(weights) for w in weights]
+            whole[whole.index(max(whole))] += 2**24 - 1 - sum(whole)
+            assert made.weights[(z + within + 4) * indices + m].tolist() == [*whole, 1]
+
+
 def test_indices_of_kinds_stay_within_the_tables() -> None:
     index = lossless.index_of_kind()
     assert index.shape == (wavefront.KINDS, 16) and not index[0].any() and index[1:].all()
@@ -338,9 +418,12 @@ def test_shipped_tables_are_those_of_the_formulas() -> None:
 def test_chosen_tables_cost_what_is_paid() -> None:
     slab = scan_like((8, 64, 64))
     slab -= slab.min()
-    predictor = lossless_fit.fit_predictor(slab)
-    context, error, sizes = lossless.predict(slab, int(slab.max()), lossless_fit.choose_border(slab), predictor)
-    assert sum(sizes) == context.size == error.size == slab.size
+    side = lossless.Side(
+        0, int(slab.max()), border=lossless_fit.choose_border(slab), predictor=lossless_fit.fit_predictor(slab)
+    )
+    found = lossless.predict(slab, side)
+    context, error = found.context, found.error
+    assert sum(found.sizes) == context.size == error.size == slab.size
     kinds = lossless_fit.choose_kinds(context, error)
     bits = 0.0
     for bucket in np.unique(context >> 4).tolist():

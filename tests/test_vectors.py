@@ -19,6 +19,8 @@ EXPECTED = VECTORS / "expected.json"
 MADE = {
     "lossless-thick": ("thick_flair.nii.gz", {"lossless": True}),
     "lossless-4d": ("dwi_4d.nii.gz", {"lossless": True}),
+    "bounded-isotropic": ("isotropic_t1w.nii.gz", {"max_error": 4}),
+    "bounded-4d": ("dwi_4d.nii.gz", {"max_error": "0.5sigma", "effort": "fast"}),
     "default-isotropic": ("isotropic_t1w.nii.gz", {"quality": 50.0}),
     "default-fine": ("prostate_t2w.nii.gz", {"quality": 75.0}),
     "default-coarse": ("thick_flair.nii.gz", {"quality": 20.0}),
