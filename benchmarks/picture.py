@@ -50,7 +50,7 @@ def main(rd: Path, output: Path) -> None:
     figure.colorbar(shown, ax=axes[2], shrink=0.7)
     for axis in axes[:3]:
         axis.set_axis_off()
-    points = json.loads(rd.read_text())["points"]
+    points = [point for point in json.loads(rd.read_text())["points"] if isinstance(point["psnr"], float)]  # none exact
     for name in dict.fromkeys(point["codec"] for point in points):
         curve = sorted((p["bpv"], p["psnr"]) for p in points if p["codec"] == name)
         axes[3].plot(*zip(*curve, strict=True), "o-", markersize=3, label=name)

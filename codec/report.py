@@ -343,18 +343,19 @@ def _curves(samples: Sequence[Sample], first: dict[tuple[str, str], Point]) -> A
             _axes(panel, [sample.bpv for sample in of_volume])
         left.set_ylabel(f"PSNR (dB), peak = max − min = {point.peak:g}")
         right.set_ylabel(f"SSIM, {SSIM_WINDOW} × {SSIM_WINDOW} in-plane (shown as −log₁₀(1 − SSIM))")
-        finite = [sample.psnr for sample in of_volume if math.isfinite(sample.psnr)]
         for codec, curve in _by_codec(of_volume):
             style = _style(codec)
             shown = [sample for sample in curve if math.isfinite(sample.psnr)]
-            left.plot([s.bpv for s in shown], [s.psnr for s in shown], linewidth=1.4, markersize=4.5, **style)
+            if shown:
+                left.plot([s.bpv for s in shown], [s.psnr for s in shown], linewidth=1.4, markersize=4.5, **style)
             for sample in curve:
                 if sample.psnr == math.inf:  # a mark at the upper edge
                     left.axvline(sample.bpv, color=style.get("color", "#777777"), linewidth=1, linestyle=":")
-                    left.annotate(f"{style['label']}: exact", (sample.bpv, max(finite, default=1)), rotation=90,
-                                  fontsize=7, va="top", ha="right")  # fmt: skip
+                    left.annotate(f"{style['label']}: exact", (sample.bpv, 0.02), xycoords=left.get_xaxis_transform(),
+                                  rotation=90, fontsize=7, va="bottom", ha="right")  # curves are far above there
             known = [s for s in shown if s.ssim < 1 - 1e-6]
-            right.plot([s.bpv for s in known], [s.ssim for s in known], linewidth=1.4, markersize=4.5, **style)
+            if known:
+                right.plot([s.bpv for s in known], [s.ssim for s in known], linewidth=1.4, markersize=4.5, **style)
         right.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(1 - y, 1e-6)), lambda v: 1 - 10.0**-v))
         right.set_yticks([0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995])
         right.yaxis.set_major_formatter(lambda ssim, _: f"{ssim:g}")
@@ -377,7 +378,7 @@ def _errors(samples: Sequence[Sample], first: dict[tuple[str, str], Point]) -> A
         of_volume = [sample for sample in samples if (sample.volume, sample.roi) == place and sample.maxerr >= 0]
         panel.set_title(_title(point), loc="left", fontsize=10)
         _axes(panel, [sample.bpv for sample in of_volume])
-        panel.set_yscale("symlog", linthresh=1)
+        panel.set_yscale("symlog", linthresh=1, linscale=0.3)
         panel.set_ylabel("largest error (stored units)")
         for codec, curve in _by_codec(of_volume):
             panel.plot([s.bpv for s in curve], [s.maxerr for s in curve], linewidth=1.4, markersize=4.5, **_style(codec))
@@ -427,7 +428,8 @@ def _legend(figure: Any, panels: Iterable[Any]) -> None:
     """One for all panels, above them."""
     lines = {line.get_label(): line for panel in panels for line in panel.lines if line.get_label()[0] != "_"}
     if lines:
-        figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
+        columns = max(1, int(figure.get_figwidth() / 2))  # inches that a name and its line may take
+        figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
 
 
 def _title(point: Point) -> str:
