@@ -1,6 +1,6 @@
 """The file: magic, version, chunks, and an index of the slabs at its end (FORMAT.md, "Container").
 
-    magic 8 | version u16 | HEAD | ORIG? | META? | SLAB ... | ENDX
+    magic 8 | version u16 | HEAD | ORIG? | META? | DICM? ... | SLAB ... | ENDX
 
 A chunk is a type (four letters), a length, the payload and a CRC-32. The reader checks everything but the
 slabs when it opens a stream, and each slab when it is asked for. Nothing is allocated from a number in the
@@ -29,6 +29,9 @@ FRAMING = 12  # bytes of a chunk beyond its payload: type, length, CRC
 
 HEAD, ORIG, META, SLAB, END = b"HEAD", b"ORIG", b"META", b"SLAB", b"ENDX"
 _ONCE_BEFORE_SLABS = (HEAD, ORIG, META)  # in this order
+# of a series of files: their table, what surrounds the voxels, other bytes, further stacks, padding voxels
+DICM, DHDR, DRAW, STCK, PADV = b"DICM", b"DHDR", b"DRAW", b"STCK", b"PADV"
+_SERIES = (DICM, DHDR, DRAW, STCK, PADV)  # any number of them, in any order, before the slabs
 
 STORE = 0  # coder: byte planes and zstd
 LATTICE = 1  # coder: lossless prediction in lattice passes; 2 and up are the learned lossy coders
@@ -214,8 +217,8 @@ class Section:
 class ContainerWriter:
     """Writes a stream from front to back; never seeks.
 
-    Order: ``chunk`` ORIG, META (each at most once), ``slab`` ..., ancillary ``chunk`` s before or after the
-    slabs, ``finish``. ValueError on any other order.
+    Order: ``chunk`` ORIG, META (each at most once), those of a series, ``slab`` ..., ancillary ``chunk`` s
+    before or after the slabs, ``finish``. ValueError on any other order.
     """
 
     def __init__(self, file: BinaryIO, header: StreamHeader) -> None:
@@ -230,7 +233,7 @@ class ContainerWriter:
         self._write_chunk(HEAD, payload)
 
     def chunk(self, type: bytes, payload: bytes) -> None:
-        """ORIG, META or an ancillary chunk (first letter lower case)."""
+        """ORIG, META, a chunk of a series or an ancillary one (first letter lower case)."""
         if len(type) != 4 or not type.isalpha():
             raise ValueError(f"expected a chunk type of four ASCII letters, found {type!r}")
         if type in (ORIG, META):
@@ -240,9 +243,13 @@ class ContainerWriter:
                     f"expected ORIG, then META, once each and before the slabs, found {type.decode()}"
                 )
             self._last_ordered = position
+        elif type in _SERIES:
+            if self._lengths:
+                raise ValueError(f"expected {type.decode()} before the slabs, found it after them")
         elif not _is_ancillary(type):
             raise ValueError(
-                f"expected ORIG, META or an ancillary chunk (lower case first), found {type.decode()}"
+                "expected ORIG, META, a chunk of a series or an ancillary one (lower case first), "
+                f"found {type.decode()}"
             )
         self._write_chunk(type, payload)
         self._after_slabs = bool(self._lengths)
@@ -323,6 +330,13 @@ class ContainerReader:
             raise FormatError(f"expected one chunk {name}, found {len(found)}: the file is damaged")
         return self._payload(found[0]) if found else None
 
+    def chunks(self, type: bytes) -> Iterator[bytes]:
+        """The payloads of all chunks of this type, in file order, each read when it is asked for."""
+        name = type.decode("ascii")
+        for section in self._sections:
+            if section.type == name:
+                yield self._payload(section)
+
     def sections(self) -> list[Section]:
         """Every chunk in file order. Their sizes and the 10 bytes in front add up to ``size``."""
         return list(self._sections)
@@ -388,6 +402,12 @@ class ContainerReader:
                         f"at byte {offset}: the file is damaged"
                     )
                 ordered = position
+            elif kind in _SERIES:
+                if slabs_seen:
+                    raise FormatError(
+                        f"expected {section.type} before the slabs, found it at byte {offset}, after them: "
+                        "the file is damaged"
+                    )
             elif kind == END:
                 raise FormatError(
                     f"expected one chunk ENDX, at byte {end.offset}, found another at byte {offset}: "

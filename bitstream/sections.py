@@ -47,9 +47,9 @@ def _typical_nifti_header() -> bytes:
 ORIG_PREFIX = _typical_nifti_header()
 
 
-def compress(data: bytes, level: int = _BEST_LEVEL, prefix: bytes = b"") -> bytes:
-    """One zstd frame that declares its content size."""
-    if len(data) > _BEST_BYTES:
+def compress(data: bytes, level: int = _BEST_LEVEL, prefix: bytes = b"", best_bytes: int = _BEST_BYTES) -> bytes:
+    """One zstd frame that declares its content size; more than ``best_bytes`` are compressed faster."""
+    if len(data) > best_bytes:
         level = min(level, _FAST_LEVEL)
     compressor = zstandard.ZstdCompressor(level=level, dict_data=_dictionary(prefix), write_dict_id=False)
     return compressor.compress(data)

@@ -1,25 +1,32 @@
-"""`mricodec rd-curve`."""
+"""`mricodec rd-curve` and `compare`."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+from numpy.typing import NDArray
 
-from mricodec.codec.rate_distortion import LEAST_POINTS, MODELS
+from mricodec.codec.contenders import LIVE, MODELS, USUAL
+from mricodec.codec.rate_control import Effort
+from mricodec.codec.rate_distortion import LEAST_POINTS, Contender
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("rd-curve")
-@click.argument(
-    "scans", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("scans", nargs=-1, required=True, type=_FILE)
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the coded files, rd.csv, rd.json, rd.png and rd.svg.",
+    help="Folder for the coded files, tables, plots and rd.html.",
 )
 @click.option(
     "--model",
@@ -30,12 +37,18 @@ from mricodec.codec.rate_distortion import LEAST_POINTS, MODELS
     type=click.Choice(MODELS),
     help="Model to draw a curve of; may be given several times.",
 )
+@click.option("--effort", "efforts", multiple=True, default=("default",), type=click.Choice(("default", "high")),
+              help="Effort of the models' encoders; may be given twice.")  # fmt: skip
+@click.option("--codec", "codecs", multiple=True, metavar="MODULE:OBJECT",
+              help="Anyone's codec, see mricodec.codec.contenders; may be given several times.")  # fmt: skip
+@click.option("--live", "lives", multiple=True, type=click.Choice((*LIVE, "none")),
+              help=f"Peers to run; default: {', '.join(USUAL)}, those that are installed.")  # fmt: skip
+@click.option("--peers", "csvs", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
+              help="CSV with points of other codecs on the same volumes; may be given several times.")  # fmt: skip
+@click.option("--central", type=click.IntRange(min=1), metavar="N",
+              help="Code bare arrays, of a 4-D scan the first volume, and of it the central N slices.")  # fmt: skip
 @click.option(
-    "--points",
-    default=10,
-    show_default=True,
-    type=click.IntRange(min=LEAST_POINTS),
-    help="Files per curve, over --quality 0 to 80.",
+    "--points", default=10, show_default=True, type=click.IntRange(min=LEAST_POINTS), help="Files per curve."
 )
 @click.option(
     "-f", "--force", is_flag=True, help="Measure everything again, overwrite what is in the folder."
@@ -50,6 +63,11 @@ def rd_curve(
     scans: tuple[Path, ...],
     output: Path,
     models: tuple[str, ...],
+    efforts: tuple[Effort, ...],
+    codecs: tuple[str, ...],
+    lives: tuple[str, ...],
+    csvs: tuple[Path, ...],
+    central: int | None,
     points: int,
     force: bool,
     threads: int | None,
@@ -57,38 +75,57 @@ def rd_curve(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Rate-distortion curves of SCANS: PSNR and SSIM against bits per voxel, JPEG 2000 beside it.
+    """Rate-distortion curves of SCANS, other codecs beside them: PSNR, SSIM and more against bits per voxel.
 
     Every point is a real file that is decoded again: the rate counts all of its bytes. Repeating the command
     measures only what is missing. Needs the extra 'bench' (pip install 'mricodec[bench]').
     """
-    from mricodec.codec import rate_distortion, report
+    from mricodec.codec import contenders, report
     from mricodec.codec.peers import MissingExtra
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    names = tuple(dict.fromkeys(models))
+    failures = []
     try:
         report.require_extras()
-        contenders = [rate_distortion.Mricodec(name, device=device) for name in names]
-        with click.progressbar(
-            length=len(scans) * (len(names) + 1) * points,
-            label="rd-curve",
-            file=sys.stderr,
-            hidden=quiet or not sys.stderr.isatty(),
-            item_show_func=lambda label: label,
-        ) as bar:
+    except MissingExtra as error:
+        raise click.UsageError(str(error)) from error
+    own = [
+        contenders.Mricodec(name, effort=effort, device=device)
+        for name in dict.fromkeys(models)
+        for effort in dict.fromkeys(efforts)
+    ]
+    tested: list[Contender] = [*own]
+    if contenders.MricodecNearLossless.supported():
+        tested.append(contenders.MricodecNearLossless())
+    tested.append(contenders.MricodecLossless())
+    for where in codecs:
+        try:
+            tested.append(contenders.load(where))
+        except ValueError as error:
+            failures.append(str(error))
+    rivals, missing = contenders.live([name for name in lives or USUAL if name != "none"])
+    for name, reason in missing.items():
+        if lives:
+            failures.append(f"{name}: {reason}")
+        elif not quiet:
+            click.echo(f"not run: {name}: {reason}", err=True)
+    try:
+        with _points_bar(quiet) as progress:
             result = report.rd_curve(
                 scans,
                 output,
-                contenders=contenders,
-                qualities=rate_distortion.spread_qualities(points),
+                contenders=tested,
+                rivals=rivals,
+                csvs=csvs,
+                points=points,
+                central=central,
                 force=force,
-                progress=lambda label: bar.update(1, label),
+                progress=progress,
             )
-    except (MissingExtra, FileExistsError) as error:
+    except FileExistsError as error:
         raise click.UsageError(str(error)) from error
     if verbose:
         for point in result.points:
@@ -98,41 +135,74 @@ def rd_curve(
             )
     if not quiet:
         for comparison in result.comparisons:
-            click.echo(str(comparison))
+            if verbose or comparison.codec == tested[0].name:
+                click.echo(str(comparison))
         for file in result.files:
             click.echo(str(file))
-    for entry in result.left_out:
-        click.echo(
-            f"left out: {entry.volume}{entry.codec and ' with '}{entry.codec}: {entry.reason}", err=True
-        )
-    if result.left_out:
+    failures += [str(entry) for entry in result.left_out]
+    for failure in failures:
+        click.echo(f"left out: {failure}", err=True)
+    if failures:
         raise click.exceptions.Exit(1)
 
 
+@contextlib.contextmanager
+def _points_bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """One line on a terminal: how far, what is measured, and how long it may take."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, label: None
+        return
+    start = time.monotonic()
+
+    def show(done: int, total: int, label: str) -> None:
+        left = (time.monotonic() - start) / done * (total - done) if done else 0.0
+        rest = f", {left / 60:.0f} min left" if left > 90 else ""
+        click.echo(f"\r\033[K{done}/{total} {label[:70]}{rest}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r\033[K", nl=False, err=True)
+
+
 @click.command()
-@click.argument("original", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("decoded", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("original", type=click.Path(exists=True, path_type=Path))
+@click.argument("decoded", type=click.Path(exists=True, path_type=Path))
 def compare(original: Path, decoded: Path) -> None:
-    """PSNR, SSIM and largest error of DECODED (a scan or a stream) against ORIGINAL, in stored units."""
-    from mricodec import codec
+    """PSNR, SSIM and largest error of DECODED (a scan, a stream or a DICOM folder) against ORIGINAL, in stored units.
+
+    Of a DICOM series its largest stack is compared.
+    """
     from mricodec.codec import metrics
-    from mricodec.codec.rate_distortion import Source
 
-    from .main import naming
-
-    source = Source.of_file(original)
-    with decoded.open("rb") as file:
-        is_stream = file.read(len(codec.MAGIC)) == codec.MAGIC
-    if is_stream:
-        with naming(str(decoded)):
-            voxels = codec.decode(decoded).array
-    else:
-        voxels = Source.of_file(decoded).voxels
-    if voxels.shape != source.voxels.shape:
-        raise click.UsageError(f"expected scans of one shape, found {source.voxels.shape} and {voxels.shape}")
-    found = metrics.compare(source.voxels, voxels)
-    bits = 8 * decoded.stat().st_size / source.voxels.size
+    (source, _), (voxels, size) = _voxels(original), _voxels(decoded)
+    if voxels.shape != source.shape:
+        raise click.UsageError(f"expected scans of one shape, found {source.shape} and {voxels.shape}")
+    found = metrics.compare(source, voxels)
+    bits = 8 * size / source.size
     click.echo(
         f"PSNR {found.psnr:.2f} dB (peak {found.peak:g}), SSIM {found.ssim:.4f}, RMSE {found.rmse:.4g}, "
         f"largest error {found.max_error:g}; {decoded.name}: {bits:.3f} bits per voxel"
     )
+
+
+def _voxels(path: Path) -> tuple[NDArray[Any], int]:
+    """Of a scan, a stream or a DICOM series, and the bytes of all its files."""
+    from mricodec import codec
+    from mricodec.codec.rate_distortion import Source
+    from mricodec.codec.series import series_voxels
+
+    from .main import naming
+    from .series import is_series
+
+    if is_series((str(path),)):
+        (series, *others) = codec.find_series(path)
+        if others:
+            raise click.UsageError(f"{path}: expected one DICOM series, found {1 + len(others)}")
+        return series_voxels(series), series.size
+    with path.open("rb") as file:
+        is_stream = file.read(len(codec.MAGIC)) == codec.MAGIC
+    if not is_stream:
+        return Source.of_file(path).voxels, path.stat().st_size
+    with naming(str(path)):
+        return codec.decode(path).array, path.stat().st_size

@@ -16,17 +16,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
 
 if TYPE_CHECKING:
-    from mricodec.codec import EncodeReport, StreamInfo
+    from mricodec.codec import EncodeReport, Finding, StreamInfo
 
 PROGRESS_AFTER = 1.0  # seconds
 
 # name -> (module:function, the line in --help); importing them costs up to two seconds
 _LAZY = {
+    "batch": ("mricodec.cli.batch:batch", "Encode or decode a tree of scans."),
     "cache": ("mricodec.cli.train:cache", "Pack a folder of scans into one file for training."),
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
     "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside JPEG 2000."),
@@ -109,6 +110,7 @@ class _RangeType(click.ParamType):  # type: ignore[type-arg]
             )
 
 
+_SOURCE = click.Path(exists=True, allow_dash=True)
 _INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _OUTPUT = click.Path(dir_okay=False, allow_dash=True)
 
@@ -149,42 +151,79 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("scan", type=_INPUT)
-@click.option("-o", "--output", required=True, type=_OUTPUT, help="The stream to write (.mrc).")
+@click.argument("paths", nargs=-1, required=True, type=_SOURCE, metavar="SCAN | DICOM...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(allow_dash=True),
+    help="The stream to write (.mrc); a folder for several DICOM series.",
+)
 @click.option(
     "--quality",
     type=click.FloatRange(0, 100),
     help="Fidelity relative to the scan's noise; default: 50, below it.",
 )
+@click.option("--psnr", type=click.FloatRange(0, min_open=True), help="Instead of --quality: PSNR in dB, within 0.1.")
+@click.option("--bpv", type=click.FloatRange(0, min_open=True), help="Instead: bits per voxel of the file, within 2 %.")
+@click.option("--ratio", type=click.FloatRange(0, min_open=True), help="Instead: stored voxels over file, within 2 %.")
 @click.option("--lossless", is_flag=True, help="Restore every bit.")
+@click.option(
+    "--effort", type=click.Choice(("default", "high")), default="default", show_default=True,
+    help="high: search longer for a smaller file.",
+)  # fmt: skip
 @click.option("--model", help="default, hyperprior or factorized.")
+@click.option("--deidentify", is_flag=True, help="Take identities out of the headers (DICOM PS3.15 basic profile).")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @_common
 def encode(
-    scan: str,
+    paths: tuple[str, ...],
     output: str,
     quality: float | None,
+    psnr: float | None,
+    bpv: float | None,
+    ratio: float | None,
     lossless: bool,
+    effort: Literal["default", "high"],
     model: str | None,
+    deidentify: bool,
     force: bool,
     threads: int | None,
     device: str,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz)."""
-    if lossless and (quality is not None or model is not None):
-        raise _WrongUsage("--lossless takes neither --quality nor --model")
+    """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz), or DICOM series: folders and files."""
+    if lossless and (quality is not None or model is not None or effort != "default"):
+        raise _WrongUsage("--lossless takes neither --quality nor --model nor --effort")
+    given = {"--quality": quality, "--psnr": psnr, "--bpv": bpv, "--ratio": ratio, "--lossless": lossless or None}
+    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+        raise _WrongUsage(f"expected one of {' and '.join(named)}; leave out the rest")
     _set_threads(threads)
-    _check_output(output, scan, force)
+    from . import series
+
+    scan = paths[0]
+    dicom = series.is_series(paths)
+    if not dicom:
+        _check_output(output, scan, force)
     from mricodec import codec
 
     start = time.perf_counter()
-    encoder = codec.Encoder(quality=quality, lossless=lossless, model=model, device=device)
+    remover = codec.Deidentifier() if deidentify else None
+    cleaned_here = None if dicom else remover
+    encoder = codec.Encoder(
+        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, model=model, effort=effort, device=device,
+        deidentify=cleaned_here,
+    )  # fmt: skip
+    if dicom:
+        series.encode(paths, output, encoder, remover, force=force, quiet=quiet, verbose=verbose)
+        return
     with _input(scan) as source, _output(output) as out, _progress("encode", quiet) as progress:
         report = encoder.encode_file(source, out, progress=progress)
     if report.reason is not None:
         click.echo(f"{scan}: coded without loss: {report.reason}", err=True)
+    if report.missed is not None:
+        click.echo(f"{scan}: {report.missed}", err=True)
     if not quiet:
         click.echo(f"{scan} -> {output}: {_summary(report, time.perf_counter() - start)}", err=True)
         if verbose and report.fidelity is not None:
@@ -197,8 +236,11 @@ def encode(
     "-o",
     "--output",
     required=True,
-    type=_OUTPUT,
-    help="The scan to write: .nii, .nii.gz, or .hdr for a pair.",
+    type=click.Path(allow_dash=True),
+    help="The scan to write: .nii, .nii.gz, or .hdr for a pair; of a DICOM series, a folder for its files.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["dicom", "nifti"]), help="Of a DICOM series; default: by the name of the output."
 )
 @click.option("--slices", type=_RangeType(), help="Only these slices of the third axis.")
 @click.option("--volumes", type=_RangeType(), help="Only these volumes of a 4-D scan.")
@@ -207,6 +249,7 @@ def encode(
 def decode(
     stream: str,
     output: str,
+    form: str | None,
     slices: slice | None,
     volumes: slice | None,
     force: bool,
@@ -217,6 +260,13 @@ def decode(
 ) -> None:
     """Restore the scan from STREAM, or a part of it."""
     _set_threads(threads)
+    from . import series
+
+    if series.decodes_to_files(stream, output, form):
+        if slices is not None or volumes is not None:
+            raise _WrongUsage("--slices and --volumes need --format nifti: the files of a series are restored as a whole")
+        series.decode(stream, output, device=device, force=force, quiet=quiet)
+        return
     _check_output(output, stream, force)
     from mricodec import codec
 
@@ -229,6 +279,8 @@ def decode(
         _progress("decode", quiet) as progress,
     ):
         info = decoder.decode_file(source, out, slices=slices, volumes=volumes, progress=progress)
+        if info.files and slices is None and volumes is None:
+            series.further_stacks(stream, output, decoder.decode_file, force=force)
     if not quiet:
         part = "" if slices is None and volumes is None else "a part of "
         size = f"{_shape(info)} {info.dtype}, {_bytes(info.original_bytes)}"
@@ -239,12 +291,16 @@ def decode(
 
 @cli.command()
 @click.argument("stream", type=_INPUT)
+@click.option("--phi", is_flag=True, help="What it says, beside the voxels, that may identify a person.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def info(stream: str, as_json: bool) -> None:
+def info(stream: str, phi: bool, as_json: bool) -> None:
     """What STREAM holds."""
     from mricodec import codec
 
     with naming(stream), _input(stream) as source:
+        if phi:
+            _show_phi(codec.identifying(source), as_json)
+            return
         found = codec.info(source)
     click.echo(_json(found) if as_json else _table(_rows(found)))
 
@@ -295,6 +351,8 @@ def _check_output(output: str, source: str, force: bool) -> None:
     if not output:
         raise _WrongUsage("-o: expected the name of the output, found nothing")
     path = Path(output)
+    if path.is_dir():
+        raise _WrongUsage(f"{path} is a directory, expected the name of a file")
     if not path.parent.is_dir():
         raise _WrongUsage(f"{path.parent}: no such folder for the output; make it first")
     inputs = [] if source == "-" else [file for file in pair_paths(Path(source)) or [Path(source)] if file.exists()]
@@ -413,8 +471,12 @@ def _rows(info: StreamInfo) -> list[tuple[str, str]]:
         ("type", info.dtype + (", big-endian" if info.big_endian else "")),
         ("mode", f"{info.mode} ({info.coder})"),
     ]
+    if info.files:
+        rows.append(("files", f"{info.files}, a DICOM series"))
     if info.model_id:
         rows.append(("model", f"{_model_name(info) or 'unknown'} ({info.model_id})"))
+    if info.target is not None:
+        rows.append(("asked for", str(info.target)))
     found = info.fidelity
     if found is not None:
         rows += [
@@ -433,6 +495,17 @@ def _rows(info: StreamInfo) -> list[tuple[str, str]]:
     ]
     rows += [(f"section {name}", f"{size} bytes") for name, size in info.sections]
     return [*rows, ("SHA-256", info.sha256)]
+
+
+def _show_phi(findings: list[Finding], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        return
+    rows = []
+    for finding in findings:
+        more = f", ... ({finding.count} in all)" if finding.count > len(finding.values) else ""
+        rows.append((finding.name, ", ".join(finding.values) + more))
+    click.echo(_table(rows) if rows else "nothing found that identifies")
 
 
 def _of_noise(rmse: float, sigma: float) -> str:

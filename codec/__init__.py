@@ -23,6 +23,7 @@ from .api import (
     Decoder,
     Encoder,
     LosslessFallback,
+    TargetMissed,
     decode,
     decode_file,
     encode,
@@ -31,7 +32,20 @@ from .api import (
     verify,
     version,
 )
+from .deidentify import Deidentifier, Finding, identifying
 from .encoding import EncodeReport
+from .rate_control import Target
+from .series import (
+    SeriesReport,
+    decode_series,
+    encode_series,
+    encode_series_file,
+    find_series,
+    further_stacks,
+    restore_series,
+    series_files,
+    series_headers,
+)
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
 
@@ -39,23 +53,37 @@ __all__ = [
     "MAGIC",
     "ChecksumMismatch",
     "Decoder",
+    "Deidentifier",
     "EncodeReport",
     "Encoder",
     "Fidelity",
+    "Finding",
     "FormatError",
     "LimitExceeded",
     "Limits",
     "LosslessFallback",
+    "SeriesReport",
     "StreamInfo",
+    "Target",
+    "TargetMissed",
     "Truncated",
     "UnknownModel",
     "UnsupportedVersion",
     "Volume",
     "decode",
     "decode_file",
+    "decode_series",
     "encode",
+    "encode_series",
+    "encode_series_file",
+    "find_series",
+    "further_stacks",
+    "identifying",
     "info",
     "model_name",
+    "restore_series",
+    "series_files",
+    "series_headers",
     "verify",
     "version",
 ]

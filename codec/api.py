@@ -14,7 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,17 @@ from .decoding import Range, Selection, blocks, decode_to_nifti, decode_volume
 from .encoding import EncodeReport, encode_scan
 from .formats import open_scan
 from .output import replacing
+from .rate_control import EFFORTS, Effort, target_of
 from .slabcoding import LEARNED, LEARNED_INEXACT, Lattice, Lossy, LossyModel, LossyParams, SlabCoder, Store
 from .stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from .volume import ArrayScan, Scan, Volume
 
+if TYPE_CHECKING:
+    from .deidentify import Deidentifier
+
 DEFAULT_MODEL = "default"
 
-Scannable = NDArray[Any] | Volume | str | os.PathLike[str] | BinaryIO
+Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
 
 
@@ -41,12 +45,20 @@ class LosslessFallback(UserWarning):
     """A scan was coded without loss though loss was asked for; the message says why."""
 
 
+class TargetMissed(UserWarning):
+    """A stream is not of the PSNR or size that was asked for but the nearest found; the message says why."""
+
+
 def encode(
     source: Scannable,
     *,
     quality: float | None = None,
+    psnr: float | None = None,
+    bpv: float | None = None,
+    ratio: float | None = None,
     lossless: bool = False,
     model: str | None = None,
+    effort: Effort = "default",
     out: Path | BinaryIO | None = None,
     progress: Progress | None = None,
 ) -> bytes | None:
@@ -54,7 +66,10 @@ def encode(
 
     The stream, or None if it was written to `out`: a path, which is replaced at the end, or a binary file.
     """
-    return Encoder(quality=quality, lossless=lossless, model=model).encode(source, out=out, progress=progress)
+    encoder = Encoder(
+        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, model=model, effort=effort
+    )
+    return encoder.encode(source, out=out, progress=progress)
 
 
 def decode(source: Source, *, slices: Range = None, volumes: Range = None, limits: Limits | None = None) -> Volume:
@@ -97,7 +112,11 @@ def verify(
     with opened(source) as file:
         stream = Stream(file, limits or DEFAULT_LIMITS)
         stream.reader.verify()
-        if deep:
+        if deep and stream.table is not None:
+            from .series import verify_series
+
+            verify_series(stream, Decoder(limits=limits, device=device), progress or _silent)
+        elif deep:
             coder = Decoder(limits=limits, device=device).coder_of(stream)
             for _ in blocks(stream, coder, Selection.of(stream, None, None), progress or _silent):
                 pass
@@ -135,8 +154,13 @@ class Encoder:
 
     quality: 0 to 100, fidelity relative to the noise of the scan, so that a number means the same on every
         scan; by default `fidelity.DEFAULT_QUALITY`, where the error stays below the noise.
+    psnr (dB, within 0.1; peak = maximum - minimum), bpv (bits per voxel of the whole file, within 2 %), ratio (bytes
+        of the stored voxels over those of the file, within 2 %): one of them instead of quality; the quantiser is
+        searched for it, in up to four times the time. Where none reaches it: the nearest, warning `TargetMissed`.
     lossless: every bit of the file is restored.
     model: a name in models/zoo.py, or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
+    deidentify: take identities out of the headers first; what decodes is the cleaned scan (deidentify.py).
+    effort: "high" searches longer for a smaller file, where the model knows how; decoding is the same.
 
     What loss can't represent (RGB, complex, NaN, label maps) is coded without: warning `LosslessFallback`.
     """
@@ -145,16 +169,33 @@ class Encoder:
         self,
         *,
         quality: float | None = None,
+        psnr: float | None = None,
+        bpv: float | None = None,
+        ratio: float | None = None,
         lossless: bool = False,
         model: str | LossyModel | None = None,
+        effort: Effort = "default",
         device: str = "auto",
+        deidentify: Deidentifier | None = None,
     ) -> None:
-        if lossless and (quality is not None or model is not None):
-            raise ValueError("expected lossless, or a quality and a model; found both: leave one out")
+        self._target = target_of(psnr, bpv, ratio)
+        if self._target is not None and (lossless or quality is not None):
+            other = "lossless" if lossless else "quality"
+            raise ValueError(f"expected {other} or {self._target.kind}, found both: leave one out")
+        if lossless and (quality is not None or model is not None or effort != "default"):
+            raise ValueError("expected lossless, or a quality, a model and an effort; found both: leave one out")
+        if effort not in EFFORTS:
+            raise ValueError(f"effort: expected {' or '.join(EFFORTS)}, found {effort}")
+        self._effort = effort
         self._quality = fidelity.DEFAULT_QUALITY if quality is None else float(quality)
         fidelity.step(self._quality, 1.0, 1.0)  # ValueError if it is out of range
         self._lossless = lossless
         self._model = _Loaded(model or DEFAULT_MODEL, device)
+        self.deidentify = deidentify
+
+    @property
+    def lossless(self) -> bool:
+        return self._lossless
 
     def encode(
         self, source: Scannable, *, out: Path | BinaryIO | None = None, progress: Progress | None = None
@@ -167,13 +208,19 @@ class Encoder:
         report = self.encode_file(source, buffer if out is None else out, progress=progress)
         if report.reason is not None:
             warnings.warn(f"coded without loss: {report.reason}", LosslessFallback, stacklevel=2)
+        if report.missed is not None:
+            warnings.warn(report.missed, TargetMissed, stacklevel=2)
         return buffer.getvalue() if out is None else None
 
     def encode_file(self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None) -> EncodeReport:
-        """As `encode`, with a report and without the warning."""
+        """As `encode`, with a report and without the warnings."""
         quality = None if self._lossless else self._quality
-        with _scan_of(source) as scan, _writable(out) as file:
-            return encode_scan(scan, file, quality, self._model.get, progress or _silent)
+        with _scan_of(source) as scan, writable(out) as file:
+            if self.deidentify is not None:
+                scan = self.deidentify.scan(scan)
+            return encode_scan(
+                scan, file, quality, self._model.get, progress or _silent, target=self._target, effort=self._effort
+            )
 
 
 class Decoder:
@@ -187,6 +234,10 @@ class Decoder:
         self._device = device
         self._lock = threading.Lock()
         self._models = {} if model is None else {model.model_id: model}
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     def decode(
         self, source: Source, *, slices: Range = None, volumes: Range = None, progress: Progress | None = None
@@ -283,6 +334,8 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
             scan: Scan = ArrayScan(source)
         elif isinstance(source, (str, os.PathLike)):
             scan = open_scan(source)
+        elif hasattr(source, "blocks"):
+            scan = cast(Scan, source)
         elif not hasattr(source, "read"):
             raise TypeError(f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}")
         else:
@@ -292,7 +345,7 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
 
 
 @contextlib.contextmanager
-def _writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
+def writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(out, (str, os.PathLike)):
         with replacing(out) as file:
             yield file

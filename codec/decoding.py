@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.container import Mode
-from mricodec.bitstream.errors import ChecksumMismatch
+from mricodec.bitstream.errors import ChecksumMismatch, FormatError
 
 from . import nifti, slabcoding
 from .output import gzipped, replacing
@@ -39,6 +39,8 @@ class Selection:
     @classmethod
     def of(cls, stream: Stream, slices: Range, volumes: Range) -> Selection:
         """ValueError for an empty range, or one that reaches beyond the scan."""
+        if 0 in stream.shape:
+            raise FormatError("expected a volume, found a series without voxels that are coded: restore its files")
         k, j, i = stream.tiling.volume_shape
         chosen_slices = _range(slices, k, "slices")
         chosen_volumes = _range(volumes, stream.tiling.volumes, "volumes")
@@ -77,6 +79,7 @@ def blocks(
     if stream.mode is Mode.LOSSLESS:
         digest.update(stream.header + stream.lead)
     order = FileOrder(cut)
+    padding = stream.padding()
     done = 0
     for window in slabcoding.windows(
         needed, lambda slab: math.prod(cut.slab_shape(slab)), coder.batch_voxels
@@ -89,6 +92,9 @@ def blocks(
                 part = block[max(first - start, 0) : stop - start]
                 if selection.whole:
                     digest.update(to_file_order(part, stream.dtype))
+                if padding:
+                    picture = slab // cut.slabs_per_volume * cut.volume_shape[0] + max(first, start)
+                    part = _padded(part, picture, padding)
                 yield part
         done += len(window)
         progress(done / len(needed))
@@ -102,6 +108,15 @@ def blocks(
             f"expected SHA-256 {stream.reader.digest.hex()} of the {what}, found {digest.hexdigest()}: "
             "the file is damaged or this decoder is not exact here; do not use the result"
         )
+
+
+def _padded(block: NDArray[Any], first: int, padding: list[tuple[int, NDArray[np.uint8]]]) -> NDArray[Any]:
+    """The block [k, j, i], which begins with picture `first`, with the values that stand for no data."""
+    block = block.copy()
+    for value, bits in padding:
+        masks = np.unpackbits(bits[first : first + len(block)], axis=1, count=block[0].size)
+        block[masks.reshape(block.shape).astype(bool)] = value
+    return block
 
 
 def decode_volume(stream: Stream, coder: SlabCoder, selection: Selection, progress: Progress) -> Volume:

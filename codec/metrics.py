@@ -18,6 +18,11 @@ Range = tuple[float, float]  # (lowest, highest)
 
 SSIM_WINDOW = 7  # voxels a side
 _K1, _K2 = 0.01, 0.03  # Wang, Bovik, Sheikh, Simoncelli 2004
+MS_SSIM_SIDE = 176  # voxels, the least of both sides of a slice: 5 scales of an 11 x 11 window
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik 2003; finest first
+_GAUSSIAN = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+_GAUSSIAN /= _GAUSSIAN.sum()
+_FOR_WINDOWS = 1 << 20  # voxels are enough for percentiles
 _GAUSS = 0.5 / math.sqrt(3.0)  # two nodes integrate a cubic exactly
 
 
@@ -90,6 +95,59 @@ def ssim(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None 
         total += _ssim_of_slice(x, y, low, high - low)
         count += 1
     return total / count
+
+
+def ms_ssim(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> float:
+    """Mean over the slices of the two-dimensional multi-scale SSIM (Wang, Simoncelli, Bovik 2003), `limits` as in `ssim`.
+
+    Five scales, each half the one before (means of 2 x 2 voxels, an odd last row or column left out), weights 0.0448,
+    0.2856, 0.3001, 0.2363, 0.1333; Gaussian window of 11 x 11 voxels, sigma 1.5, wholly inside the slice; K1 = 0.01,
+    K2 = 0.03; negative terms count as 0. ValueError if a side of a slice is below 176 voxels.
+    """
+    low, high = _limits(original, limits)
+    if original.ndim < 2 or min(original.shape[-2:]) < MS_SSIM_SIDE:
+        raise ValueError(f"MS-SSIM needs slices of {MS_SSIM_SIDE} x {MS_SSIM_SIDE} voxels at least, got {original.shape}")
+    values = [_ms_ssim_of_slice(x, y, low, high - low) for x, y in _slices(original, decoded)]
+    return sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Ranges of stored values that a viewer may display, each (black, white)."""
+
+    full: Range  # percentiles 0.5 to 99.5 of all voxels
+    narrow: Range  # percentiles 25 to 75 of the foreground
+    bright: Range  # percentiles 75 to 99.5 of the foreground
+
+
+def display_windows(voxels: NDArray[Any]) -> Windows:
+    """Three display windows of a volume; its foreground is what lies above half the mean, counted from the minimum."""
+    sample = voxels.reshape(-1)[:: -(-voxels.size // _FOR_WINDOWS)].astype(np.float64)
+    low = float(voxels.min())
+    foreground = sample[sample - low > 0.5 * (sample - low).mean()]
+    if not foreground.size:
+        foreground = sample
+    darkest, brightest = np.percentile(sample, (0.5, 99.5)).tolist()
+    quarter, three, top = np.percentile(foreground, (25, 75, 99.5)).tolist()
+    return Windows((darkest, brightest), (quarter, three), (three, top))
+
+
+def psnr_in_window(original: NDArray[Any], decoded: NDArray[Any], window: Range) -> float:
+    """PSNR (dB) of what a viewer shows with this window: values beyond are black or white, peak = white - black.
+
+    The mean is taken over the voxels whose original lies inside the window, so that no black background flatters it.
+    inf if none of them differs; nan for an empty window.
+    """
+    low, high = window
+    if not high > low:
+        return math.nan
+    total, count = 0.0, 0
+    for x, y in _slices(original, decoded):
+        inside = (x >= low) & (x <= high)
+        difference = np.clip(y[inside], low, high) - x[inside]
+        total += float(difference @ difference)
+        count += difference.size
+    return _psnr(total / count, high - low) if count else math.nan
 
 
 def compare(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> Fidelity:
@@ -200,9 +258,7 @@ def psnr_range(rates: ArrayLike, psnrs: ArrayLike, lowest: float, highest: float
     Where the curve begins or ends in between, its own end counts. ValueError with fewer than 4 points or if
     the curve has nothing between the two rates.
     """
-    rate, quality = _usable(rates, psnrs)
-    log_rates, negative = _cheapest(np.log(rate), -quality)
-    curve = Akima(log_rates, -negative)
+    curve = _psnr_curve(rates, psnrs)
     start, end = max(math.log(lowest), curve.x[0]), min(math.log(highest), curve.x[-1])
     if not start < end:
         raise ValueError(
@@ -211,6 +267,40 @@ def psnr_range(rates: ArrayLike, psnrs: ArrayLike, lowest: float, highest: float
         )
     low, high = curve([start, end])
     return float(low), float(high)
+
+
+def psnr_at(rates: ArrayLike, psnrs: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
+    """PSNR (dB) of a curve at the rates `at`, by Akima's spline; nan beyond its ends. ValueError with fewer than 4 points."""
+    curve = _psnr_curve(rates, psnrs)
+    wanted = np.log(np.asarray(at, np.float64))
+    inside = (wanted >= curve.x[0]) & (wanted <= curve.x[-1])
+    found = np.full(wanted.shape, math.nan)
+    found[inside] = curve(wanted[inside])
+    return found
+
+
+def largest_excess(
+    rates: ArrayLike, psnrs: ArrayLike, reference_rates: ArrayLike, reference_psnrs: ArrayLike, low: float, high: float
+) -> tuple[float, float]:
+    """(percent, dB): where between `low` and `high` dB a curve needs most bits relative to a reference; < 0: nowhere more.
+
+    Every 0.1 dB of the range that both have been measured in; ValueError as in `bd_rate`.
+    """
+    log_rate, reference = _log_rate(rates, psnrs), _log_rate(reference_rates, reference_psnrs)
+    start, end = float(max(low, log_rate.x[0], reference.x[0])), float(min(high, log_rate.x[-1], reference.x[-1]))
+    if not start < end:
+        raise ValueError(f"no common range of PSNR within {low:.2f} ... {high:.2f} dB")
+    at = np.linspace(start, end, math.ceil(10 * (end - start)) + 1)
+    difference = log_rate(at) - reference(at)
+    worst = int(difference.argmax())
+    return 100 * math.expm1(difference[worst]), float(at[worst])
+
+
+def _psnr_curve(rates: ArrayLike, psnrs: ArrayLike) -> Akima:
+    """PSNR over the logarithm of the rate."""
+    rate, quality = _usable(rates, psnrs)
+    log_rates, negative = _cheapest(np.log(rate), -quality)
+    return Akima(log_rates, -negative)
 
 
 def _usable(rates: ArrayLike, psnrs: ArrayLike) -> NDArray[np.float64]:
@@ -289,6 +379,42 @@ def _ssim_of_slice(x: NDArray[np.float64], y: NDArray[np.float64], low: float, p
     c1, c2 = _K1**2, _K2**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return float((luminance * (2 * covariance + c2) / (variances + c2)).mean())
+
+
+def _ms_ssim_of_slice(x: NDArray[np.float64], y: NDArray[np.float64], low: float, peak: float) -> float:
+    x, y = (x - low) / peak, (y - low) / peak
+    c1, c2 = _K1**2, _K2**2
+    product = 1.0
+    for weight in _MS_SSIM_WEIGHTS:
+        mean_x, mean_y = _blurred(x), _blurred(y)
+        variances = _blurred(x * x + y * y) - mean_x**2 - mean_y**2
+        covariance = _blurred(x * y) - mean_x * mean_y
+        structure = (2 * covariance + c2) / (variances + c2)
+        last = weight == _MS_SSIM_WEIGHTS[-1]
+        if last:
+            structure *= (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        product *= max(float(structure.mean()), 0.0) ** weight
+        if not last:
+            x, y = _halved(x), _halved(y)
+    return product
+
+
+def _blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Filtered by the Gaussian window along both axes, where it lies inside."""
+    for axis in (0, 1):
+        n = image.shape[axis] - len(_GAUSSIAN) + 1
+        parts = (image[t : t + n] if axis == 0 else image[:, t : t + n] for t in range(len(_GAUSSIAN)))
+        total = np.zeros((n, image.shape[1]) if axis == 0 else (image.shape[0], n))
+        for weight, part in zip(_GAUSSIAN, parts, strict=True):
+            total += weight * part
+        image = total
+    return image
+
+
+def _halved(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    j, i = (n // 2 * 2 for n in image.shape)
+    image = image[:j, :i]
+    return np.asarray((image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4, np.float64)
 
 
 def _window_sums(image: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,6 +48,10 @@ DATATYPES = {  # code -> name of the stored type
     1792: "complex128",
     2048: "complex256",
     2304: "rgba32",
+}
+FREE_TEXT = {  # size of the header -> name: (offset, bytes)
+    348: {"data_type": (4, 10), "db_name": (14, 18), "descrip": (148, 80), "aux_file": (228, 24), "intent_name": (328, 16)},
+    540: {"descrip": (240, 80), "aux_file": (320, 24), "intent_name": (508, 16)},
 }
 _UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units & 7: metre, millimetre, micrometre
 
@@ -183,6 +187,7 @@ class NiftiScan:
     header: bytes
     lead: bytes
     declared_labels: bool
+    chunks: Iterable[tuple[bytes, bytes]] = ()
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO, name: str) -> None:
         self.name = name
@@ -331,6 +336,17 @@ def crop_header(header: bytes, shape: tuple[int, ...], first_slice: int) -> byte
         fields["qoffset"] += _qform(fields)[:3, 2] * first_slice
     if int(fields["sform_code"]) > 0:
         fields["srow"][:, 3] += fields["srow"][:, 2] * first_slice
+    return bytes(raw)
+
+
+def bare_header(header: bytes) -> bytes:
+    """The header without free text and without extensions."""
+    parsed = parse(header, "header")
+    raw = bytearray(header[: parsed.size]) + bytes(4)
+    for offset, size in FREE_TEXT[parsed.size].values():
+        raw[offset : offset + size] = bytes(size)
+    fields = np.frombuffer(raw, _LAYOUTS[parsed.size].newbyteorder(">" if parsed.big_endian else "<"), 1)[0]
+    fields["vox_offset"] = 0 if parsed.pair else len(raw)
     return bytes(raw)
 
 

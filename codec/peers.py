@@ -1,4 +1,4 @@
-"""JPEG 2000 beside this codec, and what every still-picture codec needs to take a volume.
+"""JPEG 2000, HTJ2K and JPEG XL beside this codec, and what every still-picture codec needs to take a volume.
 
 A volume becomes 16-bit samples counted from its least value, each slice [j, i] its own picture; the pictures
 stand one after the other behind the table of their lengths, 4 bytes a slice. Shape, least value and step are
@@ -142,3 +142,30 @@ def decode_jpeg2000(data: bytes, count: int) -> NDArray[np.uint16]:
 def jpeg2000_version() -> str:
     """Name and version of the library behind it."""
     return str(require("imagecodecs").jpeg2k_version())
+
+
+_STEP = 4.5  # HTJ2K's quantiser step over the root mean square of the error, at usual rates
+
+
+def encode_htj2k(samples: NDArray[np.uint16], peak: int, psnr: float) -> bytes:
+    """HTJ2K 9/7 (OpenJPH), with the quantiser step at which about `psnr` (dB, relative to `peak`) is to be expected."""
+    imagecodecs = require("imagecodecs")
+    samples = fit(samples, peak.bit_length())
+    step = _STEP * peak * 10 ** (-psnr / 20) / (np.iinfo(samples.dtype).max + 1)
+    return pack([imagecodecs.htj2k_encode(slice_, step, reversible=False) for slice_ in samples])
+
+
+def decode_htj2k(data: bytes, count: int) -> NDArray[np.uint16]:
+    """Samples [slices, j, i]."""
+    return decode_slices(require("imagecodecs").htj2k_decode, data, count)
+
+
+def encode_jpegxl(samples: NDArray[np.uint16], peak: int, distance: float) -> bytes:
+    """JPEG XL (libjxl effort 7), lossy."""
+    encode = require("imagecodecs").jpegxl_encode
+    return pack([encode(slice_, distance=distance, effort=7, lossless=False, numthreads=1) for slice_ in samples])
+
+
+def decode_jpegxl(data: bytes, count: int) -> NDArray[np.uint16]:
+    """Samples [slices, j, i]."""
+    return decode_slices(require("imagecodecs").jpegxl_decode, data, count)

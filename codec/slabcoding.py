@@ -44,14 +44,18 @@ class SymbolCoder(Protocol):
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
         """index [S, n] of tables, values [S, n] to encode or None to decode -> the values."""
 
+    def of(self, slabs: Sequence[int]) -> SymbolCoder:
+        """The coder of some of the slabs."""
+
 
 @dataclass(frozen=True)
 class LossyParams:
-    """What a lossy model is told of a volume, in both directions."""
+    """What a lossy model is told of a volume, in both directions; `effort` in encoding alone."""
 
     step: float  # quantiser step in codes, a float32
     peak: int  # the largest code
     spacing_mm: tuple[float, float, float]  # of the axes of a slab: across the slices first
+    effort: str = "default"  # "high": the encoder may search longer, for the same decoder; a model may ignore it
 
 
 class LossyModel(Protocol):
@@ -248,6 +252,32 @@ class _SideBySide:
                 for s, stream in enumerate(self._streams)
             ]
         )
+
+
+    def of(self, slabs: Sequence[int]) -> _SideBySide:
+        return _SideBySide(self._tables, [self._streams[s] for s in slabs])
+
+
+class UncodedSymbols:
+    """A `SymbolCoder` that writes nothing: it remembers what it was given, for a decoder in the same process."""
+
+    def __init__(self, values: Sequence[NDArray[np.int64]] = ()) -> None:
+        self._kept = list(values)
+        self._next = 0
+
+    def of(self, slabs: Sequence[int]) -> UncodedSymbols:
+        return self  # the calls come in the same order
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
+        if values is not None:
+            self._kept.append(np.asarray(values, np.int64))
+            return self._kept[-1]
+        self._next += 1
+        return self._kept[self._next - 1]
+
+    def replay(self) -> UncodedSymbols:
+        """The same symbols again, from the first on."""
+        return UncodedSymbols(self._kept)
 
 
 def _tables(sets: Mapping[str, TableSet]) -> dict[str, Tables]:

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.container import (
+    DICM,
     LATTICE,
     META,
     ORIG,
+    PADV,
     STORE,
     ContainerReader,
     Flags,
@@ -27,16 +29,19 @@ from mricodec.bitstream.container import (
 )
 from mricodec.bitstream.errors import FormatError, LimitExceeded
 from mricodec.bitstream.fields import ByteReader
+from mricodec.bitstream.files import FileTable, unpack_padding
 from mricodec.bitstream.sections import unpack_meta, unpack_orig
 
 from . import nifti
 from .fidelity import STEP_RANGE
 from .intensity import Intensity
+from .rate_control import Target
 from .slabcoding import LEARNED_INEXACT
 from .tiling import Tiling
 from .volume import DTYPES, Scan, is_big_endian
 
 ERRORS = b"eRRS"  # ancillary: what a lossy stream's voxels differ by
+GOAL = b"gOAL"  # ancillary: the PSNR or size that was asked for
 MAX_SLAB_VOXELS = 1 << 28
 
 Source = bytes | str | os.PathLike[str] | BinaryIO
@@ -80,6 +85,8 @@ class StreamInfo:
     fidelity: Fidelity | None  # of a lossy stream
     exact: bool  # every machine decodes to the same voxels
     sha256: str  # of the original bytes (lossless) or of the decoded voxels (lossy)
+    files: int = 0  # of a series; 0 for a scan that was one file
+    target: Target | None = None  # PSNR or size that was asked for
 
     @property
     def ratio(self) -> float:
@@ -87,7 +94,7 @@ class StreamInfo:
 
     @property
     def bits_per_voxel(self) -> float:
-        return 8 * self.stream_bytes / math.prod(self.shape)
+        return 8 * self.stream_bytes / max(1, math.prod(self.shape))
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,8 @@ class Stream:
         self.native = DTYPES[head.dtype]
         self.dtype = self.native.newbyteorder(">" if head.flags & Flags.BIG_ENDIAN else "<")
         self.tiling = Tiling(head.shape, head.slab_axis, head.slab_slices)
+        table = self.reader.chunk(DICM)
+        self.table = None if table is None else FileTable.unpack(table, limits.max_metadata_bytes)
         self._check_slabs()
         orig = self.reader.chunk(ORIG)
         around, self.trailer = (
@@ -180,16 +189,16 @@ class Stream:
             self._set_geometry(unpack_meta(meta, limits.max_metadata_bytes) if meta is not None else {})
 
     def _check_slabs(self) -> None:
-        if 0 in self.shape:
+        if 0 in self.shape and (self.table is None or self.table.tiles or self.reader.slab_count):
             raise FormatError(
                 f"expected at least one voxel, found shape {self.shape} in HEAD: the file is damaged"
             )
-        if self.reader.slab_count != self.tiling.slabs:
+        if 0 not in self.shape and self.reader.slab_count != self.tiling.slabs:
             raise FormatError(
                 f"expected {self.tiling.slabs} slabs for shape {self.shape}, found {self.reader.slab_count}: "
                 "the file is damaged"
             )
-        voxels = math.prod(self.tiling.slab_shape(0))
+        voxels = 0 if 0 in self.shape else math.prod(self.tiling.slab_shape(0))
         if voxels > MAX_SLAB_VOXELS:
             raise LimitExceeded(f"expected at most {MAX_SLAB_VOXELS} voxels in a slab, found {voxels}")
 
@@ -202,6 +211,18 @@ class Stream:
             self.slope, self.inter = float(meta.get("slope", 1.0)), float(meta.get("inter", 0.0))
         except (TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"expected a geometry in META, found damage ({error})") from error
+
+    def padding(self) -> list[tuple[int, NDArray[np.uint8]]]:
+        """(value, bits of the voxels that have it) of each value that stands for no data: [pictures, bytes]."""
+        if 0 in self.shape:
+            return []
+        _, j, i = self.tiling.volume_shape
+        pictures, limit = math.prod(self.shape) // (j * i), self.reader.limits.max_metadata_bytes
+        found = [unpack_padding(payload, pictures, j * i, limit) for payload in self.reader.chunks(PADV)]
+        for value, _ in found:
+            if self.native.kind not in "iu" or not np.iinfo(self.native).min <= value <= np.iinfo(self.native).max:
+                raise FormatError(f"expected a padding value of {self.native} in PADV, found {value}: the file is damaged")
+        return found
 
     def intensity(self) -> Intensity:
         """Of a stream of the lattice coder."""
@@ -218,7 +239,10 @@ class Stream:
         sizes: dict[str, int] = {}
         for section in self.reader.sections():
             sizes[section.type] = sizes.get(section.type, 0) + section.size
-        around = len(self.header) + len(self.lead) + len(self.trailer)
+        original = len(self.header) + len(self.lead) + len(self.trailer)
+        original += math.prod(self.shape) * self.dtype.itemsize
+        if self.table is not None:
+            original = sum(file.size for file in self.table.files)
         return StreamInfo(
             shape=self.shape,
             dtype=self.reader.header.dtype,
@@ -227,15 +251,17 @@ class Stream:
             mode=self.mode.name.lower(),
             coder={STORE: "store", LATTICE: "lattice"}.get(self.coder, "learned"),
             model_id=self.model_id.hex() if any(self.model_id) else "",
-            slabs=self.tiling.slabs,
+            slabs=self.reader.slab_count,
             slab_axis="kji"[self.tiling.axis],
             slab_slices=self.tiling.slices,
             sections=tuple(sizes.items()),
             stream_bytes=self.reader.size,
-            original_bytes=around + math.prod(self.shape) * self.dtype.itemsize,
+            original_bytes=original,
             fidelity=self._fidelity(),
             exact=self.coder != LEARNED_INEXACT,
             sha256=self.reader.digest.hex(),
+            files=0 if self.table is None else len(self.table.files),
+            target=None if (goal := self.reader.chunk(GOAL)) is None else Target.unpack(goal),
         )
 
     def _fidelity(self) -> Fidelity | None:

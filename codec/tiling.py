@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SLAB_SLICES = 32  # deep enough for prediction across slices, shallow enough for random access
+SLAB_SLICES = 48  # deep enough for transform and prediction across slices, shallow enough for random access
 SLAB_VOXELS = 13_000_000  # a slab of wider slices is thinner: bounded memory
-SLICE_GROUP = 4  # slabs hold a multiple of this many slices where the scan does
+SLICE_GROUP = 8  # slabs hold a multiple of this many slices where the scan does: the deepest transform
 COARSER = 1.5  # ratio of spacings from which another axis than k is taken for the slice axis
 
 

@@ -8,7 +8,7 @@ applied to them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -112,6 +112,8 @@ class Scan(Protocol):
     lead: bytes
     declared_labels: bool
     """The header says that the values are labels."""
+    chunks: Iterable[tuple[bytes, bytes]]
+    """(type, payload) of further chunks for the stream, before its slabs; gone through once."""
 
     @property
     def trailer(self) -> bytes:
@@ -127,6 +129,7 @@ class ArrayScan:
     """A `Volume` in memory behind the interface of a `Scan`."""
 
     declared_labels = False
+    chunks: Iterable[tuple[bytes, bytes]] = ()
 
     def __init__(self, volume: Volume, name: str = "array") -> None:
         self.name = name

@@ -1,12 +1,13 @@
 """The lossy models at work: codes in, symbols through a coder, the decoder's samples out. One run for both directions.
 
 A `coder` has `code(table_set, index [S, n], values [S, n] | None) -> values`: S slabs side by side, each its own stream;
-values are given when encoding and None when decoding.
+values are given when encoding and None when decoding; and `of(slabs)`, the same for some of the slabs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import transform
-from .context import CHANNELS, HYPER, INDEX_SKIP, Code, ContextCodec, Layout, Step, beside, quantise
+from . import entropy, transform
+from .context import CHANNELS, INDEX_SKIP, RDO_LAMBDA, Code, ContextCodec, Layout, choose_depths, quantise, rate_class
 from .hyperprior import LATENT, ScaleHyperprior, TransformCoder
 
 STEP_BITS = 16  # the step is an integer number of 2**-16 codes
@@ -47,8 +48,12 @@ class Params(Protocol):
     def peak(self) -> int: ...
 
 
-class SymbolCoder(Protocol):
+class SlabsCoder(Protocol):
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]: ...
+
+
+class SymbolCoder(SlabsCoder, Protocol):
+    def of(self, slabs: Sequence[int]) -> SymbolCoder: ...
 
 
 def integer_step(params: Params) -> int:
@@ -65,10 +70,25 @@ def _padded(x: NDArray[np.int32]) -> Tensor:
     return F.pad(torch.from_numpy(x.astype(np.float32)), (0, -w % 8, 0, -h % 8), mode="replicate")
 
 
+@dataclass(frozen=True)
+class _Lengths:
+    """A coder that writes nothing and sums up what each slab's symbols "y" would take, about."""
+
+    bits: NDArray[np.float64]
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
+        assert values is not None
+        sent = index > 0
+        sigma = entropy.sigma_of(torch.from_numpy(index[sent]))
+        lengths = entropy.laplace_bits(torch.from_numpy(values[sent]), sigma).numpy()
+        self.bits[:] += np.bincount(np.nonzero(sent)[0], lengths, len(index))
+        return values
+
+
 class _Symbols:
     """Tensors to and from the coder."""
 
-    def __init__(self, coder: SymbolCoder) -> None:
+    def __init__(self, coder: SlabsCoder) -> None:
         self._coder = coder
 
     def code(self, name: str, index: Tensor, values: Tensor | None) -> Tensor:
@@ -91,76 +111,90 @@ class ContextLossy:
         self._network = network
         self._device = device
 
+    @torch.inference_mode()
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
         """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
         s, k, _, _ = x.shape
-        samples = _padded(x) / (integer_step(params) / (1 << STEP_BITS))
-        parts = [
-            transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) * 16
-            for part in samples.flatten(0, 1).split(32)
-        ]
+        samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS))
+        parts = [transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) for part in samples.flatten(0, 1).split(32)]
         y = torch.cat(parts).unflatten(0, (s, k))
-        return self._run(x.shape, y, coder, params)
+        if getattr(params, "effort", "default") == "high":
+            depths = self._tried_depths(x, y, params)
+        else:
+            depths = [choose_depths(slab[None, :, ::2, ::2])[0] for slab in y]
+        return self._run(x.shape, y, depths, coder, params)
 
-    def decode(self, shape: tuple[int, int, int, int], params: Params, coder: SymbolCoder) -> NDArray[np.int32]:
-        return self._run(shape, None, coder, params)
+    def _tried_depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
+        """For each slab the depth of the least squared error + RDO_LAMBDA bits, both from coding it that way."""
+        costs = []
+        for depth in transform.DEPTHS:
+            lengths = _Lengths(np.zeros(len(x)))
+            y_hat = self._planes(x.shape, transform.analysis_across(y, depth) * 16, depth, lengths, params)
+            error = (self._samples(y_hat, x.shape, depth, params) - x) / params.step
+            costs.append(np.square(error).sum((1, 2, 3)) + RDO_LAMBDA * lengths.bits)
+        return [transform.DEPTHS[i] for i in np.argmin(costs, 0).tolist()]
 
     @torch.inference_mode()
-    def _run(self, shape: tuple[int, ...], y: Tensor | None, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
+    def decode(self, shape: tuple[int, int, int, int], params: Params, coder: SymbolCoder) -> NDArray[np.int32]:
+        return self._run(shape, None, None, coder, params)
+
+    def _run(
+        self, shape: tuple[int, ...], y: Tensor | None, depths: list[int] | None, coder: SymbolCoder, params: Params
+    ) -> NDArray[np.int32]:
+        """y [S, K, h, w, 64] of slices and the depth of every slab, in steps, to encode."""
+        s = shape[0]
+        given = None if depths is None else np.array([[transform.DEPTHS.index(depth)] for depth in depths])
+        got = np.clip(coder.code("depth", np.zeros((s, 1), np.uint8), given)[:, 0], 0, len(transform.DEPTHS) - 1)
+        out = np.empty(shape, np.int32)
+        for choice in sorted(set(got.tolist())):
+            slabs = np.flatnonzero(got == choice).tolist()
+            depth = transform.DEPTHS[choice]
+            planes = None if y is None else transform.analysis_across(y if len(slabs) == s else y[slabs], depth) * 16
+            y_hat = self._planes((len(slabs), *shape[1:]), planes, depth, coder.of(slabs), params)
+            out[slabs] = self._samples(y_hat, (len(slabs), *shape[1:]), depth, params)
+        return out
+
+    def _planes(
+        self, shape: tuple[int, ...], y: Tensor | None, depth: int, coder: SlabsCoder, params: Params
+    ) -> Tensor:
+        """Planes [S, K', h, w, 64] of slabs of one depth, decoded (and coded, if y, their planes in 1/16 step, is given)."""
         s, k, height, width = shape
         size = (-(-height // 8), -(-width // 8))
-        symbols, network, device = _Symbols(coder), self._network, self._device
-        z = self._hyper(s, k, size, y, symbols)
+        symbols, device = _Symbols(coder), self._device
         layout = Layout.of(*size, device)
 
-        def coder_of(step: Step) -> Code:
-            chosen = None if y is None else y[:, list(step.slices)].reshape(s * len(step.slices), -1)
+        def coder_of(planes: Sequence[int]) -> Code:
+            chosen = None if y is None else y[:, list(planes)].reshape(s * len(planes), -1)
 
             def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
                 row = torch.where(index < INDEX_SKIP, 0, index)
                 given = None
                 if chosen is not None:
-                    given = quantise((chosen[:, layout.where[p]] - mu) / 16, row).reshape(s, -1)
+                    given = quantise((chosen[:, layout.where[p]] - mu) / 16, row).masked_fill_(row == 0, 0).reshape(s, -1)
                 return symbols.code("y", row.reshape(s, -1), given).reshape(row.shape)
 
             return code
 
-        def hyper(step: Step) -> Tensor:
-            features: Tensor = network.h_s(z[:, list(step.slices)].flatten(0, 1), size)
-            return features
+        rate = torch.full((s,), rate_class(integer_step(params), params.peak), device=device)
+        y_hat = torch.empty((s, -(-k // depth) * depth, *size, CHANNELS), device=device)
+        return self._network.run(y_hat, depth, rate, layout, coder_of)
 
-        decoded = network.run(hyper, torch.empty((s, k, *size, CHANNELS), device=device), layout, coder_of)
-        return self._samples(decoded, shape, integer_step(params))
-
-    def _hyper(self, s: int, k: int, size: tuple[int, int], y: Tensor | None, symbols: _Symbols) -> Tensor:
-        """z [S, K, 32, h/2, w/2], integers."""
-        small = (-(-size[0] // 2), -(-size[1] // 2))
-        given = None
-        if y is not None:
-            flat = y.flatten(0, 1)
-            parts = [self._network.h_a(self._network.activations(part.round())) for part in flat.split(32)]
-            given = torch.cat(parts).round().clamp(-Z_MAX, Z_MAX).reshape(s, -1)
-        channel = torch.arange(HYPER, device=self._device)[None, :, None]
-        index = channel.expand(s * k, HYPER, small[0] * small[1]).reshape(s, -1)
-        return symbols.code("z", index, given).reshape(s, k, HYPER, *small)
-
-    def _samples(self, y_hat: Tensor, shape: tuple[int, ...], step: int) -> NDArray[np.int32]:
-        """y_hat [S, K, h, w, 64] -> codes int32 [S, K, H, W]: (16ths of a step * step + 2**19) >> 20."""
+    def _samples(
+        self, y_hat: Tensor, shape: tuple[int, ...], depth: int, params: Params
+    ) -> NDArray[np.int32]:
+        """Planes [S, K', h, w, 64] -> codes int32 [S, K, H, W]: (16ths of a step * step + 2**19) >> 20."""
         s, k, height, width = shape
-        slices = y_hat.flatten(0, 1).permute(0, 3, 1, 2)
+        step = integer_step(params)
         many = max(1, SAMPLES_AT_ONCE // y_hat[0, 0].numel())
-        samples, details = [], []
-        for part in slices.split(many):
-            samples.append(transform.synthesis(part).clamp_(-SAMPLE_MAX, SAMPLE_MAX).to(torch.int32))
-            details.append(self._network.details(samples[-1]))
-        inputs = beside(torch.cat(details).unflatten(0, (s, k))).flatten(0, 1).split(many)
-        out = np.empty((s * k, height, width), np.int32)
+        out = np.empty((s, k, height, width), np.int32)
         half = 1 << (STEP_BITS + 3)
-        for n, (part, around) in enumerate(zip(samples, inputs, strict=True)):
-            exact = part.to(torch.int64) + self._network.correction(around).to(torch.int64)
-            codes = exact[:, :height, :width].mul_(step).add_(half) >> (STEP_BITS + 4)
-            out[n * many : (n + 1) * many] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
-        return out.reshape(shape)
+        for slab, planes in zip(out, y_hat, strict=True):
+            slices = transform.synthesis_across(planes.flatten(1), depth)[:k].unflatten(1, planes.shape[1:]).permute(0, 3, 1, 2)
+            for n, part in enumerate(slices.split(many)):
+                samples = transform.synthesis(part).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width].to(torch.int64)
+                codes = samples.mul_(step).add_(half) >> (STEP_BITS + 4)
+                slab[n * many : (n + 1) * many] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
+        return out
 
 
 class TransformLossy:

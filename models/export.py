@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from . import entropy
-from .context import ContextCodec, ContextPass
+from .context import ContextCodec, ContextPass, PlaneNet
 from .layers import IntegerConv2d
-from .training import CONFIGS, Item, items
+from .training import CONFIGS, DEPTH_SHARES, Config, Item, items, octaves
 from .zoo import NETWORKS, assemble
 
 CROPS = 160
@@ -29,6 +29,9 @@ class Histogram:
     """A coder that writes nothing and counts the heads of every scale row."""
 
     counts: NDArray[np.float64]
+
+    def of(self, slabs: Sequence[int]) -> Histogram:
+        return self
 
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
         assert values is not None
@@ -56,11 +59,14 @@ def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]
     for key, module in model.named_modules():
         if isinstance(module, ContextPass):
             tensors[f"{key}.energies"] = module.energy_weights().detach().to(torch.int8)
+        if isinstance(module, PlaneNet):
+            for part, value in (("place", module.place), ("rate", module.rate)):
+                tensors[f"{key}.{part}"] = value.detach().round().to(torch.int16)
         if isinstance(module, entropy.EntropyBottleneck):
             tensors[f"tables.{'z' if y_tables is not None else 'y'}"] = module.tables().to(torch.int32)
     if isinstance(model, ContextCodec):
         tensors |= {"lut": model.lut.to(torch.int8), "levels": model.levels.to(torch.int8)}
-        tensors["place"] = model.place.detach().round().to(torch.int16)
+        tensors["tables.depth"] = entropy.integer_tables(torch.tensor([[*DEPTH_SHARES, 1e-6]])).to(torch.int32)
     if y_tables is not None:
         tensors["tables.y"] = y_tables.to(torch.int32)
     return {key: value.contiguous() for key, value in tensors.items()}
@@ -92,7 +98,7 @@ def export(
         coder = assemble(name, network, data, "cpu")
         rng = np.random.default_rng(2)
         for n in range(crops):
-            x, params = _codes(pool[n % len(pool)], CONFIGS[name].steps_range, rng)
+            x, params = _codes(pool[n % len(pool)], CONFIGS[name], rng)
             coder.encode(x, params.step, histogram, params)
             if n % 20 == 0:
                 report(f"{name}: tables from {n} of {crops} crops")
@@ -111,12 +117,12 @@ class CropParams:
 
 
 def _codes(
-    item: Item, steps_range: tuple[float, float], rng: np.random.Generator
+    item: Item, config: Config, rng: np.random.Generator
 ) -> tuple[NDArray[np.int32], CropParams]:
     """A crop in stored units and a step for it, as in training."""
     voxels = item.voxels
     start = [int(rng.integers(0, max(n - m, 0) + 1)) for n, m in zip(voxels.shape, CROP, strict=True)]
     part = voxels[tuple(slice(s, s + m) for s, m in zip(start, CROP, strict=True))]
-    step = max(item.scale * 2.0 ** -rng.uniform(*steps_range), 1.0)
+    step = max(item.scale * 2.0 ** -octaves(config, rng), 1.0)
     return part.astype(np.int32)[None], CropParams(step, int(voxels.max()))
 

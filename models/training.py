@@ -3,7 +3,7 @@
 The corpus is a cache file of slabs. A sample is a crop of a few slices, seen at a random quantisation step, so that one
 model learns every rate; the loss weighs every volume and rate alike, as a BD-rate does:
 
-    loss = mean over crops of  log(bits per sample + 0.01) + 0.7 log(squared error in steps^2 + 0.001)      (default)
+    loss = mean over crops of  log(bits per sample + 0.003)                                                 (default)
     loss = mean over crops of  log(bits per sample + 6 * squared error in steps^2)                         (transform coders)
 
 Checkpoints (safetensors: weights, moving average, optimiser moments, step) are written every few minutes; a run that finds
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .context import ContextCodec
+from .context import ContextCodec, choose_depths, rate_class
 from .hyperprior import FactorizedPrior, ScaleHyperprior
+from .transform import DEPTHS, analysis
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class Config:
     slices: int
     size: int
     learning_rate: float
-    steps_range: tuple[float, float] = (3.0, 10.5)  # the step is 2**-u of the slab's 99.9th percentile, u uniform
+    steps_range: tuple[float, ...] = (1.0, 6.0, 10.5)  # the step is 2**-u of the slab's 99.9th percentile, u uniform
     start: str | None = None
     seed: int = 0
 
 
 CONFIGS: dict[str, Config] = {
-    "default": Config("default", steps=5_200, batch=3, slices=9, size=96, learning_rate=7e-4),
+    "default": Config("default", steps=6_600, batch=2, slices=16, size=96, learning_rate=8e-4),
     "factorized": Config(
         "factorized", steps=6_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)
     ),
@@ -61,7 +62,7 @@ CONFIGS: dict[str, Config] = {
         steps_range=(3, 8.5),
         start="factorized",
     ),
-    "debug": Config("default", steps=12, batch=2, slices=5, size=48, learning_rate=1e-3),
+    "debug": Config("default", steps=12, batch=2, slices=8, size=48, learning_rate=1e-3),
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
@@ -70,6 +71,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+LOW_RATES = 0.7  # share of the draws below the middle of `steps_range`
+DEPTH_SHARES = (0.35, 0.1, 0.25, 0.3)  # of the batches, by depth 1, 2, 4, 8
+UNSUITED = 0.06  # share of crops that are taken though another depth suits them better
 PRIOR_RATE = 10.0  # learning rate of the factorized priors: they start wide, and narrow slowly otherwise
 
 
@@ -80,6 +84,7 @@ class Item:
 
     voxels: NDArray[np.float32]
     scale: float
+    peak: float
     geometry: str
     isotropic: bool
     weight: float
@@ -96,7 +101,7 @@ def items(slabs: list[Any], split: str) -> list[Item]:
         spacing = slab.spacing_mm
         if scale >= 16:
             isotropic = max(spacing) < 1.2 * min(spacing)
-            out.append(Item(voxels, scale, slab.geometry, isotropic, math.sqrt(voxels.size)))
+            out.append(Item(voxels, scale, float(voxels.max()), slab.geometry, isotropic, math.sqrt(voxels.size)))
     total = {
         kind: sum(item.weight for item in out if item.geometry == kind) for kind in {item.geometry for item in out}
     }
@@ -118,8 +123,27 @@ def _zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.f
     return picture
 
 
-def crop(item: Item, config: Config, rng: np.random.Generator, *, augment: bool) -> NDArray[np.float32]:
-    """One crop [slices, size, size] in steps."""
+@dataclass(frozen=True)
+class Batch:
+    """Crops [B, slices, size, size] in steps, how many octaves of steps each one's volume has, the depth of the transform."""
+
+    x: Tensor
+    rate: Tensor
+    depth: int
+
+
+def octaves(config: Config, rng: np.random.Generator) -> float:
+    """u of `Config.steps_range`: of three numbers, LOW_RATES of the draws lie between the first two."""
+    low, *middle, high = config.steps_range
+    if not middle:
+        return float(rng.uniform(low, high))
+    return float(rng.uniform(low, middle[0]) if rng.random() < LOW_RATES else rng.uniform(middle[0], high))
+
+
+def crop(
+    item: Item, config: Config, rng: np.random.Generator, *, augment: bool
+) -> tuple[NDArray[np.float32], int]:
+    """One crop [slices, size, size] in steps, and its rate class."""
     x = item.voxels
     if augment and item.isotropic:
         x = x.transpose(rng.permutation(3))
@@ -149,25 +173,47 @@ def crop(item: Item, config: Config, rng: np.random.Generator, *, augment: bool)
         if rng.random() < 0.5:
             part = part[:, :, ::-1]
         part = np.round(part)
-    step = max(item.scale * 2.0 ** -rng.uniform(*config.steps_range), 1.0)
-    return np.ascontiguousarray(part / step, dtype=np.float32)
+    step = max(item.scale * 2.0 ** -octaves(config, rng), 1.0)
+    rate = rate_class(round(step * 65536), int(item.peak))
+    return np.ascontiguousarray(part / step, dtype=np.float32), rate
 
 
-def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augment: bool) -> Iterator[Tensor]:
+def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augment: bool) -> Iterator[Batch]:
+    """Crops drawn by weight; those of a batch of the default model are ones that its depth suits, most of them best."""
     p = np.array([item.weight for item in pool])
     while True:
-        chosen = rng.choice(len(pool), config.batch, p=p / p.sum())
-        yield torch.from_numpy(np.stack([crop(pool[i], config, rng, augment=augment) for i in chosen]))
+        depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if config.model == "default" else 1
+        crops: list[tuple[NDArray[np.float32], int]] = []
+        while len(crops) < config.batch:
+            x, rate = crop(pool[rng.choice(len(pool), p=p / p.sum())], config, rng, augment=augment)
+            suited = config.model != "default" or suits(x, depth) or rng.random() < UNSUITED
+            if suited:
+                crops.append((x, rate))
+        yield Batch(
+            torch.from_numpy(np.stack([x for x, _ in crops])), torch.tensor([rate for _, rate in crops]), depth
+        )
 
 
-def loss_of(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-    out = model(x)
-    bits = out["y"] + out["z"] if "z" in out else out["y"]
+def suits(x: NDArray[np.float32], depth: int) -> bool:
+    """Whether this is the depth that the encoder would choose for a crop [K, H, W] in steps."""
+    y = analysis(torch.from_numpy(x)).permute(0, 2, 3, 1).unsqueeze(0)
+    return choose_depths(y)[0] == depth
+
+
+def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     if isinstance(model, ContextCodec):
-        loss = (torch.log(bits + 0.01) + 0.7 * torch.log(out["mse"] + 0.001)).mean()
+        out = model(batch.x, batch.depth, batch.rate)
+        bits = out["y"]
+        loss = torch.log(bits + 0.003).mean()
     else:
+        out = model(batch.x)
+        bits = out["y"] + out["z"] if "z" in out else out["y"]
         loss = torch.log(bits + 6 * out["mse"] + 0.01).mean()
     return loss, {"bits": float(bits.detach().mean()), "mse": float(out["mse"].detach().mean())}
+
+
+def _on(batch: Batch, device: str) -> Batch:
+    return Batch(batch.x.to(device), batch.rate.to(device), batch.depth)
 
 
 @torch.no_grad()
@@ -176,8 +222,8 @@ def validate(model: nn.Module, pool: list[Item], config: Config, count: int = 24
     rng, state = np.random.default_rng(1), torch.get_rng_state()
     torch.manual_seed(1)
     rows = []
-    for _, x in zip(range(count), batches(pool, config, rng, augment=False), strict=False):
-        loss, parts = loss_of(model, x.to(next(model.parameters()).device))
+    for _, batch in zip(range(count), batches(pool, config, rng, augment=False), strict=False):
+        loss, parts = loss_of(model, _on(batch, str(next(model.parameters()).device)))
         rows.append({"loss": float(loss.detach()), **parts})
     torch.set_rng_state(state)
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -216,7 +262,7 @@ def train(
         rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * rate * group["scale"]
-        loss, parts = loss_of(model, next(feed).to(device))
+        loss, parts = loss_of(model, _on(next(feed), device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -57,7 +57,7 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
-    Entry("default", ContextCodec, "7ee75bf688f31b293593a564a9e93bd87d33ecaf7008b6ac4ae3703ac89423a0"),
+    Entry("default", ContextCodec, "7cfcf150feb95cf960ddf7740f7a993ed15862dcce05199accbe404b9fa238c7"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 
@@ -103,7 +103,7 @@ def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> L
         floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
         if isinstance(built, ContextCodec):
             built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
-            floats["place"] = tensors["place"].float()
+            floats |= {key: value.float() for key, value in tensors.items() if key.endswith((".place", ".rate"))}
         for prefix, layer in built.named_modules():
             if isinstance(layer, IntegerConv2d):
                 layer.freeze({key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")})
@@ -125,7 +125,7 @@ def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> L
 
 def _table(name: str, weights: torch.Tensor) -> TableSet:
     octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS else 0
-    return TableSet(weights.numpy().astype(np.uint32), entropy.LOW, octave)
+    return TableSet(weights.numpy().astype(np.uint32), 0 if name == "depth" else entropy.LOW, octave)
 
 
 NETWORKS: dict[str, type[nn.Module]] = {

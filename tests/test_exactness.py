@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
-from mricodec.models import exact, zoo
+from mricodec.models import coding, exact, zoo
 from mricodec.models.coding import ContextLossy
 from mricodec.models.context import ContextCodec
 from mricodec.models.layers import IntegerConv2d
@@ -37,15 +37,20 @@ class Streams:
 
     def __init__(self, model: zoo.LossyModel, streams: list[Any]) -> None:
         self.tables = {name: Tables(t.weights, t.low, t.octave) for name, t in model.tables.items()}
-        self.streams = streams
-        self.ideal_bits = 0.0
+        self.model, self.streams = model, streams
+        self.counted: list[float] = []  # ideal bits of the calls
 
     def code(self, name: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
         tables = self.tables[name]
         rows = [s.code(tables, index[i], None if values is None else values[i]) for i, s in enumerate(self.streams)]
         if values is not None:
-            self.ideal_bits += ideal_bits(tables, index.ravel(), values.ravel())
+            self.counted.append(ideal_bits(tables, index.ravel(), values.ravel()))
         return np.stack(rows)
+
+    def of(self, slabs: Sequence[int]) -> Streams:
+        some = Streams(self.model, [self.streams[s] for s in slabs])
+        some.counted = self.counted
+        return some
 
 
 def ideal_bits(tables: Tables, index: NDArray[Any], values: NDArray[Any]) -> float:
@@ -70,7 +75,7 @@ def ideal_bits(tables: Tables, index: NDArray[Any], values: NDArray[Any]) -> flo
 def encode(model: zoo.LossyModel, x: NDArray[np.int32], params: Params) -> tuple[list[bytes], NDArray[np.int32], float]:
     coder = Streams(model, [EntropyEncoder() for _ in x])
     decoded = model.encode(x, params.step, coder, params)
-    return [stream.finish() for stream in coder.streams], decoded, coder.ideal_bits
+    return [stream.finish() for stream in coder.streams], decoded, sum(coder.counted)
 
 
 def decode(model: zoo.LossyModel, payloads: list[bytes], shape: tuple[int, ...], params: Params) -> NDArray[np.int32]:
@@ -112,8 +117,16 @@ def without_onednn() -> Iterator[None]:
             yield
 
 
+@pytest.fixture(params=[1, 2, 4, 8])
+def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The transform across the slices that the encoder takes."""
+    value: int = request.param
+    monkeypatch.setattr(coding, "choose_depths", lambda y: [value] * len(y))
+    return value
+
+
 @pytest.mark.parametrize("step", [0.5, 8.0, 60.0])
-def test_decoder_repeats_the_encoder(model: ContextLossy, scan: NDArray[np.int32], step: float) -> None:
+def test_decoder_repeats_the_encoder(model: ContextLossy, scan: NDArray[np.int32], step: float, depth: int) -> None:
     params = Params(step, int(scan.max()))
     payloads, decoded, _ = encode(model, scan, params)
     assert np.array_equal(decode(model, payloads, scan.shape, params), decoded)
@@ -127,10 +140,12 @@ def test_decoder_repeats_the_encoder(model: ContextLossy, scan: NDArray[np.int32
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("onednn", [True, False])
 def test_any_arithmetic_decodes_the_same(
-    model: ContextLossy, scan: NDArray[np.int32], hidden: torch.dtype, output: torch.dtype, number: int, onednn: bool
-) -> None:
+    model: ContextLossy, scan: NDArray[np.int32], hidden: torch.dtype, output: torch.dtype, number: int, onednn: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     params = Params(6.0, int(scan.max()))
     x = np.ascontiguousarray(scan[:, :3, :64, :72])
+    monkeypatch.setattr(coding, "choose_depths", lambda y: [4] * len(y))  # has planes of both kinds
     payloads, decoded, _ = encode(model, x, params)
     other = zoo.load_model("default")
     assert isinstance(other, ContextLossy)
@@ -139,7 +154,7 @@ def test_any_arithmetic_decodes_the_same(
         assert np.array_equal(decode(other, payloads, x.shape, params), decoded)
 
 
-def test_order_of_summation_does_not_matter(model: ContextLossy, scan: NDArray[np.int32]) -> None:
+def test_order_of_summation_does_not_matter(model: ContextLossy, scan: NDArray[np.int32], depth: int) -> None:
     params = Params(6.0, int(scan.max()))
     payloads, decoded, _ = encode(model, scan, params)
     other = zoo.load_model("default")
@@ -149,7 +164,7 @@ def test_order_of_summation_does_not_matter(model: ContextLossy, scan: NDArray[n
 
 
 def permute_hidden_channels(network: ContextCodec) -> None:
-    """The same function with the hidden channels of every pass and of the filter in another order."""
+    """The same function with the hidden channels of every pass and of the residual blocks in another order."""
     generator = torch.Generator().manual_seed(5)
 
     def order(layer: IntegerConv2d) -> torch.Tensor:
@@ -163,7 +178,7 @@ def permute_hidden_channels(network: ContextCodec) -> None:
         assert layer.frozen_weight is not None
         layer.frozen_weight = layer.frozen_weight[:, p]
 
-    for one in network.passes:
+    for one in (*network.low.passes, *network.detail.passes):
         p = order(one.base)
         outputs(one.base, p)
         if one.known is not None:
@@ -172,7 +187,7 @@ def permute_hidden_channels(network: ContextCodec) -> None:
         p = order(one.middle)
         outputs(one.middle, p)
         inputs(one.head, p)
-    for block in network.filter.blocks:
+    for block in (*network.low.mix, *network.detail.mix):
         p = order(block.first)
         outputs(block.first, p)
         inputs(block.second, p)

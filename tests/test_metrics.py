@@ -248,3 +248,39 @@ def test_bd_rate_between_two_video_codecs() -> None:
     assert (found.low, found.high) == pytest.approx((32.697, high))
     assert found.percent == pytest.approx(-22.991049439051928)
     assert (found.points, found.reference_points) == (4, 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 192, 176), (1, 208, 240)])
+def test_ms_ssim_is_that_of_the_paper(shape: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    reference = pytest.importorskip("pytorch_msssim")
+    rng = np.random.default_rng(3)
+    original = np.cumsum(np.cumsum(rng.normal(0, 1, shape), 1), 2)
+    decoded = original + rng.normal(0, 4, shape)
+    low, high = metrics.value_range(original)
+    tensors = (torch.from_numpy(a - low)[:, None] for a in (original, decoded))
+    expected = reference.ms_ssim(*tensors, data_range=high - low, size_average=True)
+    assert metrics.ms_ssim(original, decoded) == pytest.approx(float(expected), abs=1e-6)
+    assert metrics.ms_ssim(original, original) == pytest.approx(1)
+    with pytest.raises(ValueError, match="176"):
+        metrics.ms_ssim(original[:, :170], decoded[:, :170])
+
+
+def test_display_windows() -> None:
+    voxels = np.concatenate([np.zeros(1000), np.arange(100, 1101)]).reshape(3, 23, 29)
+    windows = metrics.display_windows(voxels)
+    foreground = voxels[voxels > 0.5 * voxels.mean()]
+    assert windows.narrow == pytest.approx(np.percentile(foreground, (25, 75)))
+    assert windows.bright == pytest.approx(np.percentile(foreground, (75, 99.5)))
+    assert windows.full == pytest.approx(np.percentile(voxels, (0.5, 99.5)))
+
+
+def test_psnr_in_a_window_is_that_of_what_is_displayed() -> None:
+    original = np.array([[0.0, 10, 20, 30], [40, 50, 60, 70]])
+    decoded = original + np.array([[5.0, 1, 0, -2], [0, 0, 30, 9]])
+    # inside 10 ... 60: errors 1, 0, -2, 0, 0 and 60 -> 90, shown as 60
+    expected = 20 * math.log10(50) - 10 * math.log10((1 + 4) / 6)
+    assert metrics.psnr_in_window(original, decoded, (10, 60)) == pytest.approx(expected)
+    assert metrics.psnr_in_window(original, decoded, (35, 55)) == math.inf
+    assert math.isnan(metrics.psnr_in_window(original, decoded, (5, 5)))
+    assert math.isnan(metrics.psnr_in_window(original, decoded, (71, 80)))
