@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from . import entropy
 from .autoencoder import FIRST_OCTAVE, LAST_OCTAVE, Autoencoder
+from .hyperprior import FactorizedPrior
+from .training import PRIOR_RATE
 from .training import _log as append_row
 from .training import _write as write_tensors
 
@@ -49,6 +51,19 @@ class Task(Protocol):
         """(network, its loss), in turn: each network is updated before the next loss is computed."""
 
 
+class RateDistortion:
+    """log(bits + 6 * squared error in steps^2 + 0.01) of every picture, the step drawn between 2^-3 and 2^-8.5 of the peak."""
+
+    def __init__(self, network: FactorizedPrior) -> None:
+        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}
+        self._network = network
+
+    def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
+        steps = torch.exp2(3 + 5.5 * torch.rand(len(batch)))[:, None, None, None]
+        out = self._network(batch * steps)
+        yield "", torch.log(out["y"] + 6 * out["mse"] + 0.01).mean()
+
+
 class Reconstruction:
     """log of the squared error of every picture: what the mean PSNR measures."""
 
@@ -66,16 +81,16 @@ def fit(
     task: Task, feed: Callable[[np.random.Generator], Any], recipe: Recipe, out: Path, name: str, *,
     validate: Callable[[], dict[str, float]] | None = None, betas: tuple[float, float] = (0.9, 0.98),
     minutes: float | None = None, report: Callable[[str], None] = lambda line: None,
-) -> bool:  # fmt: skip
+) -> None:  # fmt: skip
     """Train; afterwards the networks hold the averaged weights, which `out/name.safetensors` has too.
 
     feed: a batch from a random generator. A run that was interrupted goes on from `out/name.checkpoint.safetensors`.
-    False if it was stopped after `minutes`.
+    minutes: a budget of wall time instead of the recipe's steps, whichever ends first; the learning rate falls with it.
     """
     final, state_file, log = (out / f"{name}{end}" for end in (".safetensors", ".checkpoint.safetensors", ".jsonl"))
     out.mkdir(parents=True, exist_ok=True)
     optimisers = {
-        key: torch.optim.AdamW(network.parameters(), recipe.learning_rate, betas=betas, weight_decay=1e-4)
+        key: torch.optim.AdamW(_groups(network), recipe.learning_rate, betas=betas, weight_decay=1e-4)
         for key, network in task.networks.items()
     }
     average = {key: value.detach().clone() for key, value in _state(task).items()}
@@ -86,12 +101,16 @@ def fit(
     recent: dict[str, list[float]] = {}
     if step == 0:
         size = {key or name: sum(p.numel() for p in network.parameters()) for key, network in task.networks.items()}
-        append_row(log, {"name": name, "recipe": asdict(recipe), "parameters": size, "threads": torch.get_num_threads()})
-    while step < recipe.steps:
-        rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+        budget = {} if minutes is None else {"minutes": minutes}
+        threads = torch.get_num_threads()
+        append_row(log, {"name": name, "recipe": asdict(recipe), **budget, "parameters": size, "threads": threads})
+    done = 0.0
+    while done < 1:
+        rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for key, loss in task.losses(feed(rng)):
             optimiser = optimisers[key]
-            optimiser.param_groups[0]["lr"] = recipe.learning_rate * rate
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * rate * group["scale"]
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             nn.utils.clip_grad_norm_(task.networks[key].parameters(), 1.0)
@@ -102,12 +121,14 @@ def fit(
         for key, value in _state(task).items():
             average[key].lerp_(value.detach(), 1 - decay)
         seconds = time.monotonic() - begin
-        over = minutes is not None and seconds > 60 * minutes
-        last = step == recipe.steps or over
+        done = step / recipe.steps
+        if minutes is not None:
+            done = max(done, (spent + seconds) / (60 * minutes))
+        last = done >= 1
         if step % 100 == 0 or last:
             row: dict[str, Any] = {"step": step} | {key: float(np.mean(values)) for key, values in recent.items()}
             recent.clear()
-            if last and not over and validate is not None:
+            if last and validate is not None:
                 _load(task, average)
                 row["validation"] = validate()
             row["seconds"] = round(spent + seconds, 1)
@@ -116,11 +137,17 @@ def fit(
         if time.monotonic() - saved > 60 or last:
             _save(state_file, task, average, optimisers, step, spent + seconds)
             saved = time.monotonic()
-        if over and step < recipe.steps:
-            return False
     _load(task, average)
     write_tensors(final, average)
-    return True
+    state_file.unlink(missing_ok=True)
+
+
+def _groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Factorized priors start wide and narrow slowly otherwise; see training.PRIOR_RATE."""
+    named = list(network.named_parameters())
+    priors = [value for key, value in named if "bottleneck" in key]
+    others = [value for key, value in named if "bottleneck" not in key]
+    return [{"params": others, "scale": 1.0}, *([{"params": priors, "scale": PRIOR_RATE}] if priors else [])]
 
 
 def _state(task: Task) -> dict[str, Tensor]:
@@ -273,6 +300,13 @@ def rounded(network: nn.Module) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(parameter.bfloat16().float())
+
+
+def vae_tensors(network: FactorizedPrior) -> dict[str, Tensor]:
+    """The same of the VAE: bfloat16 weights, the table of its prior. Rounds the network."""
+    rounded(network)
+    weights = {key: value.detach().bfloat16() for key, value in network.named_parameters() if not key.startswith("bottleneck")}
+    return {**weights, "tables.y": network.bottleneck.tables().to(torch.int32)}
 
 
 def file_tensors(network: Autoencoder, pictures: Sequence[NDArray[np.float32]]) -> dict[str, Tensor]:
