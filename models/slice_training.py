@@ -317,3 +317,16 @@ def file_tensors(network: Autoencoder, pictures: Sequence[NDArray[np.float32]]) 
     weights = {key: value.bfloat16() for key, value in network.named_parameters()}
     buffers = {"offset": network.offset, "sensitivity": network.sensitivity}
     return {key: value.detach().contiguous() for key, value in {**weights, **buffers, **tables}.items()}
+
+
+def train_briefly(task: Task, feed: Callable[[np.random.Generator], Any], recipe: Recipe) -> None:
+    """`fit` without files, for the many small classifiers of one comparison."""
+    rng = np.random.default_rng(recipe.seed)
+    optimisers = {key: torch.optim.AdamW(network.parameters(), recipe.learning_rate) for key, network in task.networks.items()}
+    for step in range(recipe.steps):
+        for key, loss in task.losses(feed(rng)):
+            for group in optimisers[key].param_groups:
+                group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+            optimisers[key].zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+            optimisers[key].step()
