@@ -115,6 +115,11 @@ def axial(volume: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[An
     return turned[down], (float(size[s]), float(size[a]), float(size[r]))
 
 
+def read_scan(path: Path) -> list[Slice]:
+    """The slices of one scan, whatever it shows; none where they have no square pixels."""
+    return _slices_of(path, "", scan_name(path), contrast_of(path.name) or "", 1)
+
+
 def _slices_of(path: Path, split: str, subject: str, contrast: str, every: int) -> list[Slice]:
     volumes, affine = read_volumes(path)
     out = []

@@ -65,6 +65,7 @@ class Config:
     pairs: int = 24
     seeds: int = 5
     mix_batch: int = 8
+    calibrate: int = 24  # pictures for the codec's tables
 
     def recipe(self, name: str) -> Recipe:
         from mricodec.models.slice_training import Recipe
@@ -82,7 +83,7 @@ class Config:
 
 CONFIGS = {
     "default": Config((12_000, 3_000, 150), 8, 96),
-    "debug": Config((3, 2, 3), 2, 32, scans=4, every=12, test_every=4, pairs=3, mix_batch=2),
+    "debug": Config((3, 2, 3), 2, 32, scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2),
 }
 
 
@@ -154,7 +155,7 @@ class Study:
                 tensors = training.vae_tensors(network)
             else:
                 self._fit(training.Reconstruction(network), feed, name, lambda: {"psnr": self.validation(network)})
-                tensors = training.file_tensors(network, [s.pixels for s in train[:: max(1, len(train) // 24)]])
+                tensors = training.file_tensors(network, [s.pixels for s in train[:: max(1, len(train) // self.config.calibrate)]])
             self._export(name, tensors)
             self._networks[name] = network
         return self._networks[name]

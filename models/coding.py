@@ -207,7 +207,7 @@ class TransformLossy:
         self, name: str, model_id: bytes, network: TransformCoder | Autoencoder, tables: dict[str, TableSet], device: str
     ) -> None:
         self.name, self.model_id, self.tables = name, model_id, tables
-        self._network = network
+        self.network = self._network = network
         self._device = device
 
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:

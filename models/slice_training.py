@@ -305,7 +305,11 @@ def rounded(network: nn.Module) -> None:
 def vae_tensors(network: FactorizedPrior) -> dict[str, Tensor]:
     """The same of the VAE: bfloat16 weights, the table of its prior. Rounds the network."""
     rounded(network)
-    weights = {key: value.detach().bfloat16() for key, value in network.named_parameters() if not key.startswith("bottleneck")}
+    weights = {
+        key: value.detach().bfloat16().contiguous()
+        for key, value in network.named_parameters()
+        if not key.startswith("bottleneck")
+    }
     return {**weights, "tables.y": network.bottleneck.tables().to(torch.int32)}
 
 
