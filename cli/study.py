@@ -73,7 +73,7 @@ def interpolate(scans: tuple[Path, ...], weights: str, output: Path, model: str,
 @click.option("-o", "--output", required=True, type=_FOLDER, help="Folder for the pictures and manifest.csv; must not exist.")
 @click.option("--method", default="interpolation", show_default=True, type=click.Choice(("interpolation", "acai", "bagan")))
 @click.option("--model", default="cnn32", show_default=True, help="Autoencoder of interpolation and acai.")
-@click.option("--study", "folder", type=_STUDY, help="Folder of a 'study run' that trained the models; needed by acai and bagan.")
+@click.option("--study", "folder", type=_STUDY, help="Folder of a 'study run'; needed by acai and bagan.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 def augment(data: Path, count: int, output: Path, method: str, model: str, folder: Path | None, seed: int) -> None:
     """Make pictures from the training scans of DATA: two of one contrast and height mixed, or drawn from a class."""

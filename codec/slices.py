@@ -137,7 +137,8 @@ def _slices_of(path: Path, split: str, subject: str, contrast: str, every: int) 
         first = top + round(HEIGHTS_MM[0] / gap)
         for n in range(first, min(len(scaled), top + int(HEIGHTS_MM[1] / gap) + 1), step):
             pixels = np.ascontiguousarray(scaled[n])
-            out.append(Slice(scan_name(path), subject, contrast, split, (n - top) * gap, pixels, (row_mm, column_mm), high - low))
+            height = (n - top) * gap
+            out.append(Slice(scan_name(path), subject, contrast, split, height, pixels, (row_mm, column_mm), high - low))
     return out
 
 

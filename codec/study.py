@@ -43,7 +43,8 @@ MEASURES = {
     "PSNR": "per slice, dB, peak = maximum − minimum of its volume",
     "MSE": "per slice, of pixels in 0 … 1 of their volume",
     "SSIM": "Wang et al. 2004, window 7 × 7, range that of the volume; of interpolants, to both parents, the mean",
-    "feature distance": "LPIPS's construction on a contrast classifier trained here, all weights 1, to both parents, the mean. Not LPIPS",
+    "feature distance": "LPIPS's construction on a contrast classifier trained here, all weights 1, to both parents, the mean; "
+    "not LPIPS",
     "LPIPS": "LPIPS 0.1, AlexNet, to both parents, the mean; only where its weights are given",
     "nearest": "feature distance to the nearest training picture of the contrast: small is plausible",
     "novelty": "root mean squared difference of pixels on the common grid to the nearest training picture of any contrast, "
@@ -106,8 +107,8 @@ class Study:
                 raise ValueError(f"{data / split}: expected axial slices of heads, found none that can be used")
         self.results["left_out"] = [[item.file, item.reason] for item in left_out]
         self.results["data"] = [
-            {"split": split, "contrast": contrast, "scans": len({s.scan for s in own}), "subjects": len({s.subject for s in own}),
-             "slices": len(own)}
+            {"split": split, "contrast": contrast, "scans": len({s.scan for s in own}),
+             "subjects": len({s.subject for s in own}), "slices": len(own)}
             for split in SPLITS
             for contrast in CONTRASTS
             if (own := [s for s in self.slices[split] if s.contrast == contrast])
@@ -155,7 +156,8 @@ class Study:
                 tensors = training.vae_tensors(network)
             else:
                 self._fit(training.Reconstruction(network), feed, name, lambda: {"psnr": self.validation(network)})
-                tensors = training.file_tensors(network, [s.pixels for s in train[:: max(1, len(train) // self.config.calibrate)]])
+                some = train[:: max(1, len(train) // self.config.calibrate)]
+                tensors = training.file_tensors(network, [s.pixels for s in some])
             self._export(name, tensors)
             self._networks[name] = network
         return self._networks[name]
@@ -271,7 +273,8 @@ class Study:
         ]  # fmt: skip
         every = [found for found in every if found]
         rng = np.random.default_rng(0)
-        return [found[rng.integers(len(found))] for n in range(self.config.pairs) if (found := every[n % len(every)])] if every else []
+        turns = [every[n % len(every)] for n in range(self.config.pairs)] if every else []
+        return [found[rng.integers(len(found))] for found in turns]
 
     def mixers(self) -> dict[str, Mixer]:
         """Ways to mix pictures [n, 1, H, W] with weights."""
@@ -309,7 +312,7 @@ class Study:
                     "ssim": float(np.mean([metrics.ssim(p, picture, limits=(0.0, 1.0)) for p in both])),
                     "feature_distance": float(features.distance(parents, middle.expand(2, -1, -1, -1)).mean()),
                     "novelty": 255 * math.sqrt(float(((train - picture.ravel()) ** 2).mean(1).min())),
-                    "sharpness": _gradient(picture) / np.mean([_gradient(p) for p in both]),
+                    "sharpness": _gradient(picture) / float(np.mean([_gradient(p) for p in both])),
                 }
                 if len(own):
                     row["nearest"] = min(float(features.distance(part, middle.expand_as(part)).min()) for part in own.split(32))
@@ -390,7 +393,7 @@ class Study:
         for path in sorted((self.out / "models").glob("*.jsonl")):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             head = next(row for row in rows if "recipe" in row)
-            out[path.stem] = {"recipe": head["recipe"], "minutes": head.get("minutes"), "parameters": head["parameters"], **rows[-1]}
+            out[path.stem] = {**head, "minutes": head.get("minutes"), **rows[-1]}
         return out
 
 
@@ -438,7 +441,8 @@ def run(
         bagan = study.bagan("bagan", *study.labelled("train"))
         classes = torch.arange(len(CONTRASTS)).repeat_interleave(8)
         samples = bagan.sample(classes, torch.Generator().manual_seed(0))
-        figures.samples(samples.reshape(len(CONTRASTS), 8, *samples.shape[2:]).numpy(), study.grid["train"], study.slices["train"])
+        made = samples.reshape(len(CONTRASTS), 8, *samples.shape[2:]).numpy()
+        figures.samples(made, study.grid["train"], study.slices["train"])
         results["bagan"] = True
     if "augmentation" in only:
         results["augmentation"] = study.augmentation()
@@ -456,11 +460,11 @@ def run(
 
 def _show(study: Study, figures: Any, name: str, models: Sequence[str]) -> None:
     """Reconstructions, errors and surfaces of one test slice of each contrast at most."""
-    middle = {}
+    middle: dict[str, Slice] = {}
     for item in study.measured:
         if item.contrast not in middle or abs(item.height_mm - 55) < abs(middle[item.contrast].height_mm - 55):
             middle[item.contrast] = item
-    shown = list(middle.values())[:3]
+    shown = [middle[contrast] for contrast in CONTRASTS if contrast in middle][:3]
     rows = [(item, [_through(study.network(model), item.pixels) for model in models]) for item in shown]
     figures.reconstructions(name, models, rows)
     figures.surfaces(name, models, *rows[0])
@@ -480,9 +484,8 @@ def _show_mixed(study: Study, figures: Any) -> None:
     figures.strips(strips, alphas)
     test = study.slices["test"]
     first = test[a]
-    third = [n for n, s in enumerate(test) if s.contrast == first.contrast and s.subject not in (first.subject, test[b].subject)]
-    if not third:
-        third = [n for n, s in enumerate(test) if s.subject not in (first.subject, test[b].subject)]
+    others = [n for n, s in enumerate(test) if s.subject not in (first.subject, test[b].subject)]
+    third = [n for n in others if test[n].contrast == first.contrast] or others
     if not third:
         return
     c = min(third, key=lambda n: abs(test[n].height_mm - first.height_mm))

@@ -115,9 +115,9 @@ class Figures:
         """Mixtures of three scans where their weights lie in a triangle."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7.5, 6.6))
+        figure = Figure(figsize=(7.5, 7.6))
         for (a, b, c), picture in pictures:
-            axis = figure.add_axes((0.82 * (b + c / 2), 0.80 * c * 0.98, 0.175, 0.19))
+            axis = figure.add_axes((0.82 * (b + c / 2), 0.79 * c, 0.175, 0.173))
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
             axis.set_title(f"{a:.2f} {b:.2f} {c:.2f}", fontsize=7, pad=2)
             axis.axis("off")
@@ -193,21 +193,26 @@ def _introduction(results: dict[str, Any]) -> list[str]:
     return [
         "<h2>Introduction</h2>",
         _p("Can a small network hold a slice of a brain scan, how well, and are the points between two scans plausible scans? "
-           "Autoencoders of three latent sizes, U-Nets without skip connections, their adversarially regularised variants and a "
-           "class-balancing generator are trained on the training subjects and measured on subjects that no training has seen."),
+           "Autoencoders of three latent sizes, U-Nets without skip connections, their adversarially regularised "
+           "variants and a "
+           "class-balancing generator are trained on the training subjects and measured on subjects that no training "
+           "has seen."),
         *note,
     ]  # fmt: skip
 
 
 def _data_set(results: dict[str, Any], folder: Path) -> list[str]:
-    rows = [[row["split"], row["contrast"], *(str(row[key]) for key in ("subjects", "scans", "slices"))] for row in results["data"]]
+    heads = ("split", "contrast", "subjects", "scans", "slices")
+    rows = [[str(row[key]) for key in heads] for row in results["data"]]
+    left_out = "; ".join(f"{name} ({why})" for name, why in results["left_out"])
     return [
         "<h2>Data</h2>",
-        _p("Axial slices between 20 and 110 mm below the vertex, at least 3 mm apart, each pixel in 0 … 1 of its volume's range. "
+        _p("Axial slices between 20 and 110 mm below the vertex, at least 3 mm apart, each pixel in 0 … 1 of its "
+           "volume's range. "
            "Subjects of train, validation and test are disjoint; only scans whose licence allows it are trained on."),
-        _table(["split", "contrast", "subjects", "scans", "slices"], rows),
+        _table(heads, rows),
         _figure(folder, "data", "Training pictures on the common grid: 128 × 128 pixels of 1.75 mm, the head in the middle."),
-        *([_note("Left out: " + "; ".join(f"{name} ({why})" for name, why in results["left_out"]))] if results["left_out"] else []),
+        *([_note(f"Left out: {left_out}.")] if left_out else []),
     ]  # fmt: skip
 
 
@@ -233,20 +238,26 @@ def _methods() -> list[str]:
     unet = [("x", 0), ("64", 0), ("128", 1), ("256", 2), ("512", 3), ("z 32", 3), ("512", 3), ("256", 2), ("128", 1), ("64", 0),
             ("x̂", 0)]  # fmt: skip
     acai = [("x₁, x₂", 0), ("encoder", 1), ("z α z₁ + (1 − α) z₂", 2), ("decoder", 1), ("x̂", 0), ("critic", 1), ("α̂", 3)]
-    bagan = [("class", 3), ("z Gaussian of the class", 2), ("generator", 1), ("x̂", 0), ("discriminator", 1), ("class or fake", 3)]
+    bagan = [("class", 3), ("z Gaussian of class", 2), ("generator", 1), ("x̂", 0), ("discriminator", 1), ("class or fake", 3)]
     return [
         "<h2>Methods</h2>",
-        "<p><b>Minimal CNN autoencoder</b>, latents of 8, 16, 32 channels at a quarter of the resolution: 0.5, 1, 2 values a pixel.</p>",
+        "<p><b>Minimal CNN autoencoder</b>, latents of 8, 16, 32 channels at a quarter of the resolution: 0.5, 1, 2 "
+        "values a pixel.</p>",
         _drawing(cnn),
-        "<p><b>U-Net without skip connections</b> V1; V2 is 1.5 times as wide, a third variant has two levels only. Half a value a "
+        "<p><b>U-Net without skip connections</b> V1; V2 is 1.5 times as wide, a third variant has two levels only. "
+        "Half a value a "
         "pixel each; all that the decoder knows passes the lowest level.</p>",
         _drawing(unet),
-        "<p><b>ACAI</b> (arXiv:1807.07543): a critic guesses α of mixed pictures, the autoencoder learns to make it guess 0.</p>",
+        "<p><b>ACAI</b> (arXiv:1807.07543): a critic guesses α of mixed pictures, the autoencoder learns to make it "
+        "guess 0.</p>",
         _drawing(acai),
-        "<p><b>BAGAN</b> (arXiv:1803.09655), 64 × 64 pixels: started from an autoencoder, latents drawn from the Gaussian of a class.</p>",
+        "<p><b>BAGAN</b> (arXiv:1803.09655), 64 × 64 pixels: started from an autoencoder, latents drawn from the "
+        "Gaussian of a class.</p>",
         _drawing(bagan),
-        "<p><b>VAE codec</b>: residual blocks, uniform noise as posterior, a factorized prior; trained for log(bits + 6 · squared error).</p>",
-        "<p><b>Interpolation</b> of any number of scans: z = Σ αᵢ zᵢ, αᵢ ∈ [0, 1], Σ αᵢ = 1. Autoencoders learn the logarithm of the "
+        "<p><b>VAE codec</b>: residual blocks, uniform noise as posterior, a factorized prior; trained for log(bits + "
+        "6 · squared error).</p>",
+        "<p><b>Interpolation</b> of any number of scans: z = Σ αᵢ zᵢ, αᵢ ∈ [0, 1], Σ αᵢ = 1. Autoencoders learn the "
+        "logarithm of the "
         "squared error of 96 × 96 crops, mirrored, turned and darkened at random.</p>",
     ]
 
@@ -279,7 +290,8 @@ def _reconstruction(results: dict[str, Any], folder: Path) -> list[str]:
                  "earlier study: PSNR", "MSE", "SSIM"]  # fmt: skip
         out += [
             f"<h3>Table {number}: {title}, {results[part][0]['slices']} slices of test subjects</h3>", _table(heads, lines),
-            _note("The earlier study's figures come from other data and another preparation and cannot be compared with ours; an "
+            _note("The earlier study's figures come from other data and another preparation and cannot be compared "
+                  "with ours; an "
                   "SSIM of 0.04 beside a PSNR of 25 dB suggests another definition of SSIM."),
             _figure(folder, f"{part}-reconstructions", "Test slices, reconstructions, and the absolute errors under them."),
             _figure(folder, f"{part}-surfaces", "The error of the first slice as a landscape, means of 4 × 4 pixels."),
@@ -295,7 +307,7 @@ def _mixing(results: dict[str, Any], folder: Path) -> list[str]:
               "novelty": "novelty", "nearest": "nearest", "sharpness": "sharpness"}  # fmt: skip
     keys = [key for key in titles if key in rows[0]]
     lines = [
-        [escape(_named(row["method"])), *(f"{row[key]['mean']:.4g} ± {row[key]['sd']:.2g} ({row[key]['min']:.4g} – {row[key]['max']:.4g})" for key in keys)]
+        [escape(_named(row["method"])), *("{mean:.4g} ± {sd:.2g} ({min:.4g} – {max:.4g})".format(**row[key]) for key in keys)]
         for row in rows
     ]
     lpips = "" if "lpips" in keys else " LPIPS was not computed: no weights were given (--lpips-weights)."
@@ -313,14 +325,16 @@ def _mixing(results: dict[str, Any], folder: Path) -> list[str]:
 def _generation(results: dict[str, Any], folder: Path) -> list[str]:
     out = []
     if results.get("bagan"):
-        out += ["<h3>BAGAN</h3>", _figure(folder, "bagan", "A training picture of each class, then pictures drawn at random, unselected.")]
+        caption = "A training picture of each class, then pictures drawn at random, unselected."
+        out += ["<h3>BAGAN</h3>", _figure(folder, "bagan", caption)]
     if rows := results.get("augmentation"):
         counts = ", ".join(f"{n} {name}" for name, n in results.get("subset", {}).items())
         lines = [[escape(r["method"]), f"{r['balanced_accuracy']:.3f} ± {r['half_interval_95']:.3f}",
                   ", ".join(f"{s:.3f}" for s in r["scores"])] for r in rows]  # fmt: skip
         out += [
             "<h3>Does it help?</h3>",
-            _p(f"A small classifier of contrasts, trained on {counts} slices and what each method adds to make the classes equal."),
+            _p(f"A small classifier of contrasts, trained on {counts} slices and what each method adds to make the "
+               "classes equal."),
             _table(["method", "balanced accuracy on test, mean ± 95 % interval", "seeds"], lines),
             _figure(folder, "augmentation", "Mean and 95 % interval (Student) over seeds, each seed beside; dotted: chance."),
         ]
@@ -340,8 +354,8 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
         if not name.startswith("acai-"):
             continue
         for other in ("pixel blending", name[5:]):
-            beaten = [f"{key} ({row[key]['mean']:.4g} against {rows[other][key]['mean']:.4g})"
-                      for key in ("feature_distance", "nearest") if key in row and row[key]["mean"] < rows[other][key]["mean"]]  # fmt: skip
+            means = {key: (row[key]["mean"], rows[other][key]["mean"]) for key in ("feature_distance", "nearest") if key in row}
+            beaten = [f"{key} ({mine:.4g} against {theirs:.4g})" for key, (mine, theirs) in means.items() if mine < theirs]
             if abs(row["sharpness"]["mean"] - 1) < abs(rows[other]["sharpness"]["mean"] - 1):
                 beaten.append("sharpness")
             lost = 3 - len(beaten) if "nearest" in row else 2 - len(beaten)
@@ -354,7 +368,7 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
             gain = row["balanced_accuracy"] - table["none"]["balanced_accuracy"]
             clear = abs(gain) > row["half_interval_95"] + table["none"]["half_interval_95"]
             found.append(f"Augmentation by {name} changes balanced accuracy by {gain:+.3f}"
-                         + (": the intervals are apart." if clear else ": the intervals overlap, so no difference is shown."))  # fmt: skip
+                         + (": intervals apart." if clear else ": the intervals overlap, no difference is shown."))  # fmt: skip
     items = "".join(f"<li>{escape(text)}</li>" for text in found) or "<li>Nothing measured yet.</li>"
     return ["<h2>Conclusions</h2>", f"<ul>{items}</ul>"]
 
@@ -362,8 +376,10 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
 def _limits(results: dict[str, Any]) -> list[str]:
     return [
         "<h2>Limits</h2>",
-        _p("Few subjects: intervals over slices are not intervals over people. Contrast goes with the scanner and the subject, so the "
-           "classifier may learn either. Slices are mixed by height below the vertex without registration. Autoencoders are trained on "
+        _p("Few subjects: intervals over slices are not intervals over people. Contrast goes with the scanner and the "
+           "subject, so the "
+           "classifier may learn either. Slices are mixed by height below the vertex without registration. "
+           "Autoencoders are trained on "
            "crops in scanner resolution and mix pictures of the common grid; in the augmentation they have seen all training "
            "slices, though without labels, and BAGAN only the small subset. Trainings are short: see the table of trainings."),
     ]  # fmt: skip

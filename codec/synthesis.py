@@ -34,7 +34,7 @@ def load_autoencoder(name: str, study: Path | None) -> Autoencoder:
         if name not in shipped:
             known = ", ".join(sorted(shipped & zoo.STUDY.keys() - {"vae"})) or "none"
             raise ValueError(f"no autoencoder {name} is shipped (there are: {known}); name the folder of a study with --study")
-        network: Any = zoo.load_model(name).network
+        network: Any = getattr(zoo.load_model(name), "network", None)
         if not isinstance(network, Autoencoder):
             raise ValueError(f"{name} is no autoencoder")
         return network

@@ -55,7 +55,7 @@ class RateDistortion:
     """log(bits + 6 * squared error in steps^2 + 0.01) of every picture, the step drawn between 2^-3 and 2^-8.5 of the peak."""
 
     def __init__(self, network: FactorizedPrior) -> None:
-        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}
+        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
         self._network = network
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -68,7 +68,7 @@ class Reconstruction:
     """log of the squared error of every picture: what the mean PSNR measures."""
 
     def __init__(self, network: Autoencoder) -> None:
-        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}
+        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
         self._network = network
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:

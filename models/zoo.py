@@ -1,8 +1,8 @@
 """The shipped models: a frozen table from model id to class, configuration and weights. Append only from 0.1.0 on.
 
 A weights file is safetensors: int8 weights, int32 biases and uint8 shifts of the integer layers, float32 of encoder-only
-layers (bfloat16 of the study's models), int32 probability tables "tables.<set>". Its SHA-256 stands here and is checked when it is loaded; the first 8 bytes
-are the model id in a stream.
+layers (bfloat16 of the study's models), int32 probability tables "tables.<set>". Its SHA-256 stands here and is checked
+when it is loaded; the first 8 bytes are the model id in a stream.
 """
 
 from __future__ import annotations
