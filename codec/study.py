@@ -55,11 +55,11 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Config:
-    """How much is read, trained and measured. `steps` and `batch`: (autoencoders, adversarial, classifier)."""
+    """How much is read, trained and measured."""
 
-    steps: tuple[int, int, int]
-    batch: int
-    size: int
+    steps: dict[str, int]  # by kind of network
+    batch: int = 4
+    size: int = 64  # of the crops, pixels
     scans: int | None = None
     every: int = 1
     test_every: int = 3
@@ -72,19 +72,22 @@ class Config:
         from mricodec.models.slice_training import Recipe
 
         if name.startswith("unet"):
-            return Recipe(self.steps[0], max(2, self.batch // 2), 6e-4, self.size)
-        if name.startswith(("cnn", "vae")):
-            return Recipe(self.steps[0], self.batch, 1e-3, self.size)
+            return Recipe(self.steps["unet"], self.batch, 1e-3, self.size)
+        if name.startswith("cnn"):
+            return Recipe(self.steps["cnn"], self.batch, 2e-3, self.size)
+        if name == "vae":
+            return Recipe(self.steps["vae"], self.batch, 1e-3, self.size)
         if name.startswith("acai"):
-            return Recipe(self.steps[1], self.mix_batch, 2e-4, self.size)
+            return Recipe(self.steps["acai"], self.mix_batch, 2e-4, GRID)
         if name.startswith("bagan"):
-            return Recipe(self.steps[1], 4 * self.mix_batch, 3e-4, self.size)
-        return Recipe(self.steps[2], 32, 2e-3, self.size)
+            return Recipe(self.steps["bagan"], 4 * self.mix_batch, 3e-4, GRID // 2)
+        return Recipe(self.steps["classifier"], 32, 2e-3, GRID // 2)
 
 
 CONFIGS = {
-    "default": Config((12_000, 3_000, 150), 8, 96),
-    "debug": Config((3, 2, 3), 2, 32, scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2),
+    "default": Config({"cnn": 2500, "unet": 1200, "vae": 3000, "acai": 1000, "bagan": 2500, "classifier": 150}),
+    "debug": Config(dict.fromkeys(("cnn", "unet", "vae", "acai", "bagan", "classifier"), 2),
+        2, 32, scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2),
 }
 
 
@@ -308,7 +311,7 @@ class Study:
                 picture = middle[0, 0].numpy()
                 both = [p[0].numpy() for p in parents]
                 own = real[torch.from_numpy(contrasts == self.slices["test"][a].contrast)]
-                row = {
+                row: dict[str, float] = {
                     "ssim": float(np.mean([metrics.ssim(p, picture, limits=(0.0, 1.0)) for p in both])),
                     "feature_distance": float(features.distance(parents, middle.expand(2, -1, -1, -1)).mean()),
                     "novelty": 255 * math.sqrt(float(((train - picture.ravel()) ** 2).mean(1).min())),

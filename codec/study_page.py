@@ -258,7 +258,7 @@ def _methods() -> list[str]:
         "6 · squared error).</p>",
         "<p><b>Interpolation</b> of any number of scans: z = Σ αᵢ zᵢ, αᵢ ∈ [0, 1], Σ αᵢ = 1. Autoencoders learn the "
         "logarithm of the "
-        "squared error of 96 × 96 crops, mirrored, turned and darkened at random.</p>",
+        "squared error of 64 × 64 crops, mirrored, turned and darkened at random.</p>",
     ]
 
 
