@@ -86,9 +86,11 @@ class Config:
 
 CONFIGS = {
     "default": Config({"cnn": 2500, "unet": 1200, "vae": 3000, "acai": 1000, "bagan": 2500, "classifier": 150}),
-    "debug": Config(dict.fromkeys(("cnn", "unet", "vae", "acai", "bagan", "classifier"), 2),
-        2, 32, scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2),
-}
+    "debug": Config(
+        dict.fromkeys(("cnn", "unet", "vae", "acai", "bagan", "classifier"), 2), 2, 32,
+        scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2,
+    ),
+}  # fmt: skip
 
 
 class Study:

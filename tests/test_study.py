@@ -127,7 +127,8 @@ def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corp
     assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
     assert {row["seed"] for row in rows} == {"7"}
     if method == "interpolation":
-        assert all(row["parents"].count("@") == 2 and sum(map(float, row["weights"].split())) == pytest.approx(1) for row in rows)
+        assert all(row["parents"].count("@") == 2 for row in rows)
+        assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
     for row in rows:
         assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
 
