@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save, save_file
 
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
-from mricodec.cli.main import main
+from mricodec.cli.main import cli
 from mricodec.codec import slices
 from mricodec.models import adversarial, perceptual, slice_training, zoo
 from mricodec.models.autoencoder import MinimalCNN
@@ -51,7 +51,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def parts_of(folder: Path) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corp
         result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", "cnn8",
                         "--study", study, "--seed", 7)  # fmt: skip
         assert result.exit_code == 0, result.output
-    rows = list(csv.DictReader((tmp_path / "one" / "manifest.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "one" / "manifest.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
     assert {row["seed"] for row in rows} == {"7"}
     if method == "interpolation":
