@@ -300,7 +300,7 @@ class Study:
         train = self.grid["train"].reshape(len(self.grid["train"]), -1)
         real = torch.from_numpy(self.grid["train"])[:, None]
         contrasts = np.array([s.contrast for s in self.slices["train"]])
-        rows = []
+        rows: list[dict[str, Any]] = []
         pairs = self.pairs()
         if not pairs:
             self.report("no two test subjects have slices of one contrast and height: nothing to interpolate")
@@ -326,7 +326,7 @@ class Study:
                 found.append(row)
             keys = [key for key in ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness") if key in found[0]]
             summary = {key: _summary([row[key] for row in found if key in row]) for key in keys}
-            rows.append({"method": name, "pairs": len(found), **summary})
+            rows.append({"method": name, "pairs": len(found)} | summary)
             self.report(f"{name}: " + ", ".join(f"{key} {value['mean']:.4g}" for key, value in summary.items()))
         return rows
 
