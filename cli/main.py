@@ -28,10 +28,13 @@ PROGRESS_AFTER = 1.0  # seconds
 
 # name -> (module:function, the line in --help); importing them costs up to two seconds
 _LAZY = {
+    "augment": ("mricodec.cli.study:augment", "Pictures between or beyond training scans."),
     "batch": ("mricodec.cli.batch:batch", "Encode or decode a tree of scans."),
     "cache": ("mricodec.cli.train:cache", "Pack a folder of scans into one file for training."),
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
     "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside other codecs."),
+    "interpolate": ("mricodec.cli.study:interpolate", "Mix heads through an autoencoder."),
+    "study": ("mricodec.cli.study:study", "The representation study."),
     "train": ("mricodec.cli.train:train", "Train a model."),
     "unwrap": ("mricodec.cli.series:unwrap", "Take a stream out of a DICOM object."),
     "wrap": ("mricodec.cli.series:wrap", "Put a stream into a DICOM object for a PACS."),

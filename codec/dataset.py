@@ -143,7 +143,7 @@ def build_cache(
     for folder in (out.parent, *(data_dir / split for split in SPLITS)):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: expected a folder, found none")
-    manifest = _read_manifest(data_dir / "MANIFEST.csv")
+    manifest = read_manifest(data_dir / "MANIFEST.csv")
     left_out: list[LeftOut] = []
     total = int(budget_mib * 2**20)
     used = 0
@@ -185,7 +185,7 @@ def build_cache(
     )
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
+def read_manifest(path: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -195,7 +195,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in rows}
 
 
-def _licence_refusal(licence: str | None) -> str | None:
+def licence_refusal(licence: str | None) -> str | None:
     """The reason not to train on data under this licence, or None."""
     if licence is None:
         return "not in MANIFEST.csv, so its licence is unknown"
@@ -214,7 +214,7 @@ def _read_scans(
             continue
         name = f"{split}/{path.name}"
         row = manifest.get(name)
-        if manifest and split == "train" and (reason := _licence_refusal(row["licence"] if row else None)):
+        if manifest and split == "train" and (reason := licence_refusal(row["licence"] if row else None)):
             left_out.append(LeftOut(name, reason))
             continue
         image: Any = nib.load(path)  # type: ignore[attr-defined, unused-ignore]

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import entropy, transform
+from .autoencoder import Autoencoder
 from .context import CHANNELS, INDEX_SKIP, RDO_LAMBDA, Code, ContextCodec, Layout, choose_depths, quantise, rate_class
-from .hyperprior import LATENT, ScaleHyperprior, TransformCoder
+from .hyperprior import ScaleHyperprior, TransformCoder
 
 STEP_BITS = 16  # the step is an integer number of 2**-16 codes
 STEP_RANGE = (2.0**-12, 2.0**20)
@@ -200,15 +201,15 @@ class ContextLossy:
 
 
 class TransformLossy:
-    """The factorized and hyperprior codecs: the same latents everywhere, samples up to float rounding."""
+    """Codecs of slices, those of the study too: the same latents everywhere, samples up to float rounding."""
 
     exact_samples = False
 
     def __init__(
-        self, name: str, model_id: bytes, network: TransformCoder, tables: dict[str, TableSet], device: str
+        self, name: str, model_id: bytes, network: TransformCoder | Autoencoder, tables: dict[str, TableSet], device: str
     ) -> None:
         self.name, self.model_id, self.tables = name, model_id, tables
-        self._network = network
+        self.network = self._network = network
         self._device = device
 
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
@@ -228,20 +229,23 @@ class TransformLossy:
         step = integer_step(params) / (1 << STEP_BITS)
         gain = self._network.gain(torch.tensor([math.log2(max(peak / step, 4.0))], dtype=torch.float32, device=self._device))
         symbols = _Symbols(coder)
-        size = (-(-height // 8), -(-width // 8))
+        stride = self._network.stride
+        size = (-(-height // 8) * 8 // stride, -(-width // 8) * 8 // stride)
+        octave = ((max(params.peak, 1) << STEP_BITS) // integer_step(params)).bit_length() - 1  # of peak / step, exact
         for t in range(k):
             y = None
             if x is not None:
                 flat = _padded(x[:, t : t + 1]).to(self._device) / peak
                 y = self._network.g_a(flat) * gain
-            y_hat = self._latents(s, size, y, symbols)
+            y_hat = self._latents(s, size, y, octave, symbols)
             samples = self._network.g_s(y_hat / gain)[:, 0, :height, :width] * peak
             out[:, t] = samples.round().clamp(-(2.0**30), 2.0**30).cpu().numpy().astype(np.int32)
         return out
 
-    def _latents(self, s: int, size: tuple[int, int], y: Tensor | None, symbols: _Symbols) -> Tensor:
+    def _latents(self, s: int, size: tuple[int, int], y: Tensor | None, octave: int, symbols: _Symbols) -> Tensor:
         network = self._network
-        planes = (s, LATENT, *size)
+        planes = (s, network.latent, *size)
+        tables = network.table_set(octave)
         if isinstance(network, ScaleHyperprior):
             small = (-(-size[0] // 2), -(-size[1] // 2))
             given = None if y is None else network.analyse_hyper(y).round().clamp(-Z_MAX, Z_MAX).reshape(s, -1)
@@ -249,6 +253,6 @@ class TransformLossy:
             z = symbols.code("z", channel.expand(s, -1), given).reshape(s, 32, *small)
             index = network.scale_index(z, size).reshape(s, -1)
         else:
-            index = torch.arange(LATENT, device=self._device).repeat_interleave(size[0] * size[1]).expand(s, -1)
+            index = torch.arange(network.latent, device=self._device).repeat_interleave(size[0] * size[1]).expand(s, -1)
         given = None if y is None else y.round().clamp(-SYMBOL_MAX, SYMBOL_MAX - 1).reshape(s, -1)
-        return symbols.code("y", index, given).reshape(planes)
+        return symbols.code(tables, index, given).reshape(planes)

@@ -29,6 +29,9 @@ INDEX_ORIGIN = 35
 class TransformCoder(nn.Module):
     """g_a, g_s and the gains that both codecs share. `width`: channels of the hidden layers."""
 
+    latent = LATENT
+    stride = 8
+
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.g_a = nn.Sequential(
@@ -48,6 +51,10 @@ class TransformCoder(nn.Module):
         low = position.floor().long()
         part = (position - low)[:, None]
         return torch.exp2((1 - part) * self.gains[low] + part * self.gains[low + 1])[:, :, None, None]
+
+    def table_set(self, octave: int) -> str:
+        """The tables of y; the same at every step, to which the gains adapt."""
+        return "y"
 
     def latent_bits(self, y: Tensor, y_hat: Tensor) -> dict[str, Tensor]:
         """Bits [N, ...] of y (and z) under the prior."""

@@ -1,14 +1,16 @@
 """The shipped models: a frozen table from model id to class, configuration and weights. Append only from 0.1.0 on.
 
 A weights file is safetensors: int8 weights, int32 biases and uint8 shifts of the integer layers, float32 of encoder-only
-layers, int32 probability tables "tables.<set>". Its SHA-256 stands here and is checked when it is loaded; the first 8 bytes
-are the model id in a stream.
+layers (bfloat16 of the study's models), int32 probability tables "tables.<set>". Its SHA-256 stands here and is checked
+when it is loaded; the first 8 bytes are the model id in a stream.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from . import entropy
+from . import entropy, unet
+from .autoencoder import Autoencoder, MinimalCNN
 from .coding import ContextLossy, TableSet, TransformLossy
 from .context import GATE, ContextCodec
 from .exact import choose_backend
 from .hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
 from .layers import IntegerConv2d
+from .vae import ResidualVAE
 
 WEIGHTS = Path(__file__).parent / "weights"
 LossyModel = ContextLossy | TransformLossy
@@ -42,7 +46,7 @@ class UnknownModelError(KeyError):
 @dataclass(frozen=True)
 class Entry:
     name: str
-    network: type[nn.Module]
+    network: Callable[[], nn.Module]
     sha256: str
 
     @property
@@ -57,6 +61,8 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
+    Entry("cnn32", partial(MinimalCNN, 32), "677c241d0b948c2cc978e79e23d902cf4e9ca3415a7ae6d4f5f081b803a41cfe"),
+    Entry("unet", unet.UNet, "ecf179570aedac2642775092199a5b78992fa7263bd201cc1420e6f5dc06e7c2"),
     Entry("default", ContextCodec, "7cfcf150feb95cf960ddf7740f7a993ed15862dcce05199accbe404b9fa238c7"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
@@ -93,13 +99,14 @@ def load_model(model: str | bytes = "default", *, device: str = "cpu") -> LossyM
     return assemble(entry.name, entry.network, data, device)
 
 
-def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> LossyModel:
+def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: str) -> LossyModel:
     """A model from the bytes of a weights file. WeightsError if they do not fit."""
     try:
         tensors = load(data)
         tables = {key[7:]: _table(key[7:], value) for key, value in tensors.items() if key.startswith("tables.")}
         built = network()
         floats = {key: value for key, value in tensors.items() if value.dtype == torch.float32}
+        floats |= {key: value.float() for key, value in tensors.items() if value.dtype == torch.bfloat16}
         floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
         if isinstance(built, ContextCodec):
             built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
@@ -119,16 +126,26 @@ def assemble(name: str, network: type[nn.Module], data: bytes, device: str) -> L
     model_id = hashlib.sha256(data).digest()[:8]
     if isinstance(built, ContextCodec):
         return ContextLossy(name, model_id, built, tables, device)
-    assert isinstance(built, TransformCoder)
+    assert isinstance(built, (TransformCoder, Autoencoder))
     return TransformLossy(name, model_id, built, tables, device)
 
 
 def _table(name: str, weights: torch.Tensor) -> TableSet:
     octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS else 0
-    return TableSet(weights.numpy().astype(np.uint32), 0 if name == "depth" else entropy.LOW, octave)
+    low = 0 if name == "depth" else -((weights.shape[1] - 1) // 2)
+    return TableSet(weights.numpy().astype(np.uint32), low, octave)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {
+STUDY: dict[str, Callable[[], Autoencoder | ResidualVAE]] = {
+    "cnn8": partial(MinimalCNN, 8),
+    "cnn16": partial(MinimalCNN, 16),
+    "cnn32": partial(MinimalCNN, 32),
+    "unet": unet.UNet,
+    "unet-wide": partial(unet.UNet, unet.V2),
+    "unet-2level": partial(unet.UNet, unet.TWO_LEVELS),
+    "vae": ResidualVAE,
+}  # the representation study's
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
     "factorized": FactorizedPrior,
     "hyperprior": ScaleHyperprior,

@@ -1,0 +1,176 @@
+"""The study's adversarial models: ACAI, and BAGAN on small pictures.
+
+ACAI (Berthelot, Raffel, Roy & Goodfellow 2018, arXiv:1807.07543), of an autoencoder f, g and a critic d, alpha in [0, 0.5]:
+
+    autoencoder  |x - g(f(x))|^2 + WEIGHT d(g(alpha f(x1) + (1 - alpha) f(x2)))^2
+    critic       (d(g(alpha f(x1) + (1 - alpha) f(x2))) - alpha)^2 + d(GAMMA x + (1 - GAMMA) g(f(x)))^2
+
+BAGAN (Mariani et al. 2018, arXiv:1803.09655): an autoencoder of all classes starts generator and discriminator; z is drawn
+from a Gaussian fitted to the latents of the class; the discriminator tells the classes and one more, "fake", apart, and the
+generator is to make pictures of the class that was asked for. Classes are drawn alike, however few pictures they have.
+Cut against the paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .autoencoder import Autoencoder
+
+WEIGHT = 0.5
+GAMMA = 0.2
+SIDE = 64  # of BAGAN's pictures
+CODES = 64  # its latents
+SHRINK = 0.1  # of the covariance towards its diagonal
+
+
+class Critic(nn.Module):
+    """x [N, 1, H, W] -> alpha [N]: strided convolutions, the mean of the last one, as in the paper."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 1
+        for level in range(4):
+            layers += [nn.Conv2d(channels, width << min(level, 2), 3, 2, 1), nn.LeakyReLU(0.2)]
+            channels = width << min(level, 2)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha: Tensor = self.layers(x).float().mean((1, 2, 3))
+        return alpha
+
+
+class Acai:
+    """batch: pictures [N, 1, H, W] of one kind, so that they can be mixed with each other."""
+
+    def __init__(self, network: Autoencoder) -> None:
+        self._network = network
+        self._critic = Critic()
+        self.networks: dict[str, nn.Module] = {"autoencoder": network, "critic": self._critic}
+
+    def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
+        alpha = 0.5 * torch.rand(len(batch))
+        z = self._network.encode(batch)
+        mixed = self._network.decode(torch.lerp(z.roll(1, 0), z, alpha[:, None, None, None]))
+        x_hat = self._network.decode(z)
+        # the squared error in units of its usual size, about 36 dB, so that the critic's term keeps the paper's weight
+        error = ((x_hat - batch) ** 2).mean() / 2.5e-4
+        yield "autoencoder", error + WEIGHT * (self._critic(mixed) ** 2).mean()
+        mixed, x_hat = mixed.detach(), x_hat.detach()
+        real = self._critic(torch.lerp(x_hat, batch, GAMMA))
+        yield "critic", ((self._critic(mixed) - alpha) ** 2).mean() + (real**2).mean()
+
+
+def interpolate(network: Autoencoder, pictures: Tensor, weights: list[float]) -> Tensor:
+    """pictures [n, 1, H, W], n >= 2 -> the picture [1, 1, H, W] of z = sum(weights * z_n). ValueError for other weights."""
+    check_weights(weights, len(pictures))
+    z = network.encode(pictures)
+    return network.decode(torch.einsum("n,nchw->chw", torch.tensor(weights, dtype=z.dtype), z)[None])
+
+
+def check_weights(weights: list[float], count: int) -> None:
+    """ValueError unless there are `count` >= 2 weights in 0 ... 1 of sum 1."""
+    if len(weights) != count or count < 2:
+        raise ValueError(f"expected at least two scans and a weight for each, found {count} and {len(weights)} weights")
+    if not all(0 <= weight <= 1 for weight in weights) or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"weights: expected numbers in 0 ... 1 of sum 1, found {', '.join(f'{w:g}' for w in weights)}")
+
+
+def _convolutions(width: int) -> nn.Sequential:
+    """[N, 1, 64, 64] -> [N, 4 * width, 8, 8]."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 5, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(2 * width, 4 * width, 3, 2, 1), nn.LeakyReLU(0.2),
+    )  # fmt: skip
+
+
+class Generator(nn.Module):
+    """z [N, 64] -> x [N, 1, 64, 64] in 0 ... 1."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self._width = width
+        self.first = nn.Linear(CODES, 4 * width * 64)
+        self.layers = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(4 * width, 8 * width, 3, padding=1), nn.PixelShuffle(2),
+            nn.ReLU(), nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.PixelShuffle(2),
+            nn.ReLU(), nn.Conv2d(width, 4, 3, padding=1), nn.PixelShuffle(2), nn.Sigmoid(),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        x: Tensor = self.layers(self.first(z).reshape(len(z), 4 * self._width, 8, 8))
+        return x
+
+
+class Discriminator(nn.Module):
+    """x [N, 1, 64, 64] -> logits [N, outputs]; with `CODES` outputs it is the encoder that it starts from."""
+
+    def __init__(self, outputs: int, width: int = 32) -> None:
+        super().__init__()
+        self.layers = _convolutions(width)
+        self.head = nn.Linear(4 * width * 64, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(x).flatten(1))
+        return logits
+
+
+class SmallAutoencoder:
+    """BAGAN's first task: the autoencoder; batch (pictures, classes)."""
+
+    def __init__(self) -> None:
+        self.encoder, self.decoder = Discriminator(CODES), Generator()
+        self.networks: dict[str, nn.Module] = {"": nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})}
+
+    def losses(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        x, _ = batch
+        yield "", 100 * ((self.decoder(self.encoder(x)) - x) ** 2).mean()
+
+
+class Bagan:
+    """BAGAN's second task; batch (pictures [N, 1, 64, 64], classes [N])."""
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self.generator, self.discriminator = Generator(), Discriminator(classes + 1)
+        self.networks: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        self.generator.register_buffer("mean", torch.zeros(classes, CODES))
+        self.generator.register_buffer("factor", torch.eye(CODES).repeat(classes, 1, 1))  # Cholesky
+
+    @torch.no_grad()
+    def start_from(self, trained: SmallAutoencoder, pictures: Tensor, classes: Tensor) -> None:
+        """Weights of the autoencoder, and the Gaussian of every class from its pictures."""
+        self.generator.load_state_dict(trained.decoder.state_dict(), strict=False)
+        self.discriminator.layers.load_state_dict(trained.encoder.layers.state_dict())
+        z = trained.encoder(pictures)
+        everything = torch.cov(z.T)
+        for n in range(self._classes):
+            own = z[classes == n]
+            covariance = torch.cov(own.T) if len(own) > 1 else everything
+            diagonal = torch.diag(covariance.diagonal())
+            covariance = torch.lerp(covariance, diagonal, SHRINK) + 1e-4 * everything.diagonal().mean() * torch.eye(CODES)
+            self.generator.get_buffer("mean")[n] = own.mean(0) if len(own) else z.mean(0)
+            self.generator.get_buffer("factor")[n] = torch.linalg.cholesky(covariance)
+
+    def sample(self, classes: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """classes [N] -> pictures [N, 1, 64, 64]."""
+        noise = torch.randn(len(classes), CODES, generator=generator)
+        mean, factor = self.generator.get_buffer("mean"), self.generator.get_buffer("factor")
+        x: Tensor = self.generator(mean[classes] + (factor[classes] @ noise[:, :, None])[:, :, 0])
+        return x
+
+    def losses(self, batch: Any) -> Iterator[tuple[str, Tensor]]:
+        x, classes = batch
+        count = max(1, len(x) // self._classes)  # as many fakes as pictures of one class
+        with torch.no_grad():
+            fake = self.sample(torch.randint(self._classes, (count,)))
+        target = torch.cat([classes, torch.full((count,), self._classes)])
+        yield "discriminator", F.cross_entropy(self.discriminator(torch.cat([x, fake])), target)
+        wanted = torch.randint(self._classes, (len(x),))
+        yield "generator", F.cross_entropy(self.discriminator(self.sample(wanted)), wanted)

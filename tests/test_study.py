@@ -1,0 +1,194 @@
+"""The representation study: its models, measures, commands, and the debug configuration from scans to page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import save, save_file
+
+from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
+from mricodec.cli.main import cli
+from mricodec.codec import slices
+from mricodec.models import adversarial, perceptual, slice_training, zoo
+from mricodec.models.autoencoder import MinimalCNN
+
+from .test_exactness import Params, Streams
+
+LEVELS = {"T1w": (900, 500), "T2w": (300, 1000), "FLAIR": (600, 200), "DWI": (400, 800)}
+
+
+def write_head(path: Path, brain: int, fluid: int, seed: int) -> None:
+    """An ellipsoid with a bright rim and two ventricles: 40 x 48 x 24 voxels of 4 x 4 x 6 mm."""
+    rng = np.random.default_rng(seed)
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 48, 24)), indexing="ij")
+    size = 0.8 + 0.1 * rng.random()
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    voxels = np.where(radius < size, brain, 0) + np.where(abs(radius - size) < 0.06, 300, 0)
+    voxels = np.where((abs(abs(i) - 0.2) < 0.1) & (abs(j) < 0.4) & (abs(k) < 0.5), fluid, voxels)
+    voxels = np.abs(voxels + rng.normal(0, 15, voxels.shape)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([4.0, 4.0, 6.0, 1.0])), path)  # type: ignore[no-untyped-call, attr-defined]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    seed = 0
+    for split, contrasts in (("train", LEVELS), ("validation", ("T1w",)), ("test", ("T1w", "T2w"))):
+        (folder / split).mkdir()
+        for contrast in contrasts:
+            for subject in ("a", "b"):
+                seed += 1
+                write_head(folder / split / f"{split}-{subject}_{contrast}.nii.gz", *LEVELS[contrast], seed)
+    return folder
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def parts_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "study.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study")
+    result = invoke("study", "run", "--data", corpus, "-o", out, "--config", "debug")
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
+    found = parts_of(study)
+    assert [row["model"] for row in found["cnn"]] == ["cnn8", "cnn16", "cnn32"]
+    assert [row["model"] for row in found["unet"]] == ["unet", "unet-wide", "unet-2level"]
+    assert [row["values_per_pixel"] for row in found["cnn"] + found["unet"]] == [0.5, 1, 2, 0.5, 0.5, 0.5]
+    assert [row["method"] for row in found["augmentation"]] == ["none", "pixel blending", "interpolation", "acai", "bagan"]
+    assert all(len(row["scores"]) == 5 for row in found["augmentation"])
+    assert len(found["interpolation"]) == 5
+    page = (study / "study.html").read_text()
+    for word in ("Table 1", "Table 2", "Table 3", "BAGAN", "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
+        assert word in page
+    assert "src='http" not in page and page.count("data:image/png") == 9
+
+
+def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
+    before = (study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]
+    result = invoke("study", "run", "--data", corpus, "-o", study, "--config", "debug", "--only", "cnn")
+    assert result.exit_code == 0, result.output
+    assert ((study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]) == before
+
+
+def test_wrong_parts_are_named(corpus: Path, tmp_path: Path) -> None:
+    result = invoke("study", "run", "--data", corpus, "-o", tmp_path / "out", "--only", "cnn,gan")
+    assert result.exit_code != 0
+    assert "found gan" in result.output
+
+
+@pytest.mark.parametrize("weights", ["0.5,0.5", "0.2,0.5,0.3"])
+def test_interpolate_writes_a_head(weights: str, study: Path, corpus: Path, tmp_path: Path) -> None:
+    scans = sorted((corpus / "train").iterdir())[: weights.count(",") + 1]
+    out = tmp_path / "mixed.nii.gz"
+    arguments = ("interpolate", *scans, "--weights", weights, "-o", out, "--model", "acai-cnn8", "--study", study)
+    if not (study / "models" / "acai-cnn8.safetensors").exists():
+        arguments = (*arguments[:-3], "cnn8", *arguments[-2:])
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    image: Any = nib.load(out)  # type: ignore[attr-defined]
+    assert image.shape[:2] == (slices.GRID, slices.GRID) and image.shape[2] > 10
+    assert nib.aff2axcodes(image.affine) == ("L", "A", "S")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("weights", ["0.5,0.4", "1.5,-0.5", "1", "a,b"])
+def test_weights_that_do_not_fit(weights: str, study: Path, corpus: Path, tmp_path: Path) -> None:
+    scans = sorted((corpus / "train").iterdir())[:2]
+    out = tmp_path / "mixed.nii"
+    result = invoke("interpolate", *scans, "--weights", weights, "-o", out, "--model", "cnn8", "--study", study)
+    assert result.exit_code != 0
+    assert "eights" in result.output and not out.exists()
+
+
+@pytest.mark.parametrize("method", ["interpolation", "bagan"])
+def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corpus: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", "cnn8",
+                        "--study", study, "--seed", 7)  # fmt: skip
+        assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "one" / "manifest.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
+    assert {row["seed"] for row in rows} == {"7"}
+    if method == "interpolation":
+        assert all(row["parents"].count("@") == 2 for row in rows)
+        assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
+    for row in rows:
+        assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
+
+
+def test_a_weight_of_one_is_the_reconstruction() -> None:
+    network = MinimalCNN(8).eval()
+    pictures = torch.rand(3, 1, 16, 24)
+    with torch.no_grad():
+        mixed = adversarial.interpolate(network, pictures, [0.0, 1.0, 0.0])
+        assert torch.allclose(mixed, network(pictures[1:2]), atol=1e-5)
+
+
+def lpips_file(path: Path) -> None:
+    """Layers of AlexNet's shape, four channels each."""
+    generator = torch.Generator().manual_seed(0)
+    tensors, inputs = {}, 3
+    for n, (layer, size) in enumerate(((0, 11), (3, 5), (6, 3), (8, 3), (10, 3))):
+        tensors[f"features.{layer}.weight"] = torch.randn(4, inputs, size, size, generator=generator)
+        tensors[f"features.{layer}.bias"] = torch.randn(4, generator=generator)
+        tensors[f"lin{n}.model.1.weight"] = torch.rand(1, 4, 1, 1, generator=generator)
+        inputs = 4
+    save_file(tensors, path)
+
+
+def test_lpips_from_a_file(tmp_path: Path) -> None:
+    lpips_file(tmp_path / "lpips.safetensors")
+    lpips = perceptual.Lpips(tmp_path / "lpips.safetensors")
+    x, y = torch.rand(2, 2, 1, 64, 64).unbind()
+    assert torch.equal(lpips(x, x), torch.zeros(2))
+    assert (lpips(x, y) > 0).all() and torch.allclose(lpips(x, y), lpips(y, x))
+    first = [f / f.square().sum(1, keepdim=True).sqrt().clamp(min=1e-10) for f in (lpips.features(x)[0], lpips.features(y)[0])]
+    assert first[0].shape == (2, 4, 15, 15)
+    (tmp_path / "other.safetensors").write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises(ValueError, match="expected weights of LPIPS"):
+        perceptual.Lpips(tmp_path / "other.safetensors")
+
+
+def test_the_distance_is_the_published_one() -> None:
+    x, y = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+    assert float(perceptual.unit_distance([x], [y])) == pytest.approx(0.4**2 + 0.8**2)
+    assert float(perceptual.unit_distance([x], [y], [torch.tensor([1.0, 0.5])])) == pytest.approx(0.4**2 + 0.5 * 0.8**2)
+
+
+@pytest.mark.parametrize("name", ["cnn16", "unet-2level", "vae"])
+def test_a_study_model_as_a_codec(name: str) -> None:
+    """Fresh weights, exported, coded: the decoder has the encoder's latents, and coarse steps take fewer bytes."""
+    torch.manual_seed(0)
+    network: Any = zoo.STUDY[name]()
+    j, i = np.mgrid[:48, :36]
+    picture = (0.5 + 0.3 * np.sin(j / 5) * np.cos(i / 7)).astype(np.float32)
+    tensors = slice_training.vae_tensors(network) if name == "vae" else slice_training.file_tensors(network, [picture] * 2)
+    model = zoo.assemble(name, zoo.STUDY[name], save(tensors), "cpu")
+    x = np.round(1000 * picture).astype(np.int32)[None, None]
+    sizes = []
+    for step in (2.0, 40.0):
+        params = Params(step, 1000)
+        coder = Streams(model, [EntropyEncoder()])
+        decoded = model.encode(x, step, coder, params)
+        data = coder.streams[0].finish()
+        again = model.decode(x.shape, params, Streams(model, [EntropyDecoder(data)]))
+        assert np.array_equal(again, decoded)
+        sizes.append(len(data))
+    assert sizes[1] < sizes[0]
