@@ -24,7 +24,6 @@ from mricodec.codec.contenders import MODELS, Mricodec, MricodecLossless, spread
 from mricodec.codec.fidelity import DEFAULT_QUALITY
 from mricodec.codec.formats import open_scan
 from mricodec.codec.peers import MissingExtra
-from mricodec.codec.rate_control import EFFORTS, Effort
 from mricodec.codec.rate_distortion import (
     LEAST_POINTS,
     Contender,
@@ -35,6 +34,7 @@ from mricodec.codec.rate_distortion import (
     scan_name,
 )
 from mricodec.codec.report import environment
+from mricodec.codec.slabcoding import EFFORTS, Effort
 
 from . import peers, tables
 

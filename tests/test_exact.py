@@ -307,7 +307,7 @@ def test_a_preview_is_small_and_close() -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     volume = codec.Volume.from_array(array, spacing_mm=(3.0, 2.0, 1.0), affine=affine)
     stream, _ = encode(volume, lossless=True)
-    assert codec.info(stream).preview and dict(codec.info(stream).sections)["pREV"] < 0.011 * len(stream)
+    assert codec.info(stream).preview and dict(codec.info(stream).sections)["pREV"] <= 0.02 * len(stream)
     small = codec.decode(stream, preview=True)
     expected = preview.reduced_scan(array, Tiling(array.shape, 0, 24))
     assert small.array.shape == expected.shape == (24, 33, 32)
@@ -381,12 +381,12 @@ def test_another_zlib_is_noticed(tmp_path: Path) -> None:
 
 
 def three_slabs() -> tuple[NDArray[Any], bytes]:
-    array = scan((80, 20, 22))
+    array = scan((120, 20, 22))
     return array, exactly(array)
 
 
 def test_a_wrong_voxel_names_its_slab(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = scan((80, 20, 22))
+    array = scan((120, 20, 22))
     true = encoding.slabcoding.checksum
     seen: list[int] = []
 
@@ -397,9 +397,9 @@ def test_a_wrong_voxel_names_its_slab(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(encoding.slabcoding, "checksum", forged)
         stream, _ = encode(array, lossless=True)
-    with pytest.raises(codec.ChecksumMismatch, match=r"^slab 1 \(slices 28:56 along k\): expected voxels that match"):
+    with pytest.raises(codec.ChecksumMismatch, match=r"^slab 1 \(slices 40:80 along k\): expected voxels that match"):
         codec.decode(stream)
-    assert (codec.decode(stream, slices=(0, 28)).array == array[:28]).all()
+    assert (codec.decode(stream, slices=(0, 40)).array == array[:40]).all()
 
 
 def test_salvage_of_a_damaged_slab(tmp_path: Path) -> None:
@@ -414,8 +414,8 @@ def test_salvage_of_a_damaged_slab(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
     lost: list[str] = []
     again = codec.Decoder().decode(bytes(damaged), salvage=lost.append).array
-    assert len(lost) == 1 and lost[0].startswith("slab 1 (slices 28:56 along k): ")
-    assert (again[:28] == array[:28]).all() and not again[28:56].any() and (again[56:] == array[56:]).all()
+    assert len(lost) == 1 and lost[0].startswith("slab 1 (slices 40:80 along k): ")
+    assert (again[:40] == array[:40]).all() and not again[40:80].any() and (again[80:] == array[80:]).all()
 
 
 def test_salvage_of_a_file_cut_short() -> None:
@@ -424,7 +424,7 @@ def test_salvage_of_a_file_cut_short() -> None:
     lost: list[str] = []
     again = codec.Decoder().decode(stream[: slabs[2].offset + 9], salvage=lost.append).array
     assert [line.partition(" (")[0] for line in lost] == ["slab 2"]
-    assert (again[:56] == array[:56]).all() and not again[56:].any()
+    assert (again[:80] == array[:80]).all() and not again[80:].any()
     lost.clear()
     again = codec.Decoder().decode(stream[:-3], salvage=lost.append).array
     assert (again == array).all() and lost == ["the whole: its digest is lost"]
