@@ -61,6 +61,7 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
+    Entry("cnn16", partial(MinimalCNN, 16), "65ebe9b9466c34fbe9498db35bb71be3a0838494c2f052ae4ac10c67566514f8"),
     Entry("cnn32", partial(MinimalCNN, 32), "677c241d0b948c2cc978e79e23d902cf4e9ca3415a7ae6d4f5f081b803a41cfe"),
     Entry("unet", unet.UNet, "ecf179570aedac2642775092199a5b78992fa7263bd201cc1420e6f5dc06e7c2"),
     Entry("default", ContextCodec, "7cfcf150feb95cf960ddf7740f7a993ed15862dcce05199accbe404b9fa238c7"),
