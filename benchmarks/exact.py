@@ -25,14 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.codec import api
+from mricodec.codec.comparison import Sample, of_points, read_csv
 from mricodec.codec.formats import open_scan
-from mricodec.codec.rate_distortion import Contender, Point, Source
+from mricodec.codec.rate_distortion import Contender, Point, PointFile, Source
+from mricodec.codec.report import environment
 from mricodec.codec.slabcoding import EFFORTS
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import Volume
 
-from .run import ResultFile, measure_curve, scans, sources
-from .tables import Sample, of_points, read_csv
+from .run import in_turn, measure_curve, scans, sources
 
 ERRORS = (1.0, 2.0, 4.0, 8.0, 16.0)
 REFERENCE = "quant+jxl-e7"
@@ -41,13 +42,16 @@ VERSION = "1"  # of the lossless coder; raise it when its bytes change
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Contender):
     """This codec without loss (parameter 0), or with a largest error."""
 
     name: str
     effort: str = "default"
     suffix: str = ".mrc"
     version: str = VERSION
+
+    def parameters(self, count: int, psnrs: Sequence[float]) -> list[float]:
+        return [0.0, *ERRORS]
 
     def encode(self, source: Source, parameter: float, path: Path) -> None:
         bound = parameter or None
@@ -75,7 +79,7 @@ class VolumesAlone(Exact):
         return np.stack(volumes).reshape(source.voxels.shape)
 
 
-class Tomoz:
+class Tomoz(Contender):
     """PyPI's tomoz: a learned lossless codec of 16-bit volumes."""
 
     name = "tomoz"
@@ -84,6 +88,9 @@ class Tomoz:
     def __init__(self) -> None:
         self._module: Any = importlib.import_module("tomoz")
         self.version = str(self._module.__version__)
+
+    def parameters(self, count: int, psnrs: Sequence[float]) -> list[float]:
+        return [0.0]
 
     def encode(self, source: Source, parameter: float, path: Path) -> None:
         path.write_bytes(self._module.encode(source.voxels))
@@ -103,16 +110,6 @@ def whole_4d(path: Path) -> Source | None:
         return Source.of_array(path.name.partition(".")[0], Volume.from_array(voxels, spacing_mm=scan.spacing_mm), roi="4d")
 
 
-def each(parameters: Sequence[float]) -> Any:
-    """A schedule: every parameter in turn."""
-
-    def schedule(points: Sequence[Point]) -> float | None:
-        measured = {point.param for point in points}
-        return next((parameter for parameter in parameters if parameter not in measured), None)
-
-    return schedule
-
-
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines.")
@@ -120,7 +117,7 @@ def each(parameters: Sequence[float]) -> Any:
 @click.option("--only", type=click.Choice(("lossless", "near", "4d")), help="Leave out the others.")
 def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str | None) -> None:
     """Measure the exact and bounded coders on the scans of DATA and print tables; repeat to resume."""
-    results = ResultFile(output)
+    results = PointFile(output, environment)
     lossless: list[Contender] = [Exact(f"mricodec-{effort}", effort) for effort in EFFORTS]
     try:
         lossless.append(Tomoz())
@@ -131,13 +128,13 @@ def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str
         whole, part = sources(path)
         if only in (None, "lossless"):
             for contender in lossless:
-                measure_curve(contender, whole, each([0.0]), results)
+                measure_curve(contender, whole, in_turn([0.0]), results)
         if only in (None, "near"):
-            measure_curve(near, part, each(ERRORS), results)
+            measure_curve(near, part, in_turn(ERRORS), results)
         if only in (None, "4d") and (series := whole_4d(path)) is not None:
             for contender in (Exact("mricodec-default"), VolumesAlone("volumes-alone")):
-                measure_curve(contender, series, each([0.0]), results)
-    peers = [sample for path in csvs for sample in read_csv(path)]
+                measure_curve(contender, series, in_turn([0.0]), results)
+    peers = [sample for path in csvs for sample in read_csv(path).samples]
     click.echo("\n\n".join((lossless_table(results.points, peers), near_table(results.points, csvs), table_4d(results.points))))
 
 

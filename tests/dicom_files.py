@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from mricodec import codec
+
 REAL = Path(__file__).parent / "data" / "dicom"
 PYDICOM = Path(pydicom.data.__file__).parent / "test_files"
 ROOT = "1.2.826.0.1.3680043.8.498."
@@ -117,3 +119,10 @@ def long_header(number: int, size: int = 100_000) -> bytes:
         lines.append(f"{name} = {value:012.6f}\n")
         written += len(lines[-1])
     return "".join(lines).encode()[:size]
+
+
+def encode_decode(folder: Path) -> dict[str, bytes]:
+    """What comes back of a folder; here, so that other processes can import it."""
+    stream = codec.encode_series(folder, lossless=True)
+    assert stream is not None
+    return dict(codec.series_files(stream))

@@ -83,7 +83,7 @@ def test_real_scans(scan_path: Path, tmp_path: Path) -> None:
 
 
 def test_slicing_decodes_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan, image = write(tmp_path, single(smooth((3, 70, 8, 9))))
+    scan, image = write(tmp_path, single(smooth((3, 100, 8, 9))))
     asked: list[tuple[Any, Any]] = []
     decode = codec.Decoder.decode
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mricodec import codec
 from mricodec.cli.main import cli
-from mricodec.codec import encoding, metrics, rate_control
+from mricodec.codec import encoding, metrics, rate_control, slabcoding
 from mricodec.codec.rate_control import Aim, Extent, Search, Target
 
 
@@ -112,7 +112,7 @@ def test_large_streams_wait_on_disk(
 
 def test_effort_reaches_the_model(volume: NDArray[np.int16]) -> None:
     part = volume[:8]
-    for effort in rate_control.EFFORTS:
+    for effort in slabcoding.EFFORTS:
         model = Recorder()
         codec.Encoder(model=model, effort=effort).encode(part)
         assert set(model.efforts) == {effort}

@@ -314,10 +314,6 @@ def test_speed_beyond_the_voxels(tmp_path: Path) -> None:
     assert dicom_files.contents(tmp_path / "out") == dicom_files.contents(folder)
 
 
-def encode_decode(folder: Path) -> dict[str, bytes]:
-    return restored(encode(folder))
-
-
 def test_datasets_threads_and_processes(tmp_path: Path) -> None:
     datasets = dicom_files.series()
     found = list(codec.decode_series(encode(datasets)))
@@ -326,11 +322,11 @@ def test_datasets_threads_and_processes(tmp_path: Path) -> None:
     folder = dicom_files.write(datasets, tmp_path)
     files = dicom_files.contents(folder)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(encode_decode, [folder] * 4)) == [files] * 4
+        assert list(pool.map(dicom_files.encode_decode, [folder] * 4)) == [files] * 4
     import multiprocessing
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        assert processes.submit(encode_decode, folder).result() == files
+        assert processes.submit(dicom_files.encode_decode, folder).result() == files
     with pytest.raises(TypeError, match="Datasets"):
         codec.encode_series([1, 2])
 
