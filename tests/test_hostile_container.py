@@ -266,7 +266,7 @@ def test_the_builders_build_a_sound_stream() -> None:
         (head() + chunk(b"SLAB", b"slab", length=3) + end(4), FormatError, "expected"),
         (head() + chunk(b"META", b"abcd", length=3) + end(), FormatError, "expected"),
         # a header that lies
-        (head(mode=2) + end(), UnsupportedVersion, "mode"),
+        (head(mode=3) + end(), UnsupportedVersion, "mode"),
         (head(dtype=0) + end(), UnsupportedVersion, "voxel type"),
         (head(dtype=99) + end(), UnsupportedVersion, "voxel type"),
         (head(flags=4) + end(), UnsupportedVersion, "flags"),

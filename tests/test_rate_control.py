@@ -129,7 +129,10 @@ def test_effort_reaches_the_model(volume: NDArray[np.int16]) -> None:
         {"ratio": math.nan},
         {"psnr": math.inf},
         {"effort": "highest"},
-        {"effort": "high", "lossless": True},
+        {"psnr": 40, "max_error": 1},
+        {"max_error": 0},
+        {"layers": True},
+        {"lossless": True, "max_error": 1},
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
