@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -366,8 +366,11 @@ def in_processes(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: i
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
                         raise error
-                    job, _ = running.pop(future)
-                    yield future.result() if error is None else failed(job, _one_line(error))
+                    job, attempt = running.pop(future)
+                    outcome = future.result() if error is None else failed(job, _one_line(error))
+                    if attempt > 1 and outcome.status == "skipped":  # its result was lost, its work was not
+                        outcome = replace(outcome, status="done")
+                    yield outcome
         except BrokenProcessPool:
             for future, (job, attempt) in running.items():
                 if future.exception() is None:  # waits until the pool has given up
