@@ -416,10 +416,12 @@ def test_a_cluster_whose_worker_is_killed(tree: Path, tmp_path: Path) -> None:
         scheduler = cluster.scheduler_address
         summary = batch.run(tree, out, settings={"lossless": True}, scheduler=scheduler, report=kill)
         assert killed and not summary.failures
-        assert sum(totals.done for totals in summary.totals.values()) == 21
+        # a job whose worker died after the file was in its place is verified by the next worker, not done again
+        assert sum(totals.done + totals.skipped for totals in summary.totals.values()) == 21
         result = run(tree, out, "--lossless", "--scheduler", scheduler)
         assert result.exit_code == 0
         assert run(out, tmp_path / "back", "--decode", "--scheduler", scheduler).exit_code == 0
     statuses = [record["status"] for record in ledger(out)]
-    assert statuses == ["done"] * 21 + ["skipped"] * 21
+    assert set(statuses[:21]) <= {"done", "skipped"} and statuses[:21].count("done") >= 21 - len(pids)
+    assert statuses[21:] == ["skipped"] * 21
     assert files(tmp_path / "back") == files(tree)
