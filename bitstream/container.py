@@ -64,7 +64,7 @@ _DTYPE_NAMES = {code: name for name, (code, _) in DTYPES.items()}
 
 _CRC_PIECE = 1 << 20
 _MAX_SPACING = 3.4e38  # fits a float32; not NaN, not infinite
-_ENDX_FIXED = 32 + 4  # digest and payload length
+_ENDX_FIXED = 16 + 4  # digest of at least 16 bytes, and payload length
 _DIAGNOSED_CHUNKS = 10_000  # how far a file without an end is searched for what is wrong
 
 
@@ -240,6 +240,7 @@ class ContainerWriter:
     def __init__(self, file: BinaryIO, header: StreamHeader) -> None:
         payload = header.pack()
         self._file = file
+        self._digest_bytes = digest_bytes(header.mode)
         self._lengths: list[int] = []
         self._last_ordered = 0  # index in _ONCE_BEFORE_SLABS
         self._after_slabs = False
@@ -294,9 +295,9 @@ class ContainerWriter:
         self._lengths.append(len(payload))
 
     def finish(self, digest: bytes) -> None:
-        """digest: SHA-256 of the original file's bytes if lossless, of the decoded voxels if lossy."""
-        if len(digest) != 32:
-            raise ValueError(f"expected a digest of 32 bytes, found {len(digest)}")
+        """digest: SHA-256 of the original file's bytes if lossless; of the decoded voxels, its first half, if not."""
+        if len(digest) != self._digest_bytes:
+            raise ValueError(f"expected a digest of {self._digest_bytes} bytes, found {len(digest)}")
         index = b"".join((digest, pack_varint(len(self._lengths)), *map(pack_varint, self._lengths)))
         self._write_chunk(END, index + struct.pack("<I", len(index) + 4))
         self._finished = True
@@ -350,12 +351,12 @@ class ContainerReader:
         self._salvage = salvage
         try:
             end = self._find_end()
-            self.digest, lengths = _unpack_index(self._payload(end), limits)
+            self.digest, lengths = _unpack_index(self._payload(end), self.header.mode, limits)
             self._sections = self._walk(head, lengths, end)
         except FormatError:
             if not salvage:
                 raise
-            self.damaged, self.digest = True, bytes(32)
+            self.damaged, self.digest = True, bytes(digest_bytes(self.header.mode))
             self._sections = self._walk_as_far_as_possible(head)
         self._slabs = [section for section in self._sections if section.type == "SLAB"]
 
@@ -622,10 +623,15 @@ def _recognise(start: bytes) -> str:
     return f"bytes that begin with {start[:8]!r}: this is another kind of file, or its start is damaged"
 
 
-def _unpack_index(payload: bytes, limits: Limits) -> tuple[bytes, list[int]]:
+def digest_bytes(mode: Mode) -> int:
+    """In ENDX: all of the SHA-256 of a file that is to come back whole, the first half of that of decoded voxels."""
+    return 32 if mode is Mode.LOSSLESS else 16
+
+
+def _unpack_index(payload: bytes, mode: Mode, limits: Limits) -> tuple[bytes, list[int]]:
     """ENDX -> digest, payload length of each slab."""
     fields = ByteReader(payload[:-4], "ENDX")
-    digest = fields.take(32)
+    digest = fields.take(digest_bytes(mode))
     count = fields.varint()
     if count > fields.left:  # a length takes at least one byte
         raise FormatError(f"expected the lengths of {count} slabs in ENDX, found {fields.left} bytes of them")

@@ -26,6 +26,7 @@ from mricodec.bitstream.container import (
     Flags,
     Mode,
     StreamHeader,
+    digest_bytes,
 )
 from mricodec.bitstream.sections import pack_meta, pack_orig
 
@@ -545,11 +546,11 @@ def _write_slabs(
                 squared += float(np.vdot(difference, difference))
                 largest = max(largest, float(np.abs(difference).max()))
         progress(len(sums) / cut.slabs)
-    if plan.coder.exact:
-        writer.chunk(SUMS, np.array(sums, "<u4").tobytes())
-    if small is not None:
-        small.write(writer, sigma)
+    packed = np.array(sums, "<u4").tobytes() if plan.coder.exact else b""
     if lossless:
+        writer.chunk(SUMS, packed)
+        if small is not None:
+            small.write(writer, sigma)
         digest.update(scan.trailer)
         writer.finish(digest.digest())
         return None, 0.0
@@ -558,8 +559,8 @@ def _write_slabs(
         raise RuntimeError(f"{scan.name}: an error of {largest} is beyond the bound; please report this scan")
     mse = squared / math.prod(scan.shape)
     errors = plan.head.pack_errors(math.sqrt(mse), largest)
-    writer.chunk(ERRORS, errors)
-    writer.finish(digest.digest())
+    writer.chunk(ERRORS, errors + packed)
+    writer.finish(digest.digest()[: digest_bytes(plan.mode)])
     return plan.head.fidelity(errors), mse
 
 

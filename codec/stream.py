@@ -45,9 +45,10 @@ from .slabcoding import LEARNED_INEXACT
 from .tiling import Tiling
 from .volume import DTYPES, Scan, is_big_endian
 
-ERRORS = b"eRRS"  # ancillary: what a lossy stream's voxels differ by
+ERRORS = b"eRRS"  # ancillary: what the voxels of a stream that is not lossless differ by, and what SUMS holds elsewhere
+ERRORS_BYTES = 4
 GOAL = b"gOAL"  # ancillary: the PSNR or size that was asked for
-SUMS = b"sUMS"  # ancillary: CRC-32 of the decoded voxels of every slab
+SUMS = b"sUMS"  # ancillary: CRC-32 of the decoded voxels of every slab of a lossless stream
 PREVIEW = b"pREV"  # ancillary: a stream of the scan, reduced in its slices
 MAX_SLAB_VOXELS = 1 << 28
 MAX_LAYERS = 2  # below the finest
@@ -92,7 +93,7 @@ class StreamInfo:
     original_bytes: int  # of the scan, uncompressed, with its header
     fidelity: Fidelity | None  # of a lossy or bounded stream
     exact: bool  # every machine decodes to the same voxels
-    sha256: str  # of the original bytes (lossless) or of the decoded voxels
+    sha256: str  # of the original bytes (lossless); of the decoded voxels, its first half (lossy, bounded)
     files: int = 0  # of a series; 0 for a scan that was one file
     target: Target | None = None  # PSNR or size that was asked for
     max_error: float | None = None  # of a bounded stream, in stored units: no voxel differs by more
@@ -150,7 +151,7 @@ class LatticeHead:
         return self.codes.peak * self.codes.scale if isinstance(self.codes, Grid) else 0.0
 
     def pack_errors(self, rmse: float, max_error: float) -> bytes:
-        """Payload of the chunk ERRORS, from stored units: two f16, in units of the bound."""
+        """First bytes of the chunk ERRORS, from stored units: two f16, in units of the bound."""
         return _half(rmse / self.bound) + _half(max_error / self.bound)
 
     def fidelity(self, errors: bytes) -> Fidelity:
@@ -187,7 +188,7 @@ class LossyHead:
         return cls(step, sigma * step * float(intensity.scale), intensity)
 
     def pack_errors(self, rmse: float, max_error: float) -> bytes:
-        """Payload of the chunk ERRORS, from stored units: two f16, in steps."""
+        """First bytes of the chunk ERRORS, from stored units: two f16, in steps."""
         unit = self.step * float(self.intensity.scale)
         return _half(rmse / unit) + _half(max_error / unit)
 
@@ -321,12 +322,17 @@ class Stream:
 
     def sums(self) -> NDArray[np.uint32] | None:
         """CRC-32 of the decoded voxels of every slab, if they are there."""
-        payload = self.reader.chunk(SUMS)
+        chunk = SUMS if self.mode is Mode.LOSSLESS else ERRORS
+        payload = self.reader.chunk(chunk)
         if payload is None:
             return None
+        if self.mode is not Mode.LOSSLESS:
+            payload = payload[ERRORS_BYTES:]
+            if not payload and self.coder == LEARNED_INEXACT:
+                return None
         if len(payload) != 4 * self.tiling.slabs:
             raise FormatError(
-                f"expected {self.tiling.slabs} checksums in {SUMS.decode()}, found {len(payload)} bytes: "
+                f"expected {self.tiling.slabs} checksums in {chunk.decode()}, found {len(payload)} bytes: "
                 "the file is damaged"
             )
         return np.frombuffer(payload, "<u4").astype(np.uint32)
@@ -384,9 +390,9 @@ class Stream:
 
 def _errors(payload: bytes, unit: float) -> tuple[float, float]:
     """Root mean square and largest error from the chunk ERRORS, in stored units."""
-    if len(payload) != 4:
-        raise FormatError(f"expected 4 bytes in {ERRORS.decode()}, found {len(payload)}: the file is damaged")
-    rmse, max_error = struct.unpack("<ee", payload)
+    if len(payload) < ERRORS_BYTES:
+        raise FormatError(f"expected two errors in {ERRORS.decode()}, found {len(payload)} bytes: the file is damaged")
+    rmse, max_error = struct.unpack("<ee", payload[:ERRORS_BYTES])
     if not (rmse >= 0 and max_error >= 0):
         raise FormatError(
             f"expected two errors from 0 on in {ERRORS.decode()}, found {rmse:g} and {max_error:g}: "

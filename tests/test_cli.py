@@ -363,7 +363,8 @@ def test_json_without_infinities(scan: Path, tmp_path: Path) -> None:
     data = bytearray((tmp_path / "x.mrc").read_bytes())
     at = data.index(b"eRRS")
     data[at + 8 : at + 12] = np.array([np.inf, np.inf], "<f2").tobytes()
-    data[at + 12 : at + 16] = zlib.crc32(data[at : at + 12]).to_bytes(4, "little")
+    end = at + 8 + data[at + 4]
+    data[end : end + 4] = zlib.crc32(data[at:end]).to_bytes(4, "little")
     (tmp_path / "x.mrc").write_bytes(data)
     assert "inf" in run("info", tmp_path / "x.mrc").stdout
     found = json.loads(run("info", tmp_path / "x.mrc", "--json").stdout, parse_constant=pytest.fail)

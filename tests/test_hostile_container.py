@@ -72,7 +72,7 @@ def lossy_stream() -> bytes:
     for payload in (encoder.finish(), b"", encoder.finish()):
         writer.slab(payload)
     writer.chunk(b"lAYR", b"refinement")
-    writer.finish(bytes(range(32)))
+    writer.finish(bytes(range(16)))
     return file.getvalue()
 
 
