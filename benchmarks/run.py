@@ -228,9 +228,9 @@ class Bench:
             raise click.exceptions.Exit(1)
 
 
-def live_videos() -> list[Contender]:
+def live_videos(names: Sequence[str] = tuple(LIVE)) -> list[Contender]:
     """The video codecs that run here; the others are named on stderr."""
-    found, missing = contenders.live(list(LIVE))
+    found, missing = contenders.live(list(dict.fromkeys(names)))
     for name, reason in missing.items():
         click.echo(f"not run: {name}: {reason}", err=True)
     return found
@@ -257,6 +257,8 @@ THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU thread
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=("default",), show_default=True)
 @click.option("--effort", "efforts", multiple=True, type=click.Choice(EFFORTS), default=("default",), show_default=True,
               help="Effort of the encoder; may be given twice.")  # fmt: skip
+@click.option("--video", "live", multiple=True, type=click.Choice(tuple(LIVE)), default=tuple(LIVE), show_default=True,
+              help="Video codecs to run where the CSVs have no points.")  # fmt: skip
 @click.option("--only", type=click.Choice(("lossy", "lossless")), help="Leave out the other.")
 @THREADS
 def main(
@@ -265,6 +267,7 @@ def main(
     csvs: tuple[Path, ...],
     models: tuple[str, ...],
     efforts: tuple[Effort, ...],
+    live: tuple[str, ...],
     only: str | None,
     threads: int | None,
 ) -> None:
@@ -276,7 +279,7 @@ def main(
         jpeg2000, lossless = contenders.jpeg2000(), [MricodecLossless(), *peers.lossless()]
     except (MissingExtra, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    videos = live_videos() if only != "lossless" else []
+    videos = live_videos(live) if only != "lossless" else []
     for whole, part in bench.sources():
         if only != "lossless":
             bench.curve(jpeg2000, part, in_turn(TARGETS))
