@@ -17,9 +17,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import entropy, transform
+from . import entropy, hiding, transform
 from .autoencoder import Autoencoder
-from .context import CHANNELS, INDEX_SKIP, RDO_LAMBDA, Code, ContextCodec, Layout, choose_depths, quantise, rate_class
+from .context import (
+    CHANNELS,
+    INDEX_SKIP,
+    RDO_LAMBDA,
+    SIGNS,
+    Code,
+    ContextCodec,
+    Layout,
+    bits_to_grow,
+    choose_depths,
+    quantise,
+    rate_class,
+)
 from .hyperprior import ScaleHyperprior, TransformCoder
 
 STEP_BITS = 16  # the step is an integer number of 2**-16 codes
@@ -73,15 +85,19 @@ def _padded(x: NDArray[np.int32]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """A coder that writes nothing and sums up what each slab's symbols "y" would take, about."""
+    """A coder that writes nothing and sums up what each slab's symbols would take, about."""
 
     bits: NDArray[np.float64]
 
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
         assert values is not None
+        if table_set == SIGNS:
+            self.bits[:] += index.sum(1)
+            return values
         sent = index > 0
         sigma = entropy.sigma_of(torch.from_numpy(index[sent]))
-        lengths = entropy.laplace_bits(torch.from_numpy(values[sent]), sigma).numpy()
+        magnitudes = torch.from_numpy(values[sent])
+        lengths = (entropy.laplace_bits(magnitudes, sigma) - (magnitudes > 0)).numpy()
         self.bits[:] += np.bincount(np.nonzero(sent)[0], lengths, len(index))
         return values
 
@@ -111,6 +127,8 @@ class ContextLossy:
         self.name, self.model_id, self.tables = name, model_id, tables
         self._network = network
         self._device = device
+        self._hiding = network.hiding.numpy()
+        self._costs = RDO_LAMBDA * bits_to_grow().numpy()
 
     @torch.inference_mode()
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
@@ -163,7 +181,7 @@ class ContextLossy:
         """Planes [S, K', h, w, 64] of slabs of one depth, decoded (and coded, if y, their planes in 1/16 step, is given)."""
         s, k, height, width = shape
         size = (-(-height // 8), -(-width // 8))
-        symbols, device = _Symbols(coder), self._device
+        device = self._device
         layout = Layout.of(*size, device)
 
         def coder_of(planes: Sequence[int]) -> Code:
@@ -171,16 +189,37 @@ class ContextLossy:
 
             def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
                 row = torch.where(index < INDEX_SKIP, 0, index)
-                given = None
-                if chosen is not None:
-                    given = quantise((chosen[:, layout.where[p]] - mu) / 16, row).masked_fill_(row == 0, 0).reshape(s, -1)
-                return symbols.code("y", row.reshape(s, -1), given).reshape(row.shape)
+                error = None if chosen is None else (chosen[:, layout.where[p]] - mu) / 16
+                return self._pass(p, row, error, s, coder)
 
             return code
 
         rate = torch.full((s,), rate_class(integer_step(params), params.peak), device=device)
         y_hat = torch.empty((s, -(-k // depth) * depth, *size, CHANNELS), device=device)
         return self._network.run(y_hat, depth, rate, layout, coder_of)
+
+    def _pass(self, p: int, row: Tensor, error: Tensor | None, s: int, coder: SlabsCoder) -> Tensor:
+        """Symbols of a pass from scale indices [N, n], 0 for those not sent; to encode, from what they are the rounding of.
+
+        Magnitudes first, then the signs that parities do not say (hiding.py).
+        """
+        index = row.to(torch.uint8).cpu().numpy()
+        cells = hiding.Cells.of(index, self._hiding)
+        q = None
+        if error is not None:
+            found = quantise(error, row).masked_fill_(row == 0, 0).cpu().numpy().astype(np.int64)
+            found = np.clip(found, 1 - SYMBOL_MAX, SYMBOL_MAX - 1)
+            q = hiding.hide(cells, found, error.cpu().numpy(), self._costs, index)
+        got = coder.code(f"pass{p}", index.reshape(s, -1), None if q is None else np.abs(q).reshape(s, -1))
+        size = np.clip(got, 0, SYMBOL_MAX).astype(np.int32).reshape(index.shape)
+        at, negative = hiding.hidden(cells, size)
+        told = (size != 0).astype(np.uint8)
+        told.reshape(-1)[at] = 0
+        negatives = None if q is None else ((q < 0) & (told > 0)).astype(np.uint8).reshape(s, -1)
+        signs = coder.code(SIGNS, told.reshape(s, -1), negatives)
+        minus = signs.reshape(size.shape) == 1
+        minus.reshape(-1)[at] = negative == 1
+        return torch.from_numpy(np.where(minus, -size, size).astype(np.float32)).to(row.device)
 
     def _samples(
         self, y_hat: Tensor, shape: tuple[int, ...], depth: int, params: Params

@@ -33,14 +33,16 @@ neighbours, and the same plus what planes a and b say of the difference.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import entropy, transform
+from . import entropy, hiding, transform
 from .layers import (
     COMPAND_SIZE,
     SIGNED,
@@ -51,13 +53,15 @@ from .layers import (
     level_table,
     relu8,
     round_through,
+    rounded_once,
 )
 
 CHANNELS = 64
 PASSES = 4
 PASS_OF_TURN = (0, 2, 1, 3, 2, 3, 3, 3)  # the passes code 1/8, 1/8, 1/4, 1/2 of a plane
 ANCHOR = 8
-PLACES = 5  # of a plane among its neighbours, see `Step.places`
+PLACES = 5  # of a plane among its neighbours, see `Step.places`; each depth has its own
+DEPTHS = transform.DEPTHS
 DETAILS = {2: 0, 4: 1, 8: 4}  # first detail class of a depth: 1, 3 and 7 of them
 RATES = 16  # octaves of the range in steps
 GATE = 64  # one unit of a gate or an energy's weight is 1/64
@@ -69,6 +73,8 @@ INDEX_ORIGIN = 35  # scale index where the network's output is 0: sigma of one s
 INDEX_MAX = 207
 INDEX_SKIP = 6  # lower indices (sigma below 0.08) are not coded
 DEPTH_SLOPE, DEPTH_PRICE = 1.5, 0.01  # of `choose_depths`: slices apart predict one another, planes do not
+INDEX_HIDING = 16  # lower ones (sigma below 0.2) say no signs
+SIGNS = "sign"  # table set
 RDO_LAMBDA = 0.1155  # squared steps per bit: -dD/dR of a uniform quantiser at high rate, 2 ln 2 / 12
 
 Code = Callable[[int, Tensor, Tensor], Tensor]  # pass, mu [N, n], index [N, n] -> q [N, n]
@@ -130,7 +136,7 @@ class Step:
     after: tuple[int, ...]
 
     def places(self) -> list[int]:
-        """Class of each: 0 nothing to lean on, 1 a group before, 2 3 4 between two, the farther 3 or more, 2, 1 away."""
+        """Place of each: 0 nothing to lean on, 1 a group before, 2 3 4 between two, the farther 3 or more, 2, 1 away."""
         out = []
         for t, a, b in zip(self.groups, self.before, self.after, strict=True):
             out.append(0 if a < 0 else 1 if b < 0 else 5 - min(max(t - a, b - t), 3))
@@ -243,14 +249,16 @@ class ContextCodec(nn.Module):
     lut: Tensor
     levels: Tensor
     spectrum: Tensor
+    hiding: Tensor
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.low = PlaneNet(width, 2, 1, PLACES, gates=True)
+        self.low = PlaneNet(width, 2, 1, PLACES * len(DEPTHS), gates=True)
         self.detail = PlaneNet(width, 3, 2, sum(depth - 1 for depth in DETAILS), gates=False)
         self.register_buffer("lut", compand_table(), persistent=False)
         self.register_buffer("levels", level_table(), persistent=False)
         self.register_buffer("spectrum", frequency_neighbours(), persistent=False)
+        self.register_buffer("hiding", hiding_weights(), persistent=False)
 
     # -- what encoder, decoder and training share ----------------------------------------------------------------
 
@@ -267,8 +275,8 @@ class ContextCodec(nn.Module):
         return _smooth(levelled.abs().clamp(max=COMPAND_SIZE - 1))
 
     def around_low(self, y_a: Tensor, y_b: Tensor, place: Tensor, rate: Tensor) -> Around:
-        """From the planes f = 0 of the groups around, [N, h, w, 64] (zeros: none)."""
-        both = (place >= 2)[:, None, None, None]
+        """From the planes f = 0 of the groups around, [N, h, w, 64] (zeros: none); place 5 log2(depth) + `Step.places`."""
+        both = (place % PLACES >= 2)[:, None, None, None]
         levelled = [self.level(y) for y in (y_a, y_b)]
         e_a, e_b = (self.levels[self.energy(y).to(torch.int32)] for y in levelled)
         energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
@@ -309,13 +317,13 @@ class ContextCodec(nn.Module):
         weights = net.passes[p].energy_weights()[around.place]
         weighted = [weights[:, i][:, channel] * energy for i, energy in enumerate(energies)]
         index = scale + round_through(torch.stack(weighted).sum(0) / GATE) + INDEX_ORIGIN
-        return mean.clamp(-MU_MAX, MU_MAX), index.clamp(0, INDEX_MAX)
+        return F.hardtanh(mean, -MU_MAX, MU_MAX), F.hardtanh(index, 0, INDEX_MAX)
 
     def _linear(self, p: int, outputs: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout) -> Tensor:
         """Gated predictions [N, n] from the planes around, and of block means from their neighbours."""
         n = len(y_1)
         where, level, block = layout.where[p], layout.level[p], layout.block[p]
-        gates = outputs[..., 2 * CHANNELS :].clamp(-GATE_MAX, GATE_MAX)
+        gates = F.hardtanh(outputs[..., 2 * CHANNELS :], -GATE_MAX, GATE_MAX)
         gate = gates[..., :CHANNELS].reshape(n, -1)[:, where]
         linear = round_through(gate * y_1.reshape(n, -1)[:, where].clamp(-LINEAR_MAX, LINEAR_MAX) / GATE)
         before = y_1[..., 0][:, None].double()  # block means: their products need more than float32's integers
@@ -360,7 +368,7 @@ class ContextCodec(nn.Module):
         for step in self.order(groups):
             m = len(step.groups)
             y_a, y_b = (torch.stack([done[g] for g in side], 1).flatten(0, 1) for side in (step.before, step.after))
-            place = torch.tensor(step.places(), device=y_hat.device).repeat(s)
+            place = torch.tensor(step.places(), device=y_hat.device).repeat(s) + PLACES * DEPTHS.index(depth)
             around = self.around_low(y_a, y_b, place, rate.repeat_interleave(m))
             planes = [g * depth for g in step.groups]
             new = self.plane_passes(self.low, around, layout, coder(planes)).unflatten(0, (s, m))
@@ -400,12 +408,10 @@ class ContextCodec(nn.Module):
 
             return code
 
-        y_hat = self.run(torch.zeros_like(y), depth, rate, layout, coder)
+        with rounded_once(self):
+            y_hat = self.run(torch.zeros_like(y), depth, rate, layout, coder)
         q, e, index = (torch.cat(parts, 1) for parts in zip(*coded, strict=True))
-        sigma = entropy.sigma_of(index.clamp(min=1))
-        noisy = e + torch.rand_like(e) - 0.5
-        relaxed = entropy.laplace_bits(noisy, sigma.detach())  # its gradient reaches mu, its value does not count
-        bits = (entropy.laplace_bits(q, sigma) + relaxed - relaxed.detach()).sum(1)
+        bits = entropy.coded_bits(index, e, q, torch.rand_like(e) - 0.5).sum(1)
         with torch.no_grad():
             slices = transform.synthesis_across_float(y_hat, depth)[:, :k].flatten(0, 1).permute(0, 3, 1, 2)
             samples = transform.synthesis_float(slices).unflatten(0, (b, k)) / 16
@@ -418,17 +424,37 @@ def choose_depths(y: Tensor) -> list[int]:
     On seven training and validation scans at three rates it lost 0.01 % against coding with all four depths (at most 0.15 %).
     """
     costs = []
-    for octave, depth in enumerate(transform.DEPTHS):
+    for octave, depth in enumerate(DEPTHS):
         planes = transform.analysis_across(y, depth)
         bits = torch.log2(1 + DEPTH_SLOPE * planes.abs()).flatten(1).sum(1)
         costs.append(bits * (1 + DEPTH_PRICE * octave))
     best = torch.stack(costs).argmin(0)
-    return [transform.DEPTHS[i] for i in best.tolist()]
+    return [DEPTHS[i] for i in best.tolist()]
 
 
 def rate_class(step: int, peak: int) -> int:
     """Octaves of the range in steps: the bit length of floor(peak / step), peak in codes, step in 2**-16 codes; at most 15."""
     return min(((peak << 16) // step).bit_length(), RATES - 1)
+
+
+@lru_cache
+def bits_to_grow() -> Tensor:
+    """float32 [2, 256]: by scale index, what a magnitude of 1 takes more than 0, and n + 1 more than n > 0."""
+    sigma = entropy.sigma_of(torch.arange(256, dtype=torch.float64).clamp(min=1))
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    first = entropy.laplace_bits(one, sigma) - entropy.laplace_bits(zero, sigma)
+    return torch.stack([first, 2**0.5 / (sigma * math.log(2))]).float()
+
+
+def hiding_weights() -> Tensor:
+    """int32 [256]: by scale index how many signs a magnitude can say, relative to one of a large scale, in 1 / `hiding.UNIT`.
+
+    exp(-0.11 / sigma^2) fits what the bound for payload-limited senders (Filler, Judas & Fridrich 2011, eq. 7) gives for the
+    costs of changing Laplace symbols quantised as here, at RDO_LAMBDA a bit.
+    """
+    index = torch.arange(256)
+    share = torch.exp(-0.11 / entropy.sigma_of(index.double()) ** 2)
+    return torch.where(index < INDEX_HIDING, 0, (hiding.UNIT * share).round()).to(torch.int32)
 
 
 def quantise(e: Tensor, index: Tensor) -> Tensor:
@@ -437,11 +463,10 @@ def quantise(e: Tensor, index: Tensor) -> Tensor:
     A symbol n + 1 is preferred to n when it gains more squared error than RDO_LAMBDA times the bits it costs more. What is
     not coded (INDEX_SKIP) is up to the caller: in training it is, lest small scales be a way to save bits.
     """
-    sigma = entropy.sigma_of(index.clamp(min=1))
-    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
-    first = entropy.laplace_bits(one, sigma) - entropy.laplace_bits(zero, sigma)
-    later = 2**0.5 / (sigma * 0.6931)
+    table = 0.5 * RDO_LAMBDA * bits_to_grow().to(e.device)
+    row = index.long()
+    first, later = (0.5 + table[0].clamp(max=0.8))[row], (0.5 - table[1].clamp(max=0.4))[row]
     a = e.abs()
-    n = torch.floor(a + 0.5 - (0.5 * RDO_LAMBDA * later).clamp(max=0.4))
-    n = torch.where(n <= 1, (a > (0.5 + 0.5 * RDO_LAMBDA * first).clamp(max=1.3)).to(a.dtype), n)
+    n = torch.floor(a + later)
+    n = torch.where(n <= 1, (a > first).to(a.dtype), n)
     return torch.sign(e) * n

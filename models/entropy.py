@@ -1,12 +1,13 @@
 """Entropy models: the factorized bottleneck, conditional Laplace and Gaussian likelihoods, and their integer tables.
 
 Scale index (uint8): 0 = the symbol is zero and is not coded; i >= 1: sigma = 0.05 * 2**(i / 8). The first 60 have a row of
-their own (sigma up to 9); above, the last 8 rows are used on value >> k (see the entropy coder).
+their own (sigma up to 9); above, the last 8 rows are used on value >> k (see the entropy coder). Of magnitudes the first 68.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 OCTAVE = 8
 ROWS = 60
+MAGNITUDE_ROWS = 68  # of tables of magnitudes 0 .. 64: sigma up to 18
 SIGMA_0 = 0.05
 LOW = -32
 BINS = 65  # values -32 .. 32; one more column is the escape
@@ -32,6 +34,39 @@ def laplace_bits(value: Tensor, sigma: Tensor) -> Tensor:
     outer = 0.5 * torch.exp(-(a - 0.5).clamp(min=0) / b) * -torch.expm1(-1 / b)
     inner = 1 - 0.5 * (torch.exp(-(0.5 + a).clamp(max=1.5) / b) + torch.exp(-(0.5 - a).clamp(min=0) / b))
     return -torch.log2(torch.where(a >= 0.5, outer, inner).clamp(min=LIKELIHOOD_FLOOR))
+
+
+class _CodedBits(torch.autograd.Function):
+    """See `coded_bits`. Gradients in closed form; k = sqrt(2) / sigma."""
+
+    @staticmethod
+    def forward(ctx: Any, index: Tensor, error: Tensor, q: Tensor, noise: Tensor) -> Tensor:
+        k = math.sqrt(2) / sigma_of(index.clamp(min=1))
+        a, tail = q.abs(), torch.expm1(k)  # P(0) = 1 - exp(-k / 2), P(a) = exp(-(a - 1/2) k) (1 - exp(-k)) / 2
+        coded = a > 0
+        nats = torch.where(coded, math.log(2) + (a + 0.5) * k - torch.log(tail), -torch.log(-torch.expm1(-k / 2)))
+        slope = torch.where(coded, a - 0.5 - 1 / tail, -0.5 / torch.expm1(k / 2))
+        floor = -math.log(LIKELIHOOD_FLOOR)
+        by_index = (-k / OCTAVE) * slope.masked_fill_((nats > floor) | (index < 1), 0)  # d k / d index = -k ln 2 / OCTAVE
+        noisy = error + noise
+        a = noisy.abs()
+        below, above = (0.5 * torch.exp(-k * side) for side in ((0.5 - a).clamp_(min=0), 0.5 + a))
+        by_error = torch.where(a >= 0.5, k, k * (below - above) / (1 - below - above))
+        by_error.masked_fill_(k * (a - 0.5) - torch.log(-torch.expm1(-k)) + math.log(2) > floor, 0)
+        ctx.save_for_backward(by_index, by_error.mul_(torch.sign(noisy)).div_(math.log(2)))
+        return nats.clamp_(max=floor).div_(math.log(2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_index, by_error = ctx.saved_tensors
+        return gradient * by_index, gradient * by_error, None, None
+
+
+def coded_bits(index: Tensor, error: Tensor, q: Tensor, noise: Tensor) -> Tensor:
+    """`laplace_bits` of the symbols q under the scale index. The gradient of `error`, of which q is the rounding, is that of
+    error + noise (uniform in -1/2 .. 1/2: the relaxation of Balle et al. 2016)."""
+    bits: Tensor = _CodedBits.apply(index, error, q, noise)  # type: ignore[no-untyped-call]
+    return bits
 
 
 def gaussian_bits(value: Tensor, sigma: Tensor) -> Tensor:
@@ -105,9 +140,19 @@ def scale_tables(kind: str = "laplace") -> Tensor:
     return integer_tables(torch.cat([p, (1 - p.sum(1, keepdim=True)).clamp(min=1e-6)], 1))
 
 
+def magnitude_tables() -> Tensor:
+    """Start values of the 68 scale rows of magnitudes of Laplace symbols, int64 [68, 66]; row 0 is never used."""
+    values = torch.arange(BINS, dtype=torch.float64)[None]
+    sigma = sigma_of(torch.arange(MAGNITUDE_ROWS, dtype=torch.float64))[:, None]
+    p = torch.exp2(-laplace_bits(values, sigma)) * torch.where(values > 0, 2, 1)
+    return integer_tables(torch.cat([p, (1 - p.sum(1, keepdim=True)).clamp(min=1e-6)], 1))
+
+
 def fitted_tables(counts: Tensor, prior: Tensor, weight: float = 2000.0) -> Tensor:
-    """Histograms of coded heads [rows, 66], smoothed by `weight` virtual draws from the prior tables and made symmetric."""
+    """Histograms of coded heads [rows, 66], smoothed by `weight` virtual draws from the prior tables; of signed ones
+    (60 rows) made symmetric."""
     counts = counts.double()
-    body = counts[:, :BINS]
-    counts = torch.cat([(body + body.flip(1)) / 2, counts[:, BINS:]], 1)
+    if len(counts) == ROWS:
+        body = counts[:, :BINS]
+        counts = torch.cat([(body + body.flip(1)) / 2, counts[:, BINS:]], 1)
     return integer_tables(counts + weight * prior.double() / TOTAL)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from . import entropy
-from .context import ContextCodec, ContextPass, PlaneNet
+from .context import PASSES, SIGNS, ContextCodec, ContextPass, PlaneNet
 from .layers import IntegerConv2d
 from .training import CONFIGS, DEPTH_SHARES, Config, Item, items, octaves
 from .zoo import NETWORKS, assemble
@@ -26,29 +26,32 @@ CROP = (12, 160, 160)
 
 @dataclass
 class Histogram:
-    """A coder that writes nothing and counts the heads of every scale row."""
+    """A coder that writes nothing and counts the heads of every scale row, of the table sets that `counts` has."""
 
-    counts: NDArray[np.float64]
+    counts: dict[str, NDArray[np.float64]]
 
     def of(self, slabs: Sequence[int]) -> Histogram:
         return self
 
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
         assert values is not None
-        if table_set == "y":
+        if table_set in self.counts:
+            counts = self.counts[table_set]
+            rows = len(counts)
+            low = 0 if rows == entropy.MAGNITUDE_ROWS else entropy.LOW
             i, v = index.ravel().astype(np.int64), values.ravel().astype(np.int64)
             i, v = i[i > 0], v[i > 0]
-            beyond = np.maximum(i - (entropy.ROWS - entropy.OCTAVE), 0) * (i >= entropy.ROWS)
-            row = np.where(i < entropy.ROWS, i, entropy.ROWS - entropy.OCTAVE + beyond % entropy.OCTAVE)
-            head = (v >> (beyond // entropy.OCTAVE)) - entropy.LOW
+            beyond = np.maximum(i - (rows - entropy.OCTAVE), 0) * (i >= rows)
+            row = np.where(i < rows, i, rows - entropy.OCTAVE + beyond % entropy.OCTAVE)
+            head = (v >> (beyond // entropy.OCTAVE)) - low
             head = np.where((head < 0) | (head >= entropy.BINS), entropy.BINS, head)
             width = entropy.BINS + 1
-            self.counts += np.bincount(row * width + head, minlength=self.counts.size).reshape(self.counts.shape)
+            counts += np.bincount(row * width + head, minlength=counts.size).reshape(counts.shape)
         return values
 
 
-def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]:
-    """What a weights file holds."""
+def file_tensors(model: nn.Module, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a weights file holds; tables: of symbols with a scale index, by their set."""
     tensors: dict[str, Tensor] = {}
     integer = {prefix: layer for prefix, layer in model.named_modules() if isinstance(layer, IntegerConv2d)}
     for prefix, layer in integer.items():
@@ -63,12 +66,12 @@ def file_tensors(model: nn.Module, y_tables: Tensor | None) -> dict[str, Tensor]
             for part, value in (("place", module.place), ("rate", module.rate)):
                 tensors[f"{key}.{part}"] = value.detach().round().to(torch.int16)
         if isinstance(module, entropy.EntropyBottleneck):
-            tensors[f"tables.{'z' if y_tables is not None else 'y'}"] = module.tables().to(torch.int32)
+            tensors[f"tables.{'z' if tables else 'y'}"] = module.tables().to(torch.int32)
     if isinstance(model, ContextCodec):
-        tensors |= {"lut": model.lut.to(torch.int8), "levels": model.levels.to(torch.int8)}
+        tensors |= {"lut": model.lut.to(torch.int8), "levels": model.levels.to(torch.int8), "hiding": model.hiding}
+        tensors[f"tables.{SIGNS}"] = entropy.integer_tables(torch.tensor([[0.5, 0.5, 1e-9]]).expand(9, 3)).to(torch.int32)
         tensors["tables.depth"] = entropy.integer_tables(torch.tensor([[*DEPTH_SHARES, 1e-6]])).to(torch.int32)
-    if y_tables is not None:
-        tensors["tables.y"] = y_tables.to(torch.int32)
+    tensors |= {f"tables.{name}": table.to(torch.int32) for name, table in tables.items()}
     return {key: value.contiguous() for key, value in tensors.items()}
 
 
@@ -88,13 +91,12 @@ def export(
     network = NETWORKS[name]
     model = network()
     model.load_state_dict(load_file(trained))
-    prior = None
-    if name != "factorized":
-        prior = entropy.scale_tables("laplace" if name == "default" else "gaussian")
-    data = save(file_tensors(model, prior))
-    if prior is not None:
+    sets = {"default": [f"pass{p}" for p in range(PASSES)], "hyperprior": ["y"]}.get(name, [])
+    prior = entropy.magnitude_tables() if name == "default" else entropy.scale_tables("gaussian")
+    data = save(file_tensors(model, dict.fromkeys(sets, prior)))
+    if sets:
         pool = items(slabs, "train")
-        histogram = Histogram(np.zeros((entropy.ROWS, entropy.BINS + 1)))
+        histogram = Histogram({key: np.zeros(prior.shape) for key in sets})
         coder = assemble(name, network, data, "cpu")
         rng = np.random.default_rng(2)
         for n in range(crops):
@@ -102,8 +104,9 @@ def export(
             coder.encode(x, params.step, histogram, params)
             if n % 20 == 0:
                 report(f"{name}: tables from {n} of {crops} crops")
-        fitted = entropy.fitted_tables(torch.from_numpy(histogram.counts), prior)
-        data = save(file_tensors(model, fitted))
+        counts = {key: torch.from_numpy(found) for key, found in histogram.counts.items()}
+        together = entropy.fitted_tables(sum(counts.values(), torch.zeros(())), prior)
+        data = save(file_tensors(model, {key: entropy.fitted_tables(found, together) for key, found in counts.items()}))
     sha = hashlib.sha256(data).hexdigest()
     path = folder / f"{name}-{sha[:8]}.safetensors"
     path.write_bytes(data)

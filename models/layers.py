@@ -14,6 +14,10 @@ straight-through gradients, so what is trained is what is decoded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,17 +27,30 @@ UNSIGNED = 255  # largest activation after a ReLU
 MAX_SHIFT = 14
 
 
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 def round_through(x: Tensor) -> Tensor:
     """Round to integers (ties to even), gradient of the identity."""
-    return x + (x.round() - x).detach() if x.requires_grad else x.round()
+    rounded: Tensor = _Round.apply(x) if x.requires_grad else x.round()  # type: ignore[no-untyped-call]
+    return rounded
 
 
 def relu8(x: Tensor) -> Tensor:
-    return x.clamp(0, UNSIGNED)
+    """Clamped to 0 .. 255; no gradient at the limits and beyond (one fused kernel, which `clamp` has not)."""
+    return F.hardtanh(x, 0, UNSIGNED)
 
 
 def clamp8(x: Tensor) -> Tensor:
-    return x.clamp(-SIGNED, SIGNED)
+    """Clamped to -127 .. 127; no gradient at the limits and beyond."""
+    return F.hardtanh(x, -SIGNED, SIGNED)
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -57,6 +74,7 @@ class IntegerConv2d(nn.Module):
         self.exact = exact
         self.register_buffer("frozen_weight", None, persistent=False)
         self.register_buffer("frozen_bias", None, persistent=False)
+        self._rounded: tuple[Tensor, Tensor] | None = None
         nn.init.normal_(self.weight, std=gain * (2 / (inputs * kernel * kernel)) ** 0.5)
 
     def _shift(self) -> Tensor:
@@ -68,11 +86,14 @@ class IntegerConv2d(nn.Module):
             y = convolve(x, self.frozen_weight)
             y = y.float() if self.exact else y.bfloat16().float()
             return y.add_(self.frozen_bias).round_()
-        scale = torch.exp2(self._shift())[:, None, None, None]
-        weight = round_through(self.weight.clamp(-SIGNED, SIGNED) * scale) / scale
-        bias = round_through(self.bias[:, None, None] * scale[:, 0]) / scale[:, 0]
+        weight, bias = self._rounded or self._round()
         y = convolve(x, weight if self.exact else weight.bfloat16())
         return round_through(y.float() + bias)
+
+    def _round(self) -> tuple[Tensor, Tensor]:
+        scale = torch.exp2(self._shift())[:, None, None, None]
+        weight = round_through(self.weight.clamp(-SIGNED, SIGNED) * scale) / scale
+        return weight, round_through(self.bias[:, None, None] * scale[:, 0]) / scale[:, 0]
 
     def integers(self) -> dict[str, Tensor]:
         """What is shipped: weight int8 [o, i, k, k], bias int32 [o], shift uint8 [o]."""
@@ -96,6 +117,19 @@ class IntegerConv2d(nn.Module):
         if self.frozen_weight is None:
             raise RuntimeError("freeze the layer first")
         self.frozen_weight = self.frozen_weight.to(dtype)
+
+
+@contextmanager
+def rounded_once(model: nn.Module) -> Iterator[None]:
+    """Within, layers in training round their weights once for all calls."""
+    layers = [layer for layer in model.modules() if isinstance(layer, IntegerConv2d) and layer.frozen_weight is None]
+    for layer in layers:
+        layer._rounded = layer._round()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._rounded = None
 
 
 class IntegerResidual(nn.Module):

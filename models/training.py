@@ -38,31 +38,29 @@ class Config:
 
     model: str
     steps: int
-    batch: int
-    slices: int
-    size: int
+    shapes: tuple[tuple[int, int, int], ...]  # crops of a batch, slices, samples along each side; the first where depth is 1
     learning_rate: float
-    steps_range: tuple[float, ...] = (1.0, 6.0, 10.5)  # the step is 2**-u of the slab's 99.9th percentile, u uniform
+    steps_range: tuple[float, ...] = (1.0, 5.5, 10.5)  # the step is 2**-u of the slab's 99.9th percentile, u uniform
     start: str | None = None
     seed: int = 0
 
 
+SHAPES = ((2, 16, 96), (1, 32, 96), (1, 48, 80))
 CONFIGS: dict[str, Config] = {
-    "default": Config("default", steps=6_600, batch=2, slices=16, size=96, learning_rate=8e-4),
+    "default-first": Config("default", steps=6_600, shapes=SHAPES, learning_rate=8e-4),
+    "default": Config("default", steps=11_000, shapes=SHAPES, learning_rate=6e-4, start="default-first", seed=1),
     "factorized": Config(
-        "factorized", steps=6_000, batch=8, slices=1, size=96, learning_rate=1e-3, steps_range=(3, 8.5)
+        "factorized", steps=6_000, shapes=((8, 1, 96),), learning_rate=1e-3, steps_range=(3, 8.5)
     ),
     "hyperprior": Config(
         "hyperprior",
         steps=3_500,
-        batch=8,
-        slices=1,
-        size=96,
+        shapes=((8, 1, 96),),
         learning_rate=7e-4,
         steps_range=(3, 8.5),
         start="factorized",
     ),
-    "debug": Config("default", steps=12, batch=2, slices=8, size=48, learning_rate=1e-3),
+    "debug": Config("default", steps=12, shapes=((2, 8, 48),), learning_rate=1e-3),
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
@@ -71,8 +69,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-LOW_RATES = 0.7  # share of the draws below the middle of `steps_range`
-DEPTH_SHARES = (0.35, 0.1, 0.25, 0.3)  # of the batches, by depth 1, 2, 4, 8
+LOW_RATES = 0.85  # share of the draws below the middle of `steps_range`
+DEPTH_SHARES = (0.44, 0.08, 0.2, 0.28)  # of the batches, by depth 1, 2, 4, 8
 UNSUITED = 0.06  # share of crops that are taken though another depth suits them better
 PRIOR_RATE = 10.0  # learning rate of the factorized priors: they start wide, and narrow slowly otherwise
 
@@ -141,15 +139,15 @@ def octaves(config: Config, rng: np.random.Generator) -> float:
 
 
 def crop(
-    item: Item, config: Config, rng: np.random.Generator, *, augment: bool
+    item: Item, config: Config, slices: int, size: int, rng: np.random.Generator, *, augment: bool
 ) -> tuple[NDArray[np.float32], int]:
     """One crop [slices, size, size] in steps, and its rate class."""
     x = item.voxels
     if augment and item.isotropic:
         x = x.transpose(rng.permutation(3))
-    deep = 2 if augment and rng.random() < 0.12 else 1  # thicker slices: means of two
-    shrink = 2 if augment and rng.random() < 0.12 and min(x.shape[1:]) >= 2 * config.size else 1
-    want = (config.slices * deep, config.size * shrink, config.size * shrink)
+    deep = 2 if augment and rng.random() < 0.12 and len(x) >= 2 * slices else 1  # thicker slices: means of two
+    shrink = 2 if augment and rng.random() < 0.12 and min(x.shape[1:]) >= 2 * size else 1
+    want = (slices * deep, size * shrink, size * shrink)
     for _ in range(4):  # empty corners teach little
         start = [int(rng.integers(0, max(n - m, 0) + 1)) for n, m in zip(x.shape, want, strict=True)]
         part = x[tuple(slice(s, s + m) for s, m in zip(start, want, strict=True))]
@@ -157,7 +155,7 @@ def crop(
             break
     part = np.pad(part, [(0, m - n) for n, m in zip(part.shape, want, strict=True)], mode="edge")
     if deep > 1:
-        part = part.reshape(config.slices, deep, *part.shape[1:]).mean(1)
+        part = part.reshape(slices, deep, *part.shape[1:]).mean(1)
     if shrink > 1:
         k, h, w = part.shape
         part = part.reshape(k, h // 2, 2, w // 2, 2).mean((2, 4))
@@ -179,13 +177,21 @@ def crop(
 
 
 def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augment: bool) -> Iterator[Batch]:
-    """Crops drawn by weight; those of a batch of the default model are ones that its depth suits, most of them best."""
-    p = np.array([item.weight for item in pool])
+    """Crops drawn by weight; those of a batch of the default model are ones that its depth suits, most of them best.
+
+    Where slices are taken together, some batches have as many slices as the codec's slabs.
+    """
     while True:
         depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if config.model == "default" else 1
+        count, slices, size = config.shapes[0 if depth == 1 else rng.integers(len(config.shapes))]
+        first = slices == config.shapes[0][1]
+        p = np.array([item.weight * (first or len(item.voxels) >= slices) for item in pool])
+        if not p.any():
+            continue
         crops: list[tuple[NDArray[np.float32], int]] = []
-        while len(crops) < config.batch:
-            x, rate = crop(pool[rng.choice(len(pool), p=p / p.sum())], config, rng, augment=augment)
+        while len(crops) < count:
+            item = pool[rng.choice(len(pool), p=p / p.sum())]
+            x, rate = crop(item, config, slices, size, rng, augment=augment)
             suited = config.model != "default" or suits(x, depth) or rng.random() < UNSUITED
             if suited:
                 crops.append((x, rate))
@@ -195,8 +201,9 @@ def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augme
 
 
 def suits(x: NDArray[np.float32], depth: int) -> bool:
-    """Whether this is the depth that the encoder would choose for a crop [K, H, W] in steps."""
-    y = analysis(torch.from_numpy(x)).permute(0, 2, 3, 1).unsqueeze(0)
+    """Whether this is the depth that the encoder would choose for a crop [K, H, W] in steps, by half of it."""
+    half = np.ascontiguousarray(x[:, : x.shape[1] // 16 * 8])
+    y = analysis(torch.from_numpy(half)).permute(0, 2, 3, 1).unsqueeze(0)
     return choose_depths(y)[0] == depth
 
 

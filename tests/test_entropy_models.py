@@ -80,3 +80,19 @@ def test_scale_tables_cost_what_the_likelihood_says() -> None:
         found = -torch.log2(tables[row, values - entropy.LOW])
         close = expected < 16  # beyond, one part in 2**24 counts
         torch.testing.assert_close(found[close], expected[close], rtol=0.02, atol=0.002)
+
+
+def test_coded_bits() -> None:
+    """Values and gradients of the closed form are those of `laplace_bits`, of the symbols and of the noisy errors."""
+    rng = torch.Generator().manual_seed(1)
+    index = (torch.rand(2000, generator=rng, dtype=torch.float64) * 150 - 3).requires_grad_()
+    error = (3 * torch.randn(2000, generator=rng, dtype=torch.float64)).requires_grad_()
+    noise = torch.rand(2000, generator=rng, dtype=torch.float64) - 0.5
+    q = error.detach().round() * (torch.rand(2000, generator=rng) < 0.8)
+    sigma = entropy.sigma_of(index.clamp(min=1))
+    relaxed = entropy.laplace_bits(error + noise, sigma.detach())
+    expected = entropy.laplace_bits(q, sigma) + relaxed - relaxed.detach()
+    bits = entropy.coded_bits(index, error, q, noise)
+    assert torch.allclose(bits, expected, rtol=1e-9)
+    for mine, theirs in zip(*(torch.autograd.grad(part.sum(), (index, error)) for part in (bits, expected)), strict=True):
+        assert theirs.abs().max() > 1 and torch.allclose(mine, theirs, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,209 @@
+"""Signs that are not sent: the parities of magnitudes say them.
+
+Sign data hiding (Clare, Henry & Jung 2011, JCTVC-G271; HEVC, clause 7.3.8.11) gives up one sign for the parity of a group of
+coefficients, and changes one of them where it is wrong. Here the parities say signs through a convolutional code, and the
+encoder finds cheap changes with Viterbi's algorithm: the syndrome-trellis codes of Filler, Judas & Fridrich 2011 ("Minimizing
+additive distortion in steganography using syndrome-trellis codes"). It gains what trellis-coded quantisation does, and yet
+all magnitudes of a pass are coded in one call.
+
+    the symbols j of a plane in a pass, in the order in which they are coded, weigh w_j = weights[index_j]: about how many
+    signs they can say; those of weight > 0 are carriers
+    C = sum of w; G = floor(C / CELL + 1/2) cells, none if G < 2; before_j = w_0 + .. + w_(j-1)
+    cell c = 0 .. G - 1 has the symbols of e(c) <= before_j < e(c + 1), e(c) = ceil(c C / G); c is a multiple of CHAIN, or the
+    cell says the signs of the first M carriers of cell c - 1 that are not zero,
+        M = min(their number, floor((e(c + 1) - e(c)) / SHARE))
+    a carrier j in it has to do with sign b + k, if that is below M, for each bit k that is set in
+        PATTERNS[floor(40503 j / 2**8) mod 8],   b = floor(M (before_j - e(c)) / (e(c + 1) - e(c)))
+    a sign is negative if the sum of the magnitudes that have to do with it is odd
+
+The encoder goes along the chains: the signs of cell c - 1 are settled when carriers of cell c are changed. Of those with the
+same b and pattern only the cheapest can be; as w_j <= UNIT < SHARE there is one for each b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNIT = 1024  # weight of a symbol of a large scale
+CELL = 40 * UNIT
+SHARE = 4 * UNIT
+CHAIN = 16
+HEIGHT = 5
+LANES = 4096  # cells that the encoder works on together
+PATTERNS = np.array([19, 29, 23, 5, 27, 13, 31, 9], np.int64)  # of HEIGHT bits; all have bit 0
+STATES = 1 << HEIGHT
+_REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [8, STATES]: the state that a change of each pattern leads to
+
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Of the symbols [N, n] of N planes; cells are numbered through all planes. One entry a carrier, unless said otherwise."""
+
+    at: Int  # flat positions, rising
+    cell: Int
+    offset: Int  # before_j - e(c)
+    pattern: NDArray[np.int64]  # which of PATTERNS
+    width: Int  # of each cell: e(c + 1) - e(c)
+    turn: Int  # of each cell: its place in its chain
+
+    @staticmethod
+    def of(index: NDArray[np.uint8], weights: NDArray[np.int32]) -> Cells:
+        """index [N, n]: scale indices, 0 for symbols that are not sent; weights int32 [256], at most UNIT."""
+        n = index.shape[1]
+        at = np.flatnonzero(weights[index])
+        own = weights[index.reshape(-1)[at]].astype(np.int64)
+        plane = at // max(n, 1)
+        upto = np.cumsum(own)
+        total = np.bincount(plane, own, minlength=len(index)).astype(np.int64)
+        before = upto - own - (np.cumsum(total) - total)[plane]
+        count = (2 * total + CELL) // (2 * CELL)
+        count[count < 2] = 0
+        inside = count[plane] > 0
+        at, plane, before = at[inside], plane[inside], before[inside]
+        place = before * count[plane] // total[plane]
+        base = np.cumsum(count) - count
+        owner = np.repeat(np.arange(len(count)), count)
+        number = np.arange(len(owner)) - base[owner]
+        edges = [-(-c * total[owner] // np.maximum(count[owner], 1)) for c in (number, number + 1)]
+        cell = base[plane] + place
+        return Cells(at, cell, before - edges[0][cell], 40503 * (at % max(n, 1)) >> 8 & 7, edges[1] - edges[0], number % CHAIN)
+
+    def first(self, which: Int, told: Int) -> Int:
+        """The first sign b that carriers have to do with; told: M of every cell."""
+        cell = self.cell[which]
+        sign: Int = told[cell] * self.offset[which] // self.width[cell]
+        return sign
+
+    def said(self, nonzero: Int) -> Int:
+        """M of every cell; nonzero: which carriers are not zero."""
+        counts = np.bincount(self.cell[nonzero], minlength=len(self.width))
+        told = np.minimum(np.append(0, counts[:-1]), self.width // SHARE)
+        told[self.turn == 0] = 0
+        return np.asarray(told, np.int64)
+
+
+def syndrome(cells: Cells, odd: Int, told: Int, base: Int, size: int) -> Int:
+    """Of each sign whether the sum of the magnitudes that have to do with it is odd; a cell's begin at `base` in the result.
+
+    odd: the carriers of odd magnitude. told: M of every cell.
+    """
+    sums = np.zeros(size, np.int64)
+    cell, first, pattern = cells.cell[odd], cells.first(odd, told), PATTERNS[cells.pattern[odd]]
+    for k in range(HEIGHT):
+        touched = (pattern >> k & 1 == 1) & (first + k < told[cell])
+        sums += np.bincount(base[cell[touched]] + first[touched] + k, minlength=size)
+    return sums & 1
+
+
+def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
+    """Flat positions of the symbols whose signs are not sent, and the signs (1: negative); magnitudes [N, n]."""
+    values = magnitude.reshape(-1)[cells.at]
+    nonzero = np.flatnonzero(values)
+    told = cells.said(nonzero) if len(cells.width) else cells.width
+    if not told.any():
+        return cells.at[:0], cells.at[:0]
+    signs = syndrome(cells, nonzero[values[nonzero] & 1 == 1], told, np.cumsum(told) - told, int(told.sum()))
+    cell = cells.cell[nonzero]
+    rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
+    return cells.at[nonzero[rank < np.append(told, 0)[cell + 1]]], signs
+
+
+def hide(cells: Cells, q: Int, error: NDArray[np.float32], costs: NDArray[Any], index: NDArray[np.uint8]) -> Int:
+    """Symbols q [N, n] with cheap changes that make `hidden` true; encoder only.
+
+    error [N, n]: what q is the rounding of, in steps. costs [2, 256]: by scale index the squared error (steps^2) that 1 is
+    worth instead of 0 in bits, and n + 1 instead of n.
+    """
+    if not len(cells.width):
+        return q
+    value, given, row = q.reshape(-1)[cells.at], error.reshape(-1)[cells.at], index.reshape(-1)[cells.at]
+    n = np.abs(value)
+    a = np.where(value != 0, given * np.sign(value), np.abs(given)) - n
+    up = 1 - 2 * a + costs[(n > 0).astype(np.int64), row]
+    down = np.where(n > 0, 1 + 2 * a - costs[(n > 1).astype(np.int64), row], np.inf)
+    price = np.minimum(up, down).astype(np.float32)
+    sign = np.where(value != 0, value < 0, given < 0)
+    changed = value + np.where(up <= down, 1, -1) * np.where(sign, -1, 1)
+    start = np.searchsorted(cells.cell, np.arange(len(cells.width) + 1))
+    for turn in range(1, CHAIN):
+        chosen = np.flatnonzero(cells.turn == turn)
+        for part in np.split(chosen, range(LANES, len(chosen), LANES)):
+            which = _embed(cells, value, part, start, price)
+            value[which] = changed[which]
+    flat = q.reshape(-1).copy()
+    flat[cells.at] = value
+    return flat.reshape(q.shape)
+
+
+def _ranges(start: Int, cells: Int) -> tuple[Int, Int]:
+    """The carriers of some cells, and which of these cells each is in."""
+    sizes = start[cells + 1] - start[cells]
+    owner = np.repeat(np.arange(len(cells)), sizes)
+    found: Int = np.arange(len(owner)) + (start[cells] - (np.cumsum(sizes) - sizes))[owner]
+    return found, owner
+
+
+def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.float32]) -> Int:
+    """Which carriers to change so that the chosen cells say the signs of the cells before them."""
+    which, lane = _ranges(start, chosen - 1)
+    nonzero = value[which] != 0
+    which, lane = which[nonzero], lane[nonzero]
+    counts = np.bincount(lane, minlength=len(chosen))
+    bits = np.minimum(counts, cells.width[chosen] // SHARE)
+    order = np.argsort(-bits, kind="stable")[: np.count_nonzero(bits)]  # lanes by falling length
+    if not len(order):
+        return np.zeros(0, np.int64)
+    rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
+    told = rank < bits[lane]
+    longest, lanes = int(bits.max()), len(order)
+    want = np.zeros((len(chosen), longest), np.int64)
+    want[lane[told], rank[told]] = value[which[told]] < 0
+    # what the cells say as they are
+    all_told = np.zeros(len(cells.width), np.int64)
+    all_told[chosen] = bits
+    which, lane = _ranges(start, chosen)
+    base = np.zeros(len(cells.width), np.int64)
+    base[chosen] = np.arange(len(chosen)) * longest
+    want ^= syndrome(cells, which[value[which] & 1 == 1], all_told, base, want.size).reshape(want.shape)
+    # the cheapest change of each sign and pattern
+    first = cells.first(which, all_told)
+    place = np.full(len(chosen), -1)
+    place[order] = np.arange(lanes)
+    inside = place[lane] >= 0
+    which, lane, first = which[inside], place[lane[inside]], first[inside]
+    best = np.full((longest, len(PATTERNS), lanes), np.inf, np.float32)
+    key = (first * len(PATTERNS) + cells.pattern[which]) * lanes + lane
+    np.minimum.at(best.reshape(-1), key, price[which])
+    cost = np.full((STATES, lanes), np.inf, np.float32)
+    cost[0] = 0
+    want, bits = want[order], bits[order]
+    choice = np.zeros((longest, len(PATTERNS), STATES, lanes), bool)
+    for b in range(longest):
+        active = int(np.searchsorted(-bits, -b, "left"))  # the lanes with bits > b
+        least = cost[:, :active]
+        for pattern, reached in enumerate(_REACHED):
+            other = least.take(reached, 0)
+            other += best[b, pattern, :active]
+            np.less(other, least, out=choice[b, pattern, :, :active])
+            least = np.minimum(least, other)
+        cost[: STATES // 2, :active] = np.where(want[:active, b] == 1, least[1::2], least[::2])
+        cost[STATES // 2 :, :active] = np.inf
+    state = cost.argmin(0)
+    picked = np.zeros((longest, len(PATTERNS), lanes), bool)
+    for b in range(longest - 1, -1, -1):
+        active = int(np.searchsorted(-bits, -b, "left"))
+        everyone = np.arange(active)
+        state[:active] = 2 * state[:active] + want[:active, b]
+        for pattern in range(len(PATTERNS) - 1, -1, -1):
+            picked[b, pattern, :active] = changed = choice[b, pattern, state[:active], everyone]
+            state[:active] ^= changed * PATTERNS[pattern]
+    taken = np.flatnonzero(picked[first, cells.pattern[which], lane] & (price[which] == best.reshape(-1)[key]))
+    _, once = np.unique(key[taken], return_index=True)  # of equally cheap ones the first
+    found: Int = which[taken[once]]
+    return found

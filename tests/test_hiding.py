@@ -1,0 +1,79 @@
+"""Signs hidden in parities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mricodec.models import entropy, hiding
+from mricodec.models.context import INDEX_SKIP, RDO_LAMBDA, bits_to_grow, hiding_weights, quantise
+
+WEIGHTS = hiding_weights().numpy()
+COSTS = RDO_LAMBDA * bits_to_grow().numpy()
+
+
+def symbols(planes: int, count: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices, errors and their quantised values [planes, count]."""
+    rng = np.random.default_rng(planes * count + low)
+    index = rng.integers(low, high, (planes, count)).astype(np.uint8)
+    index[index < INDEX_SKIP] = 0
+    error = (rng.laplace(size=index.shape) * 0.05 * 2 ** (index / 8) / 2**0.5).astype(np.float32)
+    q = quantise(torch.from_numpy(error), torch.from_numpy(index.astype(np.float32))).numpy().astype(np.int64)
+    q[index == 0] = 0
+    return index, error, q
+
+
+def price(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
+    """Squared error + lambda bits, signs included."""
+    sigma = entropy.sigma_of(torch.from_numpy(index.astype(np.float64)).clamp(min=1))
+    bits = entropy.laplace_bits(torch.from_numpy(q.astype(np.float64)), sigma).numpy()[index > 0].sum()
+    return float(((error - q) ** 2)[index > 0].sum() + RDO_LAMBDA * bits)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (4, 64), (5, 3000)])
+@pytest.mark.parametrize("scales", [(0, 8), (0, 30), (10, 60), (40, 207)])
+def test_parities_say_the_signs(shape: tuple[int, int], scales: tuple[int, int]) -> None:
+    index, error, q = symbols(*shape, *scales)
+    cells = hiding.Cells.of(index, WEIGHTS)
+    changed = hiding.hide(cells, q, error, COSTS, index)
+    at, negative = hiding.hidden(cells, np.abs(changed))
+    assert ((changed.reshape(-1)[at] < 0) == (negative == 1)).all()
+    assert np.abs(changed - q).max() <= 1 and not changed[index == 0].any()
+    if scales == (10, 60) and shape[1] == 3000:
+        assert len(at) > 1000 and 0.25 * len(at) < (changed != q).sum() < 0.5 * len(at)
+        assert price(index, error, changed) - RDO_LAMBDA * len(at) < 0.985 * price(index, error, q)
+
+
+def test_cells() -> None:
+    """As FORMAT.md defines them, symbol by symbol."""
+    index, _, q = symbols(4, 3000, 0, 50)
+    index[2] = 0  # nothing sent
+    index[3, 100:] = 0  # too little for two cells
+    q[index == 0] = 0
+    patterns = (19, 29, 23, 5, 27, 13, 31, 9)
+    expected = []
+    for n in range(4):
+        weight = [int(WEIGHTS[i]) for i in index[n]]
+        before = [sum(weight[:j]) for j in range(len(weight))]
+        total = sum(weight)
+        count = (2 * total + 40960) // 81920
+        if count < 2:
+            continue
+        carriers = [j for j, w in enumerate(weight) if w]
+        edge = [-(-c * total // count) for c in range(count + 1)]
+        for c in range(1, count):
+            width = edge[c + 1] - edge[c]
+            asked = [j for j in carriers if before[j] * count // total == c - 1 and q[n, j]]
+            told = min(len(asked), width // 4096) if c % 16 else 0
+            sums = [0] * told
+            for j in carriers:
+                if before[j] * count // total == c:
+                    first = told * (before[j] - edge[c]) // width
+                    for k in range(5):
+                        if first + k < told and patterns[(40503 * j // 256) % 8] >> k & 1:
+                            sums[first + k] += abs(int(q[n, j]))
+            expected += [(3000 * n + j, total % 2) for j, total in zip(asked, sums, strict=False)]
+    at, negative = hiding.hidden(hiding.Cells.of(index, WEIGHTS), np.abs(q))
+    assert list(zip(at.tolist(), negative.tolist(), strict=True)) == expected
+    assert len(expected) > 100
