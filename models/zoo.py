@@ -22,7 +22,7 @@ from torch import nn
 from . import entropy, unet
 from .autoencoder import Autoencoder, MinimalCNN
 from .coding import ContextLossy, TableSet, TransformLossy
-from .context import GATE, ContextCodec
+from .context import GATE, SIGNS, ContextCodec
 from .exact import choose_backend
 from .hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
 from .layers import IntegerConv2d
@@ -64,7 +64,7 @@ REGISTRY: tuple[Entry, ...] = (
     Entry("cnn16", partial(MinimalCNN, 16), "65ebe9b9466c34fbe9498db35bb71be3a0838494c2f052ae4ac10c67566514f8"),
     Entry("cnn32", partial(MinimalCNN, 32), "677c241d0b948c2cc978e79e23d902cf4e9ca3415a7ae6d4f5f081b803a41cfe"),
     Entry("unet", unet.UNet, "ecf179570aedac2642775092199a5b78992fa7263bd201cc1420e6f5dc06e7c2"),
-    Entry("default", ContextCodec, "4329ca4edf4678d0b1e7425d71e3453b803998f7135914148c55ad487877dd35"),
+    Entry("default", ContextCodec, "4e3bb87e212d244b6cc36c6606c851365fb27ed9a6acb32a01c6d77a4838ea8b"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 
@@ -111,6 +111,7 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
         floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
         if isinstance(built, ContextCodec):
             built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
+            built.hiding = tensors["hiding"]
             floats |= {key: value.float() for key, value in tensors.items() if key.endswith((".place", ".rate"))}
         for prefix, layer in built.named_modules():
             if isinstance(layer, IntegerConv2d):
@@ -132,8 +133,9 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
 
 
 def _table(name: str, weights: torch.Tensor) -> TableSet:
-    octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS else 0
-    low = 0 if name == "depth" else -((weights.shape[1] - 1) // 2)
+    magnitudes = weights.shape[0] == entropy.MAGNITUDE_ROWS
+    octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS or magnitudes or name == SIGNS else 0
+    low = 0 if magnitudes or name in ("depth", SIGNS) else -((weights.shape[1] - 1) // 2)
     return TableSet(weights.numpy().astype(np.uint32), low, octave)
 
 
