@@ -33,7 +33,7 @@ Float = NDArray[np.float64]
 Tap = tuple[int, int, int]  # offset (t, i, j) of a neighbour
 
 WEIGHTS = Path(__file__).parent / "weights" / "lattice_tables.safetensors"
-WEIGHTS_SHA256 = "b4fa1cdc6ca5937681ef8b048a1b28f87d8ed706314cbf9a8cc80ce8cd76deb1"
+WEIGHTS_SHA256 = "c67fe647400be973411d6f6e7f54cb37db62eba20d9188a096ed499d62b8186b"
 
 UNIT = 16  # predictions, errors and scales are in 16ths of a voxel value
 COEFFICIENT_BITS = 13
@@ -106,6 +106,13 @@ ROWS = FIRST_COARSE_ROW + OCTAVE
 KINDS = FIRST_COARSE + 25 * OCTAVE
 HEAD_MAX = 40  # tables code -40 .. 40
 BUCKETS = 128
+# Levels: how large the prediction is beside the scale. Where it is small, noise is skewed (that of magnitudes is
+# Rician), and the tables of each sign are tilted. By quarter octaves of the ratio from 1/2 on: below 1, 1.7, 2.4, 4; the rest.
+LEVELS = 5
+NODES = 33  # of a tilt: places in quarters of the scale, -4 .. 4
+VARIANTS = 1 + 2 * (LEVELS - 1)  # the largest level, then the others for positive and negative signs
+LEVEL_LIMITS = (0, 3, 5, 8)
+_LEAST_RATIO = -1
 
 _RING = 32  # planes kept: more than any neighbour is back
 _REACH = 8  # rows above and below the active ones whose padding is kept up
@@ -119,6 +126,7 @@ class TableSet(NamedTuple):
     weights: NDArray[np.uint32]  # [rows, bins + 1], rows sum to 2**24, last column escapes
     low: int
     octave: int
+    variants: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +145,7 @@ class Shipped:
     tables: dict[str, TableSet]
     scale_weights: Float  # [2, FEATURES] integers in 2**-12: first slice, all others
     predictor: Predictor  # for slabs too small to fit one
+    places: NDArray[np.int8]  # [ROWS, 2 HEAD_MAX + 1], node of a tilt
 
 
 @cache
@@ -160,14 +169,26 @@ def shipped() -> Shipped:
         },
         arrays["scale.weights"].astype(np.float64),
         Predictor(taps, arrays["predictor.coefficients"]),
+        arrays["tables.place"],
     )
+
+
+def _variants() -> NDArray[np.int64]:
+    """[2, limits]: context of a variant, by the sign and the quarter octaves of prediction / scale from `_LEAST_RATIO` on."""
+    ratio = np.arange(_LEAST_RATIO, LEVEL_LIMITS[-1] + 1)
+    level = np.searchsorted(LEVEL_LIMITS, ratio, side="right")
+    variant = np.where(level < LEVELS - 1, 1 + 2 * level, 0)
+    return np.stack([variant, np.where(variant > 0, variant + 1, 0)]) * (BUCKETS * UNIT)
+
+
+_VARIANT_CONTEXTS = _variants()
 
 
 class Plane(NamedTuple):
     """The voxels of one plane, before they are known."""
 
     voxels: NDArray[np.intp]  # [m], places in the slab, C order
-    context: NDArray[np.intp]  # [m], bucket * 16 + distance from the prediction to the nearest integer, 16ths
+    context: NDArray[np.intp]  # [m], (variant * BUCKETS + bucket) * 16 + distance from the prediction to `nearest`, 16ths
     nearest: Float  # [m], that integer
     sign: Float  # [m], -1 where the prediction is below it: errors are coded with that sign
 
@@ -270,12 +291,15 @@ class Wavefront:
                 prediction = self._adapt(n, a, b, prediction, scale)
             nearest = np.floor((prediction + UNIT // 2) * (1 / UNIT))
             fraction = prediction - nearest * UNIT
-            bucket = (scale.view(np.int64) >> 50) - (1023 << 2)
-            context = bucket * UNIT + np.abs(fraction).astype(np.int64)
             self._pending = _Pending(n, slice(a, b), lanes, prediction, scale)
-            sign = np.where(fraction < 0, -1.0, 1.0)
+            fraction, nearest = fraction[lanes], nearest[lanes]
+            negative = fraction < 0
+            bucket = _octaves(scale[lanes])
+            ratio = np.clip(_octaves(prediction[lanes] + 1) - bucket, _LEAST_RATIO, LEVEL_LIMITS[-1])
+            context = _VARIANT_CONTEXTS[negative.view(np.int8), ratio - _LEAST_RATIO]
+            context += bucket * UNIT + np.abs(fraction).astype(np.int64)
             voxels = self._origin[known[0] : known[1]] + n
-            yield Plane(voxels, context[lanes], nearest[lanes], sign[lanes])
+            yield Plane(voxels, context, nearest, np.where(negative, -1.0, 1.0))
             if starting:
                 self._pad_next_rows(n)
 
@@ -413,6 +437,12 @@ class Wavefront:
         """Before the first slice a row stands beside the row above it."""
         back = 2 * self._columns
         self._w[:, a - back : b - back : self._columns] = self._w[:, a + 1 - self._columns : b - self._columns : self._columns]
+
+
+def _octaves(values: Float) -> NDArray[np.int64]:
+    """Quarter octaves of integers from 1 on: 4 l + (4 v / 2**l mod 4), where 2**l is the largest power up to v."""
+    octaves: NDArray[np.int64] = (values.view(np.int64) >> 50) - (1023 << 2)
+    return octaves
 
 
 def _total(products: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -35,6 +35,9 @@ class Coder:
         given = None if values is None else values[0]
         return self.stream.code(self.tables[table_set], index[0], given)[None]  # type: ignore[arg-type]
 
+    def add(self, table_set: str, tables: wavefront.TableSet) -> None:
+        self.tables[table_set] = Tables(*tables)
+
 
 def encode(slab: NDArray[np.int32]) -> bytes:
     stream = EntropyEncoder()
