@@ -30,15 +30,18 @@ if TYPE_CHECKING:
 LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
-STORE_SAMPLE = 1 << 13  # voxels by which zstd is tried
+STORE_SAMPLE = 1 << 13  # voxels by which zstd is tried, in a hurry ...
+STORE_HASTE = 0.8  # ... which makes more of them than this
+STORE_LEVEL = 1
 STORE_GAIN = 0.98  # from which zstd is worth its time for the lower bits of numbers
 LOW_PART = 1 << 20  # of these numbers, packed at once; a multiple of 8
 STORE_MARGIN = 64  # bytes by which a short sample may be off
 Effort = Literal["fast", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
-PART_SLICES = 32  # of a slab of coder 1
-LEAST_SHARED = 1 << 20  # voxels from which on starting a process is worth it
+PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least
+PART_SLICES = 8
+LEAST_SHARED = 1 << 19  # voxels from which on starting a process is worth it
 
 Shape = tuple[int, int, int]
 Beside = Sequence[NDArray[np.int32]]  # codes that the decoder has already, of the shape of the one slab that is coded
@@ -168,26 +171,27 @@ class Store:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
-        self._stored = dtype.newbyteorder("<")
+        self.stored = dtype.newbyteorder("<")
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         itemsize = self._dtype.itemsize
-        return [(pack_store(bytes(to_file_order(slab, self._stored)), itemsize), slab) for slab in slabs]
+        return [(pack_store(bytes(to_file_order(slab, self.stored)), itemsize), slab) for slab in slabs]
 
     def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
         return [self._decode(payload, shape) for payload, shape in zip(payloads, shapes, strict=True)]
 
     def _decode(self, payload: bytes, shape: Shape) -> NDArray[Any]:
         data = unpack_store(payload, math.prod(shape) * self._dtype.itemsize, self._dtype.itemsize)
-        return np.frombuffer(data, self._stored).astype(self._dtype, copy=False).reshape(shape)
+        return np.frombuffer(data, self.stored).astype(self._dtype, copy=False).reshape(shape)
 
 
 class Lattice:
     """Coder 1: numbers as integer codes, predicted from their neighbours; without loss or within a bound.
 
-    Parts of slabs are coded side by side, in several processes.
+    Slabs, or parts of one, are coded side by side, in several processes.
     """
 
+    batch_voxels = BATCH_VOXELS
     exact = True
 
     def __init__(
@@ -210,17 +214,15 @@ class Lattice:
         self.codes = codes.codes  # of values, also of other slabs
         self._settings = {"max_error": max_error, "within": self._within}
         self._effort = effort
-        self._workers = Workers(lattice_part)
-
-    @property
-    def batch_voxels(self) -> int:
-        return BATCH_VOXELS if processes() > 1 else 1
+        self._workers = Workers.shared(lattice_part)
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         tasks, owners = [], []
         for n, slab in enumerate(slabs):
             codes = self.codes(slab)
-            for part in parts(len(slab)):
+            # several slabs are work enough for several processes, and parts cost time and size
+            halved = len(slabs) == 1 and slab.size >= 2 * PART_VOXELS and len(slab) >= 2 * PART_SLICES
+            for part in parts(len(slab), 2 if halved else 1):
                 tasks.append(({**self._settings, "effort": self._effort}, [codes[part], *(one[part] for one in beside)]))
                 owners.append(n)
         found = self._run(tasks, sum(slab.size for slab in slabs))
@@ -240,7 +242,7 @@ class Lattice:
         self, slab: NDArray[Any], streams: list[bytes], decoded: Sequence[NDArray[Any]]
     ) -> tuple[bytes, NDArray[Any]]:
         """The payload, and what it decodes to."""
-        sizes = b"".join(pack_varint(len(stream)) for stream in streams[:-1])
+        sizes = b"".join(map(pack_varint, (len(streams), *(len(stream) for stream in streams[:-1]))))
         payload = bytes((PREDICTED,)) + self._pack_low(slab) + sizes + b"".join(streams)
         if self._may_be_longer(payload, slab):
             stored = bytes((STORED,)) + self._store.encode([slab])[0][0]
@@ -259,8 +261,8 @@ class Lattice:
         run = STORE_SAMPLE // 4
         if flat.size > 4 * run:
             flat = np.concatenate([flat[at : at + run] for at in np.linspace(0, flat.size - run, 4).astype(np.intp)])
-        stored = len(self._store.encode([flat.reshape(1, 1, -1)])[0][0])
-        return stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
+        stored = len(pack_store(bytes(to_file_order(flat, self._store.stored)), slab.dtype.itemsize, STORE_LEVEL))
+        return STORE_HASTE * stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
 
     def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
         tasks, owners = [], []
@@ -275,7 +277,10 @@ class Lattice:
             if method != PREDICTED:
                 raise UnsupportedVersion(f"expected a slab predicted (0) or stored (1), found {method}: update mricodec")
             lows[n] = self._unpack_low(fields, shape)
-            spans = parts(shape[0])
+            count = fields.varint()
+            if not 1 <= count <= shape[0]:
+                raise FormatError(f"expected a slab of 1 to {shape[0]} parts, found {count}: the file is damaged")
+            spans = parts(shape[0], count)
             sizes = [fields.varint() for _ in spans[1:]]
             streams = [*(fields.take(size) for size in sizes), fields.take(fields.left)]
             for span, stream in zip(spans, streams, strict=True):
@@ -294,9 +299,8 @@ class Lattice:
         return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
 
 
-def parts(slices: int) -> list[slice]:
+def parts(slices: int, count: int) -> list[slice]:
     """How a slab is cut into parts that are coded each on its own, of about even depth."""
-    count = -(-slices // PART_SLICES)
     return [slice(n * slices // count, (n + 1) * slices // count) for n in range(count)]
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,16 @@ def processes() -> int:
 
 class Workers:
     """Helper processes, started when first needed; they end with this object. Threads may share it."""
+
+    _alive: ClassVar[weakref.WeakValueDictionary[str, Workers]] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def shared(cls, work: Work) -> Workers:
+        """Those that are alive, or others."""
+        workers = cls._alive.get(work.__name__)
+        if workers is None:
+            workers = cls._alive[work.__name__] = cls(work)
+        return workers
 
     def __init__(self, work: Work) -> None:
         """work: a function of `slabcoding`, which helpers know by its name."""
@@ -65,17 +75,19 @@ class Workers:
                 results[n] = found
 
         threads = []
-        with self._lock:
-            for helper in self._enough(len(tasks) - 1):
+        free = self._lock.acquire(blocking=False)  # or they work for another thread
+        try:
+            for helper in self._enough(len(tasks) - 1) if free else ():
                 threads.append(threading.Thread(target=ask, args=(helper,), daemon=True))
                 threads[-1].start()
-            try:
-                while (n := take()) is not None:
-                    results[n] = self._work(*tasks[n])
-            finally:
-                waiting.clear()
-                for thread in threads:
-                    thread.join()
+            while (n := take()) is not None:
+                results[n] = self._work(*tasks[n])
+        finally:
+            waiting.clear()
+            for thread in threads:
+                thread.join()
+            if free:
+                self._lock.release()
         # What failed there fails here too, with its error; or the helper died, and it does not.
         return [results[n] if n in results else self._work(*task) for n, task in enumerate(tasks)]
 

@@ -245,7 +245,7 @@ def _decode(
         if max_error:
             nearest = _snapped(nearest, side, max_error)
             error = np.clip(error, -MAX_SPAN, MAX_SPAN) * step
-        values = np.clip(nearest + plane.sign * error, 0, side.largest)
+        values = (nearest + plane.sign * error).clip(0.0, float(side.largest))
         flat[plane.voxels] = values
         wavefront.put(values)
     return side.values(slab)
@@ -257,7 +257,10 @@ def _prepared(coder: SymbolCoder, side: Side) -> tuple[str, NDArray[Any]]:
     if not side.tilts.any():
         return "voxel", index_of.astype(np.uint8)
     coder.add("tilted", tilted_tables(side.tilts))
-    return "tilted", index_of
+    variant = np.arange(VARIANTS)
+    upright = ~side.tilts[(variant - 1) // 2].any(axis=1)  # all alike, so that they are coded together
+    block = np.where(upright, variant[upright].min(initial=VARIANTS), variant)
+    return "tilted", (block.astype(np.uint16)[:, None] * np.uint16(256) + (index_of & 255).reshape(VARIANTS, -1)).reshape(-1)
 
 
 # 2**12 times 2**(n / 8)

@@ -43,6 +43,7 @@ BACKGROUND = 0.02  # share of voxels that have the least value
 TILT_ERRORS = 500_000  # that tilts are counted from
 TILT_MOST = 32
 TILT_COST = 150  # bits of a tilt in the stream
+TILT_TIME = 5e-4  # bits per voxel that a tilt must save, for the time it takes
 PALETTE_BELOW = 0.75  # packing is tried if fewer than this share of the values occur
 
 
@@ -241,8 +242,9 @@ def choose_tilts(index: NDArray[np.uint16], error: NDArray[np.int32]) -> NDArray
         expected = used[one] @ _masses() + (used[other] @ _masses())[::-1]
         share = 16 * expected / max(expected.sum(), 1)
         tilt = np.clip(np.rint(8 * np.log2((found + share + 1e-9) / (expected + share + 1e-9))), -TILT_MOST, TILT_MOST)
-        saved = step * (found @ tilt / 8 - found.sum() * np.log2(max(expected @ 2 ** (tilt / 8), 1e-9) / max(expected.sum(), 1e-9)))
-        if saved * (0.5 if one == other else 1.0) > TILT_COST:
+        whole = max(expected @ 2 ** (tilt / 8), 1e-9) / max(expected.sum(), 1e-9)
+        saved = step * (found @ tilt / 8 - found.sum() * np.log2(whole))
+        if saved * (0.5 if one == other else 1.0) > TILT_COST + TILT_TIME * step * error.size:
             tilts[level] = tilt
     return tilts
 

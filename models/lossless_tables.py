@@ -183,7 +183,7 @@ class _Recorder(Wavefront):
     def _record(self, plane: Plane, values: Float, height: int) -> None:
         features = self._features[:, self._pending.lanes]
         self.put(values)
-        error = np.abs(values * UNIT - self._pending.prediction[self._pending.lanes])
+        error = np.abs(values * UNIT - self._pending.prediction)
         self.kept.append(np.concatenate([features, error[None], plane.voxels[None] < height])[:, ::4])
 
 

@@ -114,6 +114,7 @@ VARIANTS = 1 + 2 * (LEVELS - 1)  # the largest level, then the others for positi
 LEVEL_LIMITS = (0, 3, 5, 8)
 _LEAST_RATIO = -1
 
+_LEAST_WEIGHT, _MOST_WEIGHT = np.int32(-WEIGHT_MAX), np.int32(WEIGHT_MAX)
 _RING = 32  # planes kept: more than any neighbour is back
 _REACH = 8  # rows above and below the active ones whose padding is kept up
 _PAD = 2  # of references: no neighbour is farther in a slice
@@ -199,8 +200,8 @@ class _Pending(NamedTuple):
     n: int
     active: slice  # lanes
     lanes: NDArray[np.intp]  # that hold voxels, among the active ones
-    prediction: Float
-    scale: Float
+    prediction: Float  # of these
+    scale: Float  # of all active ones
 
 
 class Wavefront:
@@ -289,15 +290,21 @@ class Wavefront:
             scale = self._scale(n, a, b)
             if self._adaptive:
                 prediction = self._adapt(n, a, b, prediction, scale)
-            nearest = np.floor((prediction + UNIT // 2) * (1 / UNIT))
-            fraction = prediction - nearest * UNIT
-            self._pending = _Pending(n, slice(a, b), lanes, prediction, scale)
-            fraction, nearest = fraction[lanes], nearest[lanes]
+            predicted, around = prediction.take(lanes), scale.take(lanes)
+            self._pending = _Pending(n, slice(a, b), lanes, predicted, scale)
+            nearest = np.floor((predicted + UNIT // 2) * (1 / UNIT))
+            fraction = predicted - nearest * UNIT
             negative = fraction < 0
-            bucket = _octaves(scale[lanes])
-            ratio = np.clip(_octaves(prediction[lanes] + 1) - bucket, _LEAST_RATIO, LEVEL_LIMITS[-1])
-            context = _VARIANT_CONTEXTS[negative.view(np.int8), ratio - _LEAST_RATIO]
-            context += bucket * UNIT + np.abs(fraction).astype(np.int64)
+            bucket = _octaves(around)
+            ratio = _octaves(predicted + 1)
+            ratio -= bucket
+            ratio -= _LEAST_RATIO
+            np.maximum(ratio, 0, out=ratio)
+            np.minimum(ratio, LEVEL_LIMITS[-1] - _LEAST_RATIO, out=ratio)
+            context = _VARIANT_CONTEXTS[negative.view(np.int8), ratio]
+            bucket *= UNIT
+            context += bucket
+            context += np.abs(fraction).astype(np.int64)
             voxels = self._origin[known[0] : known[1]] + n
             yield Plane(voxels, context, nearest, np.where(negative, -1.0, 1.0))
             if starting:
@@ -310,8 +317,10 @@ class Wavefront:
         above = slice(a - self._columns, b - self._columns)
         x = self._x[(n - 2) % _RING, above] * 1.0
         e = self._e[(n - 2) % _RING, above] * 1.0
-        x[lanes] = values * UNIT
-        e[lanes] = x[lanes] - prediction[lanes]
+        known = values * UNIT
+        x[lanes] = known
+        known -= prediction
+        e[lanes] = known
         self._x[n % _RING, a:b] = x
         self._e[n % _RING, a:b] = e
         if self._adaptive:
@@ -354,7 +363,8 @@ class Wavefront:
         total += 1 << (COEFFICIENT_BITS - 1)
         total *= 1 / (1 << COEFFICIENT_BITS)
         np.floor(total, out=total)
-        np.clip(total, 0, self._span, out=total)
+        np.maximum(total, 0, out=total)
+        np.minimum(total, self._span, out=total)
         return total
 
     def _scale(self, n: int, a: int, b: int) -> Float:
@@ -396,7 +406,7 @@ class Wavefront:
             quotients[k] = self._e[(n - back) % _RING, a + on : b + on]
         unit = scale + 7
         quotients /= unit * (1 / 64)
-        np.clip(quotients, -INPUT_MAX, INPUT_MAX, out=quotients)
+        quotients.clip(-INPUT_MAX, INPUT_MAX, out=quotients)
         inputs[...] = quotients  # towards zero
         inputs[self._needs_slice, 1 :: self._columns] = 0
 
@@ -410,27 +420,33 @@ class Wavefront:
         blend >>= 4
 
         np.multiply(blend, inputs, out=products)
-        correction: Float = np.clip(_total(products), -(1 << 24), 1 << 24).astype(np.float64)
+        correction: Float = _total(products).astype(np.float64)
+        np.maximum(correction, -(1 << 24), out=correction)
+        np.minimum(correction, 1 << 24, out=correction)
         correction *= unit
         correction += 1 << 21
         correction *= 1 / (1 << 22)
         np.floor(correction, out=correction)
         correction += prediction
-        np.clip(correction, 0, self._span, out=correction)
+        np.maximum(correction, 0, out=correction)
+        np.minimum(correction, self._span, out=correction)
         return correction
 
     def _learn(self, a: int, b: int, error: Float, scale: Float) -> None:
         """One step of the rows' filters. error: 0 where there is no voxel."""
         m = b - a
         inputs, blend, products = self._inputs[:, :m], self._blend[:, :m], self._products[:, :m]
-        error = np.trunc(np.clip(error / ((scale + 7) * (1 / 64)), -ERROR_MAX, ERROR_MAX))
+        error = error / ((scale + 7) * (1 / 64))
+        np.maximum(error, -ERROR_MAX, out=error)
+        np.minimum(error, ERROR_MAX, out=error)
+        np.trunc(error, out=error)
         np.multiply(inputs, inputs, out=products)
         gain = (error * (1 << 24) / (_total(products) + REGULARISATION)).astype(np.int32)  # towards zero
         np.multiply(inputs, gain, out=products)
         products += 128
         products >>= 8
         blend += products
-        np.clip(blend, -WEIGHT_MAX, WEIGHT_MAX, out=self._w[:, a:b])
+        blend.clip(_LEAST_WEIGHT, _MOST_WEIGHT, out=self._w[:, a:b])
         self._stand_in(a, b)
 
     def _stand_in(self, a: int, b: int) -> None:
