@@ -25,7 +25,7 @@ from .volume import to_file_order
 from .workers import Task, Workers, processes
 
 if TYPE_CHECKING:
-    from mricodec.models import lossless
+    from mricodec.models.wavefront import TableSet as LatticeTables
 
 LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
@@ -217,7 +217,8 @@ class Lattice:
         self._workers = Workers.shared(lattice_part)
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
-        tasks, owners = [], []
+        tasks: list[Task] = []
+        owners = []
         for n, slab in enumerate(slabs):
             codes = self.codes(slab)
             # several slabs are work enough for several processes, and parts cost time and size
@@ -265,7 +266,8 @@ class Lattice:
         return STORE_HASTE * stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
 
     def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
-        tasks, owners = [], []
+        tasks: list[Task] = []
+        owners = []
         decoded: list[NDArray[Any] | None] = [None] * len(payloads)
         lows: list[NDArray[np.uint64] | None] = [None] * len(payloads)
         for n, (payload, shape) in enumerate(zip(payloads, shapes, strict=True)):
@@ -451,7 +453,7 @@ class _SideBySide:
             ]
         )
 
-    def add(self, table_set: str, tables: lossless.TableSet) -> None:
+    def add(self, table_set: str, tables: LatticeTables) -> None:
         self._tables = {**self._tables, table_set: Tables(tables.weights, tables.low, tables.octave, tables.variants)}
 
     def of(self, slabs: Sequence[int]) -> _SideBySide:

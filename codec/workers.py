@@ -172,7 +172,7 @@ def _receive(pipe: BinaryIO | Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     for dtype, shape in kinds:
         array = np.empty(shape, dtype)
         if array.size:
-            _read_into(pipe, memoryview(array.reshape(-1).view(np.uint8)))
+            _read_into(pipe, array.reshape(-1).view(np.uint8).data)
         arrays.append(array)
     return settings, arrays
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .wavefront import (
     BUCKETS,
     CANDIDATES,
+    FILTERS,
     FIRST_COARSE,
     FIRST_COARSE_ROW,
     FIRST_FINE,
@@ -26,7 +27,9 @@ from .wavefront import (
     HEAD_MAX,
     KINDS,
     LEVELS,
+    LONG_FILTERS,
     MAX_REFERENCES,
+    NO_FILTERS,
     NODES,
     OCTAVE,
     REFERENCE_CANDIDATES,
@@ -52,14 +55,15 @@ NO_PREDICTOR = Predictor((), np.zeros((STAGES, 0), np.int32))
 class Effort:
     """What the encoder spends; every stream says what it needs."""
 
-    filters: bool = True  # the rows' adaptive filters: a third of the time
+    filters: int = FILTERS  # the most of the rows' adaptive filters: a third of the time, if long half
+    far: bool = False  # neighbours farther away are tried, and what is shortest taken
     tap_cost: float = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
     rows: int = 30_000  # voxels that a predictor is fitted to
 
 
-FAST = Effort(filters=False, tap_cost=3e-3)
+FAST = Effort(filters=NO_FILTERS, tap_cost=3e-3)
 DEFAULT = Effort()
-HIGH = Effort(tap_cost=0.0, rows=150_000)
+HIGH = Effort(filters=LONG_FILTERS, far=True, tap_cost=0.0, rows=150_000)
 
 
 class SymbolCoder(Protocol):
@@ -121,23 +125,21 @@ def _encode(
     palette = fit.choose_palette(slab) if max_error == within == 0 else None
     if palette is not None:
         slab = palette.searchsorted(slab).astype(np.int32)
-    side = Side(low, span, palette, fit.choose_border(slab), filters=effort.filters)
+    side = Side(low, span, palette, fit.choose_border(slab), filters=min(effort.filters, FILTERS))
     beside = [side.ranks(reference) for reference in references]
     if max_error:
         side = replace(side, snap=fit.has_background(slab))
-    # what the reference says of the voxel itself is in the tables if it has a bound
-    predictor = fit.fit_predictor(slab, references=beside, centre=not within, tap_cost=effort.tap_cost, rows=effort.rows)
-    side = replace(side, predictor=predictor)
-    if max_error >= LEAST_REFITTED:
-        first = max(0, (len(x) - REFITTED) // 2)
-        middle = slice(first, first + REFITTED)
-        near = [reference[middle] for reference in beside]
-        coarse = predict(slab[middle], side, max_error, near).decoded
-        predictor = fit.fit_predictor(coarse, slab[middle], references=near, tap_cost=effort.tap_cost, rows=effort.rows)
-        side = replace(side, predictor=predictor)
-
-    found = predict(slab, side, max_error, beside)
-    side = replace(side, kinds=fit.choose_kinds(found.context, found.error))
+    best = math.inf
+    for far in (False, True) if effort.far else (False,):
+        predictor = _fitted(slab, side, max_error, beside, not within, effort, far)
+        for filters in range(min(effort.filters, FILTERS), effort.filters + 1):
+            tried = replace(side, predictor=predictor, filters=filters)
+            found = predict(slab, tried, max_error, beside)
+            tried = replace(tried, kinds=fit.choose_kinds(found.context, found.error))
+            bits = fit.bits(found, tried.kinds) if effort.far else 0.0
+            if bits < best:
+                best, chosen, predicted = bits, tried, found
+    found, side = predicted, chosen
     if not within:
         side = replace(side, tilts=fit.choose_tilts(index_of_context(side.kinds)[found.context], found.error))
     _side_information(coder, x.shape, side, len(references))
@@ -155,6 +157,33 @@ def _encode(
         coder.code(table_set, index[None, plane], error[None, plane])
         start += size
     return side.values(found.decoded)
+
+
+def _fitted(
+    slab: NDArray[np.int32],
+    side: Side,
+    max_error: int,
+    references: list[NDArray[np.int32]],
+    centre: bool,
+    effort: Effort,
+    far: bool,
+) -> Predictor:
+    """centre: whether a reference's voxel in the very place counts; with a bound, what it says is in the tables."""
+    from . import lossless_fit as fit
+
+    def fitted(known: NDArray[np.int32], target: NDArray[np.int32], beside: list[NDArray[np.int32]], centre: bool) -> Predictor:
+        return fit.fit_predictor(
+            known, target, references=beside, centre=centre, tap_cost=effort.tap_cost, rows=effort.rows, far=far
+        )
+
+    predictor = fitted(slab, slab, references, centre)
+    if max_error < LEAST_REFITTED:
+        return predictor
+    first = max(0, (len(slab) - REFITTED) // 2)
+    middle = slice(first, first + REFITTED)
+    near = [reference[middle] for reference in references]
+    coarse = predict(slab[middle], replace(side, predictor=predictor), max_error, near).decoded
+    return fitted(coarse, slab[middle], near, True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,7 +439,7 @@ class Side:
     span: int  # the largest less the least
     palette: NDArray[np.int32] | None = None  # the values that occur, less the least; their ranks are coded
     border: int = 0  # value beyond the slab
-    filters: bool = True  # the rows' adaptive filters are on
+    filters: int = FILTERS  # of the rows
     snap: bool = False  # predictions within the bound of the least value are taken for it
     tilts: NDArray[np.int32] = field(default_factory=lambda: NO_TILTS)  # of the tables, in eighths of an octave [LEVELS, NODES]
     predictor: Predictor = NO_PREDICTOR
@@ -443,11 +472,11 @@ def _side_information(coder: SymbolCoder, shape: tuple[int, ...], side: Side | N
     palette = _palette(numbers, math.prod(shape), span, side)
     largest = span if palette is None else palette.size - 1
     border = min(numbers.unsigned(None if side is None else side.border), largest)
-    options = numbers.unsigned(None if side is None else side.filters + 2 * side.snap + 4 * bool(side.tilts.any()))
-    tilts = _tilts(numbers, None if side is None else side.tilts) if options & 4 else NO_TILTS
+    options = numbers.unsigned(None if side is None else side.filters + 4 * side.snap + 8 * bool(side.tilts.any()))
+    tilts = _tilts(numbers, None if side is None else side.tilts) if options & 8 else NO_TILTS
     predictor = _predictor(numbers, shape[0], None if side is None else side.predictor, references)
     kinds = _kinds(numbers, None if side is None else side.kinds)
-    return Side(low, span, palette, border, bool(options & 1), bool(options & 2), tilts, predictor, kinds)
+    return Side(low, span, palette, border, min(options & 3, LONG_FILTERS), bool(options & 4), tilts, predictor, kinds)
 
 
 def _palette(numbers: _Numbers, voxels: int, span: int, side: Side | None) -> NDArray[np.int32] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from .wavefront import (
     HEAD_MAX,
     KINDS,
     LEVELS,
+    NEAR_CANDIDATES,
     NODES,
     OCTAVE,
     REFERENCE_CANDIDATES,
@@ -31,10 +32,14 @@ from .wavefront import (
     shipped,
 )
 
+if TYPE_CHECKING:
+    from .lossless import Predicted
+
 Float = NDArray[np.float64]
 
 ROWS_FITTED = 30_000  # voxels that a predictor is fitted to
 ROWS_WEIGHED = 8_000  # that the weights of the fit are found with
+ROWS_COMPARED = 300_000  # by which filters are compared
 ROWS_COUNTED = 6_000  # voxels of a bucket that choose its table
 SMALL = 1 << 12  # slabs with fewer voxels take the shipped predictor
 COEFFICIENT_COST = 12  # bits in the stream
@@ -87,18 +92,20 @@ def fit_predictor(
     centre: bool = True,
     tap_cost: float = TAP_COST,
     rows: int = ROWS_FITTED,
+    far: bool = False,
 ) -> Predictor:
     """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W].
 
     target: what is predicted, if it is not the slab; references: arrays of its shape that are known; centre: their
-    voxel in the very place is one of the neighbours; rows: voxels of the sample.
+    voxel in the very place is one of the neighbours; rows: voxels of the sample; far: all of `CANDIDATES` are tried.
     """
     if slab.size < SMALL:
         return shipped().predictor
     target = slab if target is None else target
     slices = len(slab)
     last = min(slices, STAGES) - 1
-    candidates = [tap for tap in CANDIDATES if -tap[0] <= last]
+    tried = CANDIDATES if far else CANDIDATES[:NEAR_CANDIDATES]
+    candidates = [tap for tap in tried if -tap[0] <= last]
     allowed = [tap for tap in REFERENCE_CANDIDATES if centre or tap != (0, 0, 0)]
     beside = [(r, tap) for r in range(len(references)) for tap in allowed]
     random = np.random.default_rng(0)
@@ -257,6 +264,15 @@ def _masses() -> Float:
     for row in range(FIRST_FINE, ROWS):
         masses[row] = np.bincount(shipped().places[row], weights[row], minlength=NODES)
     return masses
+
+
+def bits(found: Predicted, kinds: NDArray[np.intp]) -> float:
+    """For the errors of a slab with these tables, about; from a part of them."""
+    step = -(-found.error.size // ROWS_COMPARED)
+    context, error = found.context[::step].astype(np.intp), found.error[::step]
+    kind = kinds[np.minimum((context >> 4) % BUCKETS, kinds.size - 1)]
+    there = [kind == k for k in range(1, KINDS)]
+    return step * sum(cost(k, context[own] & 15, error[own]) for k, own in enumerate(there, 1) if own.any())
 
 
 def choose_kinds(context: NDArray[np.integer], error: NDArray[np.int32]) -> NDArray[np.intp]:

@@ -60,6 +60,13 @@ CANDIDATES: tuple[Tap, ...] = (
     *_patch(*_SQUARE, (0, -2), (0, 2), (-2, 0)),
     *((-2, i, j) for i, j in _CROSS),
 )
+NEAR_CANDIDATES = len(CANDIDATES)
+# Farther ones, for an encoder that takes its time: scanners interpolate, and then distant neighbours tell something.
+CANDIDATES += (
+    *(tap for tap in _causal(7) if tap not in CANDIDATES),
+    *_patch((-2, -1), (-2, 1), (-2, -2), (-2, 2), (-1, -2), (-1, 2), (1, -2)),
+    *((-2, i, j) for i, j in ((-1, -1), (-1, 1), (1, -1), (1, 1), (-2, 0), (0, -2), (0, 2), (2, 0))),
+)
 # The same of every reference; (t, i, j) there is any neighbour of the voxel.
 REFERENCE_CANDIDATES: tuple[Tap, ...] = (
     *((0, i, j) for i, j in _SQUARE),
@@ -85,7 +92,9 @@ FEATURES = len(ERRORS) + len(GRADIENTS)
 _NEAREST: tuple[Tap, ...] = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1))
 ADAPTIVE_VALUES: tuple[Tap, ...] = (*_NEAREST, (-1, 0, 0))
 ADAPTIVE_ERRORS: tuple[Tap, ...] = (*_NEAREST, (0, 0, -2), (0, -2, 0), (-1, 0, 0))
-INPUTS = len(ADAPTIVE_VALUES) + len(ADAPTIVE_ERRORS)
+# Long filters have these after each of the two.
+_BESIDE: tuple[Tap, ...] = ((-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0))
+NO_FILTERS, FILTERS, LONG_FILTERS = 0, 1, 2
 MAX_REFERENCES = 2
 
 INPUT_MAX = 256  # inputs are in 64ths of the local scale: clipped to 4 scales
@@ -220,10 +229,10 @@ class Wavefront:
         scale_weights: Float,
         references: Sequence[NDArray[np.int32]] = (),
         *,
-        adaptive: bool = True,
+        adaptive: int = FILTERS,
     ) -> None:
         """span: the largest value (the least is 0); border: value beyond the slab; scale_weights: `Shipped`'s;
-        references: [slices, height, width] each, of the same values; adaptive: with the rows' filters."""
+        references: [slices, height, width] each, of the same values; adaptive: the rows' filters, one of the above."""
         slices, height, width = shape
         self._width, self._span = width, float(span * UNIT)
         self._columns = slices + 1
@@ -244,10 +253,13 @@ class Wavefront:
         self._reference_origin = (((t + 1) * rows + i + _PAD) * columns + _PAD - 2 * i - 4 * t)[self._valid_lanes]
         self._reference_taps = [(r, (t * rows + i) * columns + j) for r, (t, i, j) in predictor.reference_taps]
         self._adaptive = adaptive
+        beside = _BESIDE if adaptive == LONG_FILTERS else ()
+        values, errors = ADAPTIVE_VALUES + beside, ADAPTIVE_ERRORS + beside
+        inputs = len(values) + len(errors)
 
         self._x = np.full((_RING, lanes), float(border * UNIT))  # values, [plane % _RING, lane]
         self._e = np.zeros((_RING, lanes))  # errors of their predictions
-        self._w = np.zeros((INPUTS, lanes), np.int32)  # filters
+        self._w = np.zeros((inputs, lanes), np.int32)  # filters
 
         def places(taps: tuple[Tap, ...]) -> list[tuple[int, int]]:
             """(planes back, lanes on) of neighbours."""
@@ -256,19 +268,19 @@ class Wavefront:
         self._taps = places(predictor.taps)
         self._errors = places(ERRORS)
         self._gradients = [(*places((p,)), *places((q,))) for p, q in GRADIENTS]
-        self._adaptive_values = places(ADAPTIVE_VALUES)
-        self._adaptive_errors = places(ADAPTIVE_ERRORS)
-        self._needs_slice = np.flatnonzero([t < 0 for t, _, _ in ADAPTIVE_VALUES + ADAPTIVE_ERRORS])
+        self._adaptive_values = places(values)
+        self._adaptive_errors = places(errors)
+        self._needs_slice = np.flatnonzero([t < 0 for t, _, _ in values + errors])
         self._coefficients = predictor.coefficients.astype(np.float64)
         self._scale_weights = scale_weights
 
         most = self._columns * min(self._rows, (width + 1) // 2)
         self._neighbours = np.zeros((len(self._taps) + len(self._reference_taps), most))
         self._features = np.empty((FEATURES, most))
-        self._quotients = np.empty((INPUTS, most))
-        self._inputs = np.empty((INPUTS, most), np.int32)
-        self._blend = np.empty((INPUTS, most), np.int32)
-        self._products = np.empty((INPUTS, most), np.int32)
+        self._quotients = np.empty((inputs, most))
+        self._inputs = np.empty((inputs, most), np.int32)
+        self._blend = np.empty((inputs, most), np.int32)
+        self._products = np.empty((inputs, most), np.int32)
 
     def planes(self) -> Iterator[Plane]:
         """Each plane in turn; `put` its values before the next is asked for."""
