@@ -163,6 +163,8 @@ def encode_scan(
         raise ValueError(
             f"{scan.name}: expected slices of at most {MAX_SLAB_VOXELS} voxels, found {cut.slab_shape(0)}"
         )
+    finer = wanted.lossless or wanted.bound is not None
+    helpers = slabcoding.helpers(math.prod(scan.shape), cut.slabs) if finer else None
     with contextlib.ExitStack() as stack:
         base: _Layer | None = None
         no_layers = None
@@ -182,6 +184,7 @@ def encode_scan(
             return _write_on_target(scan, cut, plan, wanted, file, lambda done: progress(SURVEY_SHARE + 0.9 * done))
         first = start + (1 - start) * SURVEY_SHARE
         report, _ = _write(scan, cut, plan, base, wanted, sigma, file, lambda done: progress(first + (1 - first) * done))
+        del helpers
         return replace(report, no_layers=no_layers)
 
 

@@ -301,6 +301,14 @@ class Lattice:
         return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
 
 
+def helpers(voxels: int, slabs: int) -> Workers:
+    """For the lattice coder of a scan; started already, if there will be work for them as long as this is kept."""
+    workers = Workers.shared(lattice_part)
+    if voxels >= LEAST_SHARED and (slabs > 1 or voxels >= 2 * PART_VOXELS):
+        workers.start(max(slabs, 2))
+    return workers
+
+
 def parts(slices: int, count: int) -> list[slice]:
     """How a slab is cut into parts that are coded each on its own, of about even depth."""
     return [slice(n * slices // count, (n + 1) * slices // count) for n in range(count)]

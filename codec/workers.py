@@ -56,6 +56,14 @@ class Workers:
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
 
+    def start(self, count: int) -> None:
+        """Helpers for so many tasks, if they are free: it takes them a moment."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._enough(count - 1)
+            finally:
+                self._lock.release()
+
     def run(self, tasks: Sequence[Task]) -> list[list[NDArray[Any]]]:
         """The results, in order. Raises what the work raises."""
         waiting = sorted(range(len(tasks)), key=lambda n: sum(array.nbytes for array in tasks[n][1]))
