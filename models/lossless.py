@@ -57,12 +57,11 @@ class Effort:
 
     filters: int = FILTERS  # the most of the rows' adaptive filters: a third of the time, if long half
     far: bool = False  # neighbours farther away are tried, and what is shortest taken
-    refit: bool = True  # within a bound the predictor is fitted twice
     tap_cost: float = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
     rows: int = 30_000  # voxels that a predictor is fitted to
 
 
-FAST = Effort(filters=NO_FILTERS, refit=False, tap_cost=3e-3, rows=15_000)
+FAST = Effort(filters=NO_FILTERS, tap_cost=3e-3)
 DEFAULT = Effort()
 HIGH = Effort(filters=LONG_FILTERS, far=True, tap_cost=0.0, rows=150_000)
 
@@ -178,7 +177,7 @@ def _fitted(
         )
 
     predictor = fitted(slab, slab, references, centre)
-    if max_error < LEAST_REFITTED or not effort.refit:
+    if max_error < LEAST_REFITTED:
         return predictor
     first = max(0, (len(slab) - REFITTED) // 2)
     middle = slice(first, first + REFITTED)
