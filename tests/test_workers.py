@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_helpers_that_die_are_done_without() -> None:
 
 @pytest.mark.usefixtures("two")
 def test_no_interpreter_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.sys, "executable", "/no/such/python")
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
     team = workers.Workers(slabcoding.lattice_part)
     assert len(team.run(tasks(2))) == 2 and not team._helpers
 
@@ -82,7 +83,7 @@ def test_forged_numbers_of_parts(count: int) -> None:
     array = scan((2, 4, 4))
     statistics = Statistics(array.dtype)
     statistics.add(array)
-    codes = codemaps.exact_map(array.dtype, statistics, [array])
+    codes = codemaps.exact_map(array.dtype, statistics, iter([array]))
     assert codes is not None
     with pytest.raises(codec.FormatError):
         slabcoding.Lattice(codes, array.dtype).decode([b"\0" + pack_varint(count)], [array.shape])
