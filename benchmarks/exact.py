@@ -6,7 +6,7 @@ From the root of the repository, with the extra `bench` installed:
 
 The same command again measures only what is missing. Lossless at every effort beside tomoz (if it is installed), in
 turn on each volume, so that their times compare; then each largest error of `ERRORS` on the central
-40 slices, as the peers; 4-D scans as a whole against
+40 slices, as the peers; what layers cost; 4-D scans as a whole against
 their volumes one by one. Times are those of one run: let nothing else run.
 """
 
@@ -29,7 +29,7 @@ from mricodec.codec.comparison import Sample, of_points, read_csv
 from mricodec.codec.formats import open_scan
 from mricodec.codec.rate_distortion import Contender, Point, PointFile, Source
 from mricodec.codec.report import environment
-from mricodec.codec.slabcoding import EFFORTS
+from mricodec.codec.slabcoding import EFFORTS, Effort
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import Volume
 
@@ -38,7 +38,7 @@ from .run import in_turn, measure_curve, scans, sources
 ERRORS = (1.0, 2.0, 4.0, 8.0, 16.0)
 REFERENCE = "quant+jxl-e7"
 LOSSLESS_REFERENCE = "jxl-e7"
-VERSION = "1"  # of the lossless coder; raise it when its bytes change
+VERSION = "2"  # of the lossless coder; raise it when its bytes change
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Exact(Contender):
     """This codec without loss (parameter 0), or with a largest error."""
 
     name: str
-    effort: str = "default"
+    effort: Effort = "default"
     suffix: str = ".mrc"
     version: str = VERSION
 
@@ -59,6 +59,14 @@ class Exact(Contender):
 
     def decode(self, source: Source, path: Path) -> NDArray[Any]:
         return api.decode(path).array
+
+
+@dataclass(frozen=True)
+class Layers(Exact):
+    """Without loss, over a lossy layer."""
+
+    def encode(self, source: Source, parameter: float, path: Path) -> None:
+        api.Encoder(lossless=True, layers=True).encode(source.input, out=path)
 
 
 @dataclass(frozen=True)
@@ -114,11 +122,12 @@ def whole_4d(path: Path) -> Source | None:
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines.")
 @click.option("--peers", "csvs", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--only", type=click.Choice(("lossless", "near", "4d")), help="Leave out the others.")
-def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str | None) -> None:
+@click.option("--only", type=click.Choice(("lossless", "near", "4d", "layers")), help="Leave out the others.")
+@click.option("--effort", "efforts", multiple=True, type=click.Choice(EFFORTS), help="Measure these alone; default: all.")
+def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str | None, efforts: tuple[Effort, ...]) -> None:
     """Measure the exact and bounded coders on the scans of DATA and print tables; repeat to resume."""
     results = PointFile(output, environment)
-    lossless: list[Contender] = [Exact(f"mricodec-{effort}", effort) for effort in EFFORTS]
+    lossless: list[Contender] = [Exact(f"mricodec-{effort}", effort) for effort in efforts or EFFORTS]
     try:
         lossless.append(Tomoz())
     except ImportError:
@@ -131,11 +140,15 @@ def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str
                 measure_curve(contender, whole, in_turn([0.0]), results)
         if only in (None, "near"):
             measure_curve(near, part, in_turn(ERRORS), results)
+        if only in (None, "layers"):
+            for contender in (Exact("mricodec-default"), Layers("mricodec-layers")):
+                measure_curve(contender, whole, in_turn([0.0]), results)
         if only in (None, "4d") and (series := whole_4d(path)) is not None:
             for contender in (Exact("mricodec-default"), VolumesAlone("volumes-alone")):
                 measure_curve(contender, series, in_turn([0.0]), results)
     peers = [sample for path in csvs for sample in read_csv(path).samples]
-    click.echo("\n\n".join((lossless_table(results.points, peers), near_table(results.points, csvs), table_4d(results.points))))
+    tables = lossless_table(results.points, peers), near_table(results.points, csvs), layers_table(results.points)
+    click.echo("\n\n".join((*tables, table_4d(results.points))))
 
 
 def lossless_table(points: Sequence[Point], peers: Sequence[Sample]) -> str:
@@ -190,6 +203,16 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def layers_table(points: Sequence[Point]) -> str:
+    """What a lossy layer inside costs."""
+    lines = ["| with a lossy layer | bpv | without | more |", "|---|---|---|---|"]
+    rates = {(p.volume, p.codec): p.bpv for p in points if p.roi == "full"}
+    for volume in sorted({volume for volume, codec in rates if codec == "mricodec-layers"}):
+        layered, direct = rates[volume, "mricodec-layers"], rates.get((volume, "mricodec-default"), math.nan)
+        lines.append(f"| {volume} | {layered:.3f} | {direct:.3f} | {layered / direct - 1:.1%} |")
+    return "\n".join(lines)
 
 
 def table_4d(points: Sequence[Point]) -> str:

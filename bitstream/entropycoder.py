@@ -23,8 +23,8 @@ PRECISION = 24  # bits of a probability: every row of weights sums to 2**PRECISI
 MAX_SHIFT = 62  # a value has 64 bits, its head at least two
 CHUNK = 16  # raw bits go in chunks of at most this many
 
-# One call per row costs half a microsecond each; one call with a row for every symbol, 0.6 ns a probability.
-_FEW_PROBABILITIES = 1 << 15
+# A call for a row costs 3 us; a call with a row for every symbol, 1.2 ns a probability: cheaper for rows with few symbols.
+_FEW_PROBABILITIES = 1 << 11
 
 _queue = constriction.stream.queue
 _model = constriction.stream.model
@@ -42,6 +42,7 @@ class Tables:
     octave: 0: the index is the row. Otherwise the rows are log-spaced scales, ``octave`` of them per
         doubling; index 0 says that the value is zero and not sent (row 0 is never used), and an index beyond
         the rows repeats the last octave with one more raw bit for each octave passed.
+    variants: how many blocks of rows follow each other, with octave > 0; index 256 v + x stands for row x of block v.
 
     ValueError if the tables are not like this.
     """
@@ -49,6 +50,7 @@ class Tables:
     weights: NDArray[np.uint32]
     low: int
     octave: int
+    variants: int = 1
 
     def __post_init__(self) -> None:
         weights = self.weights
@@ -64,6 +66,8 @@ class Tables:
             raise ValueError(f"expected weights >= 1 with every row summing to 2**{PRECISION}")
         if not -(1 << 31) <= self.low < (1 << 31) - weights.shape[1]:
             raise ValueError(f"expected columns that stand for 32-bit values, found low = {self.low}")
+        if not 1 <= self.variants <= (256 if self.octave else 1) or weights.shape[0] % self.variants:
+            raise ValueError(f"expected variants of as many rows each, found {self.variants} of {weights.shape[0]} rows")
         if self.octave != 0:
             if not 0 < self.octave < self.rows <= 256:
                 raise ValueError(
@@ -76,7 +80,8 @@ class Tables:
 
     @property
     def rows(self) -> int:
-        return int(self.weights.shape[0])
+        """Of a variant."""
+        return int(self.weights.shape[0]) // self.variants
 
     @property
     def bins(self) -> int:
@@ -90,7 +95,13 @@ class Tables:
 
     @cached_property
     def _models(self) -> list[Any]:
-        return [_model.Categorical(row, perfect=False, lazy=False) for row in self._probabilities]
+        """[rows of all variants], made when first asked for by `_model_of`."""
+        return [None] * len(self.weights)
+
+    def _model_of(self, row: int) -> Any:
+        if self._models[row] is None:
+            self._models[row] = _model.Categorical(self._probabilities[row], perfect=False, lazy=False)
+        return self._models[row]
 
     @property
     def _symbol_dtype(self) -> type[np.uint8 | np.uint16]:
@@ -117,16 +128,24 @@ class Tables:
             if index.size and int(index.max()) >= self.rows:
                 raise ValueError(f"expected indices below {self.rows}, found {index.max()}")
             return None, index.astype(np.uint8) if self.rows <= 256 else index, None
-        if index.dtype != np.uint8:
-            raise ValueError(f"expected indices of type uint8, found {index.dtype}")
+        if index.dtype != (np.uint8 if self.variants == 1 else np.uint16):
+            raise ValueError(f"expected indices of type {'uint8' if self.variants == 1 else 'uint16'}, found {index.dtype}")
+        block = None
+        if self.variants > 1:
+            block = index >> 8
+            if index.size and int(block.max()) >= self.variants:
+                raise ValueError(f"expected indices of {self.variants} variants, found {block.max()}")
+            index = index.astype(np.uint8)
         sent = index != 0
         positions = None
         if np.count_nonzero(sent) < index.size:
             positions = np.flatnonzero(sent)
             index = index[positions]
+            block = None if block is None else block[positions]
+        row, shift = index, None
         if index.size and int(index.max()) >= self.rows:
-            return positions, self._row_of_index[index], self._shift_of_index[index]
-        return positions, index, None
+            row, shift = self._row_of_index[index], self._shift_of_index[index]
+        return positions, row if block is None else block * np.uint16(self.rows) + row, shift
 
 
 class _Coder(ABC):
@@ -176,15 +195,22 @@ class _Coder(ABC):
         """Symbols 0 .. bins of the rows ``row`` [n], sent stably sorted by row."""
         order = np.argsort(row, kind="stable")
         block = np.empty(row.size, np.int32) if symbol is None else symbol[order].astype(np.int32)
-        if row.size * tables.weights.shape[1] <= _FEW_PROBABILITIES:
-            if row.size:
-                self._run(block, _FAMILY, tables._probabilities[row[order]])
-        else:
-            start = 0
-            for r, count in enumerate(np.bincount(row).tolist()):
-                if count:
-                    self._run(block[start : start + count], tables._models[r])
-                    start += count
+        in_order = row[order]
+        counts = np.bincount(row)
+        few = _FEW_PROBABILITIES // tables.weights.shape[1]
+        rows = np.flatnonzero(counts)
+        coded = start = 0  # rows with few symbols wait between these two
+        for r, count in zip(rows.tolist(), counts[rows].tolist(), strict=True):
+            if count > few:
+                if coded < start:
+                    self._run(block[coded:start], _FAMILY, tables._probabilities[in_order[coded:start]])
+                coded = start + count
+                self._run(block[start:coded], tables._model_of(r))
+                start = coded
+            else:
+                start += count
+        if coded < start:
+            self._run(block[coded:start], _FAMILY, tables._probabilities[in_order[coded:start]])
         if symbol is None:
             symbol = np.empty(row.size, tables._symbol_dtype)
             symbol[order] = block.astype(tables._symbol_dtype)

@@ -121,8 +121,8 @@ def unpack_meta(payload: bytes, limit: int) -> dict[str, Any]:
     return meta
 
 
-def pack_store(data: bytes, itemsize: int) -> bytes:
-    """A slab of the store coder: little-endian voxels of ``itemsize`` bytes, filtered, then zstd.
+def pack_store(data: bytes, itemsize: int, level: int = _FAST_LEVEL) -> bytes:
+    """A slab of the store coder: little-endian voxels of ``itemsize`` bytes, filtered, then zstd of this level.
 
     The filter, one byte in front, is the best of all on a sample of the voxels.
     """
@@ -131,8 +131,8 @@ def pack_store(data: bytes, itemsize: int) -> bytes:
     voxels = np.frombuffer(data, np.uint8).reshape(-1, itemsize)
     sample = _sample(voxels)
     filters = [PLAIN, PLANES, *(f for f, unit in _DIFFERENCE.items() if itemsize % unit == 0)]
-    best = min(filters, key=lambda f: len(compress(_filtered(sample, f), _FAST_LEVEL)))
-    return bytes((best,)) + compress(_filtered(voxels, best), _FAST_LEVEL)
+    best = min(filters, key=lambda f: len(compress(_filtered(sample, f), level)))
+    return bytes((best,)) + compress(_filtered(voxels, best), level)
 
 
 def unpack_store(payload: bytes, nbytes: int, itemsize: int) -> bytes:

@@ -40,6 +40,7 @@ from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.files import safe_name
 
 from . import api, dicom, nifti, series
+from .workers import cores
 
 LEDGER = "mricodec-batch.jsonl"
 WORKSHOP = ".mricodec-batch"  # folder of what is not complete yet
@@ -495,11 +496,6 @@ def _second_of_pair(path: Path) -> Path | None:
     except (OSError, FormatError):
         return None
     return pair[1] if is_nifti else None
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(threads: int) -> None:

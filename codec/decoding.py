@@ -116,7 +116,8 @@ def decoded_slabs(
     whole = sorted({slab for last in wanted for slab in _chain_up_to(last, cut, length)})
     below = None if layered.base is None else decoded_slabs(layered.base, whole, salvage)
     asked = set(wanted)
-    for window in slabcoding.windows(whole, lambda slab: math.prod(cut.slab_shape(slab)), coder.batch_voxels):
+    together = coder.batch_voxels if below is None and not length else 1
+    for window in slabcoding.windows(whole, lambda slab: math.prod(cut.slab_shape(slab)), together):
         beside = chain.beside(window[0]) if length else []
         if below is not None and isinstance(coder, Lattice):
             beside = [coder.codes(next(below)[1])]
@@ -149,7 +150,7 @@ def _decode(
     if window[-1] >= stream.reader.slab_count:
         raise Truncated("expected a chunk SLAB, found the end of the file: it is cut short; get it again")
     payloads = [stream.reader.slab(slab) for slab in window]
-    found = slabcoding.decode_slabs(layered.coder, payloads, [cut.slab_shape(slab) for slab in window], beside)
+    found = layered.coder.decode(payloads, [cut.slab_shape(slab) for slab in window], beside)
     for slab, values in zip(window, found, strict=True):
         if sums is not None and slabcoding.checksum(values, stream.dtype) != int(sums[slab]):
             raise ChecksumMismatch(

@@ -61,8 +61,8 @@ MOST_IN_MEMORY = 64 << 20  # bytes of a stream that may still be replaced by a b
 CHAIN = 8  # volumes: each but the first of so many is coded beside the ones before, and decodes after them
 CHAIN_VOXELS = 1 << 25  # of a volume, as two are kept in memory
 PREVIEW_FROM = 1 << 18  # voxels; smaller scans decode in no time
-PREVIEW_SHARE = 0.01  # of the stream; twice as much if no try is as small
-PREVIEW_TRIES = 4
+PREVIEW_SHARE = 0.008  # of the stream that a preview should take; it is left out if it takes twice as much
+PREVIEW_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ def encode_scan(
         raise ValueError(
             f"{scan.name}: expected slices of at most {MAX_SLAB_VOXELS} voxels, found {cut.slab_shape(0)}"
         )
+    finer = wanted.lossless or wanted.bound is not None
+    helpers = slabcoding.helpers(math.prod(scan.shape), cut.slabs) if finer else None
     with contextlib.ExitStack() as stack:
         base: _Layer | None = None
         no_layers = None
@@ -183,6 +185,7 @@ def encode_scan(
             return _write_on_target(scan, cut, plan, wanted, file, lambda done: progress(SURVEY_SHARE + 0.9 * done))
         first = start + (1 - start) * SURVEY_SHARE
         report, _ = _write(scan, cut, plan, base, wanted, sigma, file, lambda done: progress(first + (1 - first) * done))
+        del helpers
         return replace(report, no_layers=no_layers)
 
 
@@ -279,7 +282,7 @@ def _write_on_target(
         slabs = _sample(scan, cut)
 
         def sample(octave: float) -> float:
-            coded = slabcoding.encode_slabs(at_step(2**octave, "default").coder, slabs)
+            coded = at_step(2**octave, "default").coder.encode(slabs)
             squared = sum(_squared(slab, decoded) for slab, (_, decoded) in zip(slabs, coded, strict=True))
             voxels = sum(slab.size for slab in slabs)
             return aim.of(Trial(sum(len(payload) for payload, _ in coded), squared / voxels), voxels)
@@ -527,11 +530,12 @@ def _write_slabs(
     small = _Small(scan, cut) if wanted.preview and lossless and plan.number == LATTICE and _is_large(cut) else None
     sums: list[int] = []
     squared = largest = 0.0
-    for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, plan.coder.batch_voxels):
+    together = plan.coder.batch_voxels if below is None and not plan.chain else 1
+    for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, together):
         beside = chain.beside(len(sums)) if plan.chain else []
         if below is not None and isinstance(plan.coder, Lattice):
             beside = [plan.coder.codes(next(below))]
-        coded = slabcoding.encode_slabs(plan.coder, window, beside)
+        coded = plan.coder.encode(window, beside)
         for slab, (payload, decoded) in zip(window, coded, strict=True):
             writer.slab(payload)
             if plan.chain and isinstance(plan.coder, Lattice):
@@ -581,7 +585,7 @@ class _Small:
         self._blocks += self._order.add(preview.reduced(slab))
 
     def write(self, writer: ContainerWriter, sigma: float) -> None:
-        """The chunk PREVIEW: within the smallest bound that makes it as small as it should be, if one does."""
+        """The chunk PREVIEW: within the least bound that makes it as small as it should be, by an estimate."""
         array = np.concatenate(self._blocks).reshape(preview.reduced_shape(self._cut))
         volume = Volume.from_array(array, spacing_mm=preview.reduced_spacing(self._scan.spacing_mm, self._cut))
         if array.dtype.kind not in "iuf":
@@ -590,17 +594,18 @@ class _Small:
             span = float(array.max()) - float(array.min())
         if not 0 < span < math.inf:
             return
-        bound = max(sigma, span / 1024, 1.0 if array.dtype.kind in "iu" else 0.0)
+        least = max(sigma, span / 1024, 1.0 if array.dtype.kind in "iu" else 0.0)
         room = PREVIEW_SHARE * writer.size
-        for tries in range(1, PREVIEW_TRIES + 1):
+        bound = preview.bound_for(array, least, span / 8, 8 * room / array.size)
+        for _ in range(PREVIEW_TRIES):
             buffer = io.BytesIO()
             wanted = Fidelities(bound=Bound(bound), effort="fast", preview=False, gzip=False)
             encode_scan(ArrayScan(volume), buffer, wanted, _no_model, lambda _: None)
             size = len(buffer.getvalue())
-            if size <= room or (size <= 2 * room and (tries == PREVIEW_TRIES or bound >= span / 8)):
+            if size <= 2 * room:
                 writer.chunk(PREVIEW, buffer.getvalue())
                 return
-            bound = min(bound * (2 if size < 2 * room else 4), span / 8)
+            bound *= 2 * size / room  # a bit less for each doubling, roughly
 
 
 def _no_model() -> LossyModel:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from .tiling import Tiling
 
 FACTOR = 4
+SLICES_JUDGED = 8
+ENTROPY_SHARE = 0.6  # of that entropy: what the coder takes, about
 
 
 def reduced_shape(tiling: Tiling) -> tuple[int, ...]:
@@ -55,6 +57,33 @@ def reduced(slab: NDArray[Any]) -> NDArray[Any]:
     at_rows = np.minimum(rows + FACTOR // 2, h - 1)
     at_columns = np.minimum(columns + FACTOR // 2, w - 1)
     return slab[:, at_rows[:, None], at_columns]
+
+
+def bound_for(array: NDArray[Any], least: float, most: float, bits: float) -> float:
+    """The smallest largest error from `least` up to `most`, in steps of sqrt 2, with which the array promises to take at most
+    so many bits a voxel.
+
+    Judged by some slices, quantised to it: the entropy of what JPEG-LS's median predictor leaves, in three classes of activity.
+    """
+    slices = array.reshape(-1, *array.shape[-2:])
+    slices = slices[:: -(-len(slices) // SLICES_JUDGED)].astype(np.float64)
+    slices = slices - slices.min()
+    bound = least
+    while bound < most and ENTROPY_SHARE * _entropy(np.floor(slices / (2 * bound) + 0.5)) > bits:
+        bound *= np.sqrt(2)
+    return float(min(bound, max(least, most)))
+
+
+def _entropy(slices: NDArray[np.float64]) -> float:
+    west, north, corner = slices[:, 1:, :-1], slices[:, :-1, 1:], slices[:, :-1, :-1]
+    predicted = np.clip(west + north - corner, np.minimum(west, north), np.maximum(west, north))
+    error = slices[:, 1:, 1:] - predicted
+    activity = np.minimum(np.abs(west - corner) + np.abs(north - corner), 2)
+    bits = 0.0
+    for n in range(3):
+        counts = np.unique(error[activity == n], return_counts=True)[1]
+        bits -= float(np.sum(counts * np.log2(counts / max(counts.sum(), 1))))
+    return bits / max(error.size, 1)
 
 
 def reduced_scan(array: NDArray[Any], tiling: Tiling) -> NDArray[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,26 @@ from .codemaps import CodeMap, Exact, Ordered
 from .intensity import Intensity
 from .tiling import Tiling
 from .volume import to_file_order
+from .workers import Task, Workers, processes
+
+if TYPE_CHECKING:
+    from mricodec.models.wavefront import TableSet as LatticeTables
 
 LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
-STORE_SAMPLE = 1 << 15  # voxels by which zstd is tried
+STORE_SAMPLE = 1 << 13  # voxels by which zstd is tried, in a hurry ...
+STORE_HASTE = 0.8  # ... which makes more of them than this
+STORE_LEVEL = 1
 STORE_GAIN = 0.98  # from which zstd is worth its time for the lower bits of numbers
 LOW_PART = 1 << 20  # of these numbers, packed at once; a multiple of 8
 STORE_MARGIN = 64  # bytes by which a short sample may be off
 Effort = Literal["fast", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
+PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least
+PART_SLICES = 8
+LEAST_SHARED = 1 << 19  # voxels from which on starting a process is worth it
 
 Shape = tuple[int, int, int]
 Beside = Sequence[NDArray[np.int32]]  # codes that the decoder has already, of the shape of the one slab that is coded
@@ -127,7 +137,7 @@ def checksum(slab: NDArray[Any], dtype: np.dtype[Any]) -> int:
 
 
 class SlabCoder(Protocol):
-    """Stored values of slabs of equal shape, [n, h, w] each <-> payloads."""
+    """Stored values of slabs, [n, h, w] each <-> payloads; `beside` belongs to the only one."""
 
     batch_voxels: int  # how many it wants at once, at most
     exact: bool  # whether every machine decodes to the same values
@@ -135,7 +145,7 @@ class SlabCoder(Protocol):
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         """The payload of each slab, and the values that it decodes to."""
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
+    def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
         """Values in native byte order; FormatError if a payload is damaged."""
 
 
@@ -153,27 +163,6 @@ def windows(slabs: Iterable[T], voxels: Callable[[T], int], most: int) -> Iterat
         yield window
 
 
-def encode_slabs(
-    coder: SlabCoder, slabs: Sequence[NDArray[Any]], beside: Beside = ()
-) -> list[tuple[bytes, NDArray[Any]]]:
-    """(payload, what it decodes to) of each slab; those of one shape are coded together."""
-    coded: dict[int, tuple[bytes, NDArray[Any]]] = {}
-    for group in _by_shape([slab.shape for slab in slabs]):
-        coded.update(zip(group, coder.encode([slabs[n] for n in group], beside), strict=True))
-    return [coded[n] for n in range(len(slabs))]
-
-
-def decode_slabs(
-    coder: SlabCoder, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()
-) -> list[NDArray[Any]]:
-    """The slabs of payloads; those of one shape are decoded together."""
-    decoded: dict[int, NDArray[Any]] = {}
-    for group in _by_shape(shapes):
-        found = coder.decode([payloads[n] for n in group], shapes[group[0]], beside)
-        decoded.update(zip(group, found, strict=True))
-    return [decoded[n] for n in range(len(payloads))]
-
-
 class Store:
     """Coder 0: zstd, for every type."""
 
@@ -182,25 +171,27 @@ class Store:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
-        self._stored = dtype.newbyteorder("<")
+        self.stored = dtype.newbyteorder("<")
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
         itemsize = self._dtype.itemsize
-        return [(pack_store(bytes(to_file_order(slab, self._stored)), itemsize), slab) for slab in slabs]
+        return [(pack_store(bytes(to_file_order(slab, self.stored)), itemsize), slab) for slab in slabs]
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
-        size = math.prod(shape) * self._dtype.itemsize
-        stored = [unpack_store(payload, size, self._dtype.itemsize) for payload in payloads]
-        return [
-            np.frombuffer(data, self._stored).astype(self._dtype, copy=False).reshape(shape)
-            for data in stored
-        ]
+    def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
+        return [self._decode(payload, shape) for payload, shape in zip(payloads, shapes, strict=True)]
+
+    def _decode(self, payload: bytes, shape: Shape) -> NDArray[Any]:
+        data = unpack_store(payload, math.prod(shape) * self._dtype.itemsize, self._dtype.itemsize)
+        return np.frombuffer(data, self.stored).astype(self._dtype, copy=False).reshape(shape)
 
 
 class Lattice:
-    """Coder 1: numbers as integer codes, predicted from their neighbours; without loss or within a bound."""
+    """Coder 1: numbers as integer codes, predicted from their neighbours; without loss or within a bound.
 
-    batch_voxels = 1
+    Slabs, or parts of one, are coded side by side, in several processes.
+    """
+
+    batch_voxels = BATCH_VOXELS
     exact = True
 
     def __init__(
@@ -214,45 +205,51 @@ class Lattice:
     ) -> None:
         """dtype: native; max_error: in codes; base: map and largest error of the bounded layer that is refined;
         effort: a name of `EFFORTS`, for encoding."""
-        from mricodec.models import lossless
-
-        self._model = lossless
-        try:
-            self._tables = _tables(lossless.TABLES)
-        except OSError as error:
-            raise FormatError(f"cannot read {error.filename} ({error.strerror}): install mricodec again") from error
-        except ValueError as error:
-            raise FormatError(str(error)) from error
         self._within = _within(codes, *base) if base is not None and max_error == 0 else 0
-        if self._within:
-            self._tables |= _tables({"within": lossless.within_tables(self._within)})
+        _lattice_tables(self._within)  # FormatError now if they are not there
         self._map = codes
         self._dtype = dtype
         self._store = Store(dtype)
         self._max_error = max_error
         self.codes = codes.codes  # of values, also of other slabs
-        self._effort = {"fast": lossless.FAST, "default": lossless.DEFAULT, "high": lossless.HIGH}[effort]
+        self._settings = {"max_error": max_error, "within": self._within}
+        self._effort = effort
+        self._workers = Workers.shared(lattice_part)
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
-        return [self._encode(slab, beside) for slab in slabs]
+        tasks: list[Task] = []
+        owners = []
+        for n, slab in enumerate(slabs):
+            codes = self.codes(slab)
+            # several slabs are work enough for several processes, and parts cost time and size
+            halved = len(slabs) == 1 and slab.size >= 2 * PART_VOXELS and len(slab) >= 2 * PART_SLICES
+            for part in parts(len(slab), 2 if halved else 1):
+                tasks.append(({**self._settings, "effort": self._effort}, [codes[part], *(one[part] for one in beside)]))
+                owners.append(n)
+        found = self._run(tasks, sum(slab.size for slab in slabs))
+        coded = []
+        for n, slab in enumerate(slabs):
+            own = [k for k in range(len(tasks)) if owners[k] == n]
+            decoded = [(found[k][1:] or tasks[k][1])[0] for k in own]
+            coded.append(self._finished(slab, [found[k][0].tobytes() for k in own], decoded))
+        return coded
 
-    def _encode(self, slab: NDArray[Any], beside: Beside) -> tuple[bytes, NDArray[Any]]:
-        stream = EntropyEncoder()
-        coder = _SideBySide(self._tables, [stream])
-        codes = self._model.encode_slab(
-            self.codes(slab),
-            coder,
-            max_error=self._max_error,
-            references=beside,
-            within=self._within,
-            effort=self._effort,
-        )
-        payload = bytes((PREDICTED,)) + self._pack_low(slab) + stream.finish()
+    def _run(self, tasks: Sequence[Task], voxels: int) -> list[list[NDArray[Any]]]:
+        if len(tasks) > 1 and voxels >= LEAST_SHARED and processes() > 1:
+            return self._workers.run(tasks)
+        return [lattice_part(*task) for task in tasks]
+
+    def _finished(
+        self, slab: NDArray[Any], streams: list[bytes], decoded: Sequence[NDArray[Any]]
+    ) -> tuple[bytes, NDArray[Any]]:
+        """The payload, and what it decodes to."""
+        sizes = b"".join(map(pack_varint, (len(streams), *(len(stream) for stream in streams[:-1]))))
+        payload = bytes((PREDICTED,)) + self._pack_low(slab) + sizes + b"".join(streams)
         if self._may_be_longer(payload, slab):
             stored = bytes((STORED,)) + self._store.encode([slab])[0][0]
             if len(stored) < len(payload):
                 return stored, slab
-        return payload, slab if self._max_error == 0 and self._map.exact else self._map.values(codes)
+        return payload, slab if self._max_error == 0 and self._map.exact else self._map.values(np.concatenate(decoded))
 
     def _pack_low(self, slab: NDArray[Any]) -> bytes:
         if not isinstance(self._map, Ordered) or self._map.low_bits == 0:
@@ -265,35 +262,90 @@ class Lattice:
         run = STORE_SAMPLE // 4
         if flat.size > 4 * run:
             flat = np.concatenate([flat[at : at + run] for at in np.linspace(0, flat.size - run, 4).astype(np.intp)])
-        stored = len(self._store.encode([flat.reshape(1, 1, -1)])[0][0])
-        return stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
+        stored = len(pack_store(bytes(to_file_order(flat, self._store.stored)), slab.dtype.itemsize, STORE_LEVEL))
+        return STORE_HASTE * stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
-        return [self._decode(payload, shape, beside) for payload in payloads]
-
-    def _decode(self, payload: bytes, shape: Shape, beside: Beside) -> NDArray[Any]:
-        fields = ByteReader(payload, "SLAB")
-        method = fields.take(1)[0]
-        if method == STORED:
-            return self._store.decode([fields.take(fields.left)], shape)[0]
-        if method != PREDICTED:
-            raise UnsupportedVersion(f"expected a slab predicted (0) or stored (1), found {method}: update mricodec")
-        low = self._unpack_low(fields, shape)
-        stream = EntropyDecoder(fields.take(fields.left))
-        codes: NDArray[np.int32] = self._model.decode_slab(
-            shape,
-            _SideBySide(self._tables, [stream]),
-            max_error=self._max_error,
-            references=beside,
-            within=self._within,
-        )
-        stream.finish()
-        return self._map.values(codes, low)
+    def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
+        tasks: list[Task] = []
+        owners = []
+        decoded: list[NDArray[Any] | None] = [None] * len(payloads)
+        lows: list[NDArray[np.uint64] | None] = [None] * len(payloads)
+        for n, (payload, shape) in enumerate(zip(payloads, shapes, strict=True)):
+            fields = ByteReader(payload, "SLAB")
+            method = fields.take(1)[0]
+            if method == STORED:
+                decoded[n] = self._store.decode([fields.take(fields.left)], [shape])[0]
+                continue
+            if method != PREDICTED:
+                raise UnsupportedVersion(f"expected a slab predicted (0) or stored (1), found {method}: update mricodec")
+            lows[n] = self._unpack_low(fields, shape)
+            count = fields.varint()
+            if not 1 <= count <= shape[0]:
+                raise FormatError(f"expected a slab of 1 to {shape[0]} parts, found {count}: the file is damaged")
+            spans = parts(shape[0], count)
+            sizes = [fields.varint() for _ in spans[1:]]
+            streams = [*(fields.take(size) for size in sizes), fields.take(fields.left)]
+            for span, stream in zip(spans, streams, strict=True):
+                settings = {**self._settings, "shape": [span.stop - span.start, *shape[1:]]}
+                tasks.append((settings, [np.frombuffer(stream, np.uint8), *(one[span] for one in beside)]))
+                owners.append(n)
+        found = self._run(tasks, sum(math.prod(shape) for shape in shapes))
+        for n in sorted(set(owners)):
+            codes = np.concatenate([found[k][0] for k in range(len(tasks)) if owners[k] == n])
+            decoded[n] = self._map.values(codes, lows[n])
+        return [slab for slab in decoded if slab is not None]
 
     def _unpack_low(self, fields: ByteReader, shape: Shape) -> NDArray[np.uint64] | None:
         if self._map.low_bits == 0:
             return None
         return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
+
+
+def helpers(voxels: int, slabs: int) -> Workers:
+    """For the lattice coder of a scan; started already, if there will be work for them as long as this is kept."""
+    workers = Workers.shared(lattice_part)
+    if voxels >= LEAST_SHARED and (slabs > 1 or voxels >= 2 * PART_VOXELS):
+        workers.start(max(slabs, 2))
+    return workers
+
+
+def parts(slices: int, count: int) -> list[slice]:
+    """How a slab is cut into parts that are coded each on its own, of about even depth."""
+    return [slice(n * slices // count, (n + 1) * slices // count) for n in range(count)]
+
+
+def lattice_part(settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Codes [K, H, W] and references -> the stream and, if they are others, the codes that it decodes to; with
+    "shape" in the settings a stream and references -> codes."""
+    from mricodec.models import lossless
+
+    within, references = settings["within"], arrays[1:]
+    options = {"max_error": settings["max_error"], "references": references, "within": within}
+    if "shape" in settings:
+        reader = EntropyDecoder(arrays[0].tobytes())
+        coder = _SideBySide(_lattice_tables(within), [reader])
+        codes = lossless.decode_slab(tuple(settings["shape"]), coder, **options)
+        reader.finish()
+        return [codes]
+    stream = EntropyEncoder()
+    coder = _SideBySide(_lattice_tables(within), [stream])
+    effort = {"fast": lossless.FAST, "default": lossless.DEFAULT, "high": lossless.HIGH}[settings["effort"]]
+    codes = lossless.encode_slab(arrays[0], coder, effort=effort, **options)
+    return [np.frombuffer(stream.finish(), np.uint8), *([codes] if settings["max_error"] else [])]
+
+
+@functools.lru_cache(4)
+def _lattice_tables(within: int) -> dict[str, Tables]:
+    """FormatError if they can't be loaded."""
+    from mricodec.models import lossless
+
+    try:
+        sets = dict(lossless.TABLES)
+    except OSError as error:
+        raise FormatError(f"cannot read {error.filename} ({error.strerror}): install mricodec again") from error
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+    return _tables(sets | {"within": lossless.within_tables(within)} if within else sets)
 
 
 def _within(codes: CodeMap, base: CodeMap, max_error: int) -> int:
@@ -352,6 +404,9 @@ class Lossy:
         self._has_background = has_background
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
+        return _by_shape(lambda group: self._encode([slabs[n] for n in group]), [slab.shape for slab in slabs])
+
+    def _encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
         codes = np.stack([self._intensity.codes(slab) for slab in slabs])
         streams = [EntropyEncoder() for _ in slabs]
         coder = _SideBySide(self._tables, streams)
@@ -368,7 +423,10 @@ class Lossy:
             payload = pack_varint(len(mask)) + mask + payload
         return payload, self._intensity.values(decoded)
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape, beside: Beside = ()) -> list[NDArray[Any]]:
+    def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
+        return _by_shape(lambda group: self._decode([payloads[n] for n in group], shapes[group[0]]), shapes)
+
+    def _decode(self, payloads: Sequence[bytes], shape: Shape) -> list[NDArray[Any]]:
         masks = [b""] * len(payloads)
         if self._has_background:
             pairs = [_split_mask(payload) for payload in payloads]
@@ -403,6 +461,8 @@ class _SideBySide:
             ]
         )
 
+    def add(self, table_set: str, tables: LatticeTables) -> None:
+        self._tables = {**self._tables, table_set: Tables(tables.weights, tables.low, tables.octave, tables.variants)}
 
     def of(self, slabs: Sequence[int]) -> _SideBySide:
         return _SideBySide(self._tables, [self._streams[s] for s in slabs])
@@ -434,11 +494,15 @@ def _tables(sets: Mapping[str, TableSet]) -> dict[str, Tables]:
     return {name: Tables(tables.weights, tables.low, tables.octave) for name, tables in sets.items()}
 
 
-def _by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+def _by_shape(code: Callable[[list[int]], list[T]], shapes: Sequence[tuple[int, ...]]) -> list[T]:
+    """What `code` makes of slabs, given the numbers of those of one shape at a time; in order."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for n, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(n)
-    return list(groups.values())
+    found: dict[int, T] = {}
+    for group in groups.values():
+        found.update(zip(group, code(group), strict=True))
+    return [found[n] for n in range(len(shapes))]
 
 
 def _split_mask(payload: bytes) -> tuple[bytes, bytes]:

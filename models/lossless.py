@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,17 +19,23 @@ from numpy.typing import NDArray
 from .wavefront import (
     BUCKETS,
     CANDIDATES,
+    FILTERS,
     FIRST_COARSE,
     FIRST_COARSE_ROW,
     FIRST_FINE,
     FRACTIONS,
     HEAD_MAX,
     KINDS,
+    LEVELS,
+    LONG_FILTERS,
     MAX_REFERENCES,
+    NO_FILTERS,
+    NODES,
     OCTAVE,
     REFERENCE_CANDIDATES,
     STAGES,
     UNIT,
+    VARIANTS,
     Predictor,
     TableSet,
     Wavefront,
@@ -36,10 +43,11 @@ from .wavefront import (
 )
 
 MAX_SPAN = (1 << 24) - 1
-MAX_SLICES = 32  # coded together
 REFITTED = 6  # slices that are coded twice, as neighbours with a bound are less noisy than the slab ...
 LEAST_REFITTED = 2  # ... from this bound on
 STEP_KIND = FIRST_FINE + 3 * OCTAVE  # of differences between kinds: a scale of 1
+TILT_OCTAVES = 4  # a probability is multiplied by at most 2**4
+NO_TILTS = np.zeros((LEVELS, NODES), np.int32)
 NO_PREDICTOR = Predictor((), np.zeros((STAGES, 0), np.int32))
 
 
@@ -47,19 +55,23 @@ NO_PREDICTOR = Predictor((), np.zeros((STAGES, 0), np.int32))
 class Effort:
     """What the encoder spends; every stream says what it needs."""
 
-    filters: bool = True  # the rows' adaptive filters: a third of the time
+    filters: int = FILTERS  # the most of the rows' adaptive filters: a third of the time, if long half
+    far: bool = False  # neighbours farther away are tried, and what is shortest taken
     tap_cost: float = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
     rows: int = 30_000  # voxels that a predictor is fitted to
 
 
-FAST = Effort(filters=False, tap_cost=3e-3)
+FAST = Effort(filters=NO_FILTERS, tap_cost=3e-3)
 DEFAULT = Effort()
-HIGH = Effort(tap_cost=0.0, rows=150_000)
+HIGH = Effort(filters=LONG_FILTERS, far=True, tap_cost=0.0, rows=150_000)
 
 
 class SymbolCoder(Protocol):
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
         """index [1, n], values [1, n] to encode or None to decode -> the values."""
+
+    def add(self, table_set: str, tables: TableSet) -> None:
+        """Tables of a name of its own."""
 
 
 def __getattr__(name: str) -> dict[str, TableSet]:
@@ -90,12 +102,7 @@ def encode_slab(
     if not 0 <= max_error <= MAX_SPAN:
         raise ValueError(f"expected a largest error from 0 to {MAX_SPAN}, found {max_error}")
     shape = _folded((x.shape[0], x.shape[1], x.shape[2]))
-    folded = _fold(x, shape)
-    beside = _references(references, x.shape, shape)
-    decoded = np.empty(shape, np.int32)
-    for first in range(0, shape[0], MAX_SLICES):
-        part = slice(first, first + MAX_SLICES)
-        decoded[part] = _encode(folded[part], coder, max_error, [r[part] for r in beside], within, effort)
+    decoded = _encode(_fold(x, shape), coder, max_error, _references(references, x.shape, shape), within, effort)
     return _unfold(decoded, x.shape)
 
 
@@ -118,38 +125,65 @@ def _encode(
     palette = fit.choose_palette(slab) if max_error == within == 0 else None
     if palette is not None:
         slab = palette.searchsorted(slab).astype(np.int32)
-    side = Side(low, span, palette, fit.choose_border(slab), filters=effort.filters)
+    side = Side(low, span, palette, fit.choose_border(slab), filters=min(effort.filters, FILTERS))
     beside = [side.ranks(reference) for reference in references]
     if max_error:
         side = replace(side, snap=fit.has_background(slab))
-    # what the reference says of the voxel itself is in the tables if it has a bound
-    predictor = fit.fit_predictor(slab, references=beside, centre=not within, tap_cost=effort.tap_cost, rows=effort.rows)
-    side = replace(side, predictor=predictor)
-    if max_error >= LEAST_REFITTED:
-        first = max(0, (len(x) - REFITTED) // 2)
-        middle = slice(first, first + REFITTED)
-        near = [reference[middle] for reference in beside]
-        coarse = predict(slab[middle], side, max_error, near).decoded
-        predictor = fit.fit_predictor(coarse, slab[middle], references=near, tap_cost=effort.tap_cost, rows=effort.rows)
-        side = replace(side, predictor=predictor)
-
-    found = predict(slab, side, max_error, beside)
-    side = replace(side, kinds=fit.choose_kinds(found.context, found.error))
+    best = math.inf
+    for far in (False, True) if effort.far else (False,):
+        predictor = _fitted(slab, side, max_error, beside, not within, effort, far)
+        for filters in range(min(effort.filters, FILTERS), effort.filters + 1):
+            tried = replace(side, predictor=predictor, filters=filters)
+            found = predict(slab, tried, max_error, beside)
+            tried = replace(tried, kinds=fit.choose_kinds(found.context, found.error))
+            bits = fit.bits(found, tried.kinds) if effort.far else 0.0
+            if bits < best:
+                best, chosen, predicted = bits, tried, found
+    found, side = predicted, chosen
+    if not within:
+        side = replace(side, tilts=fit.choose_tilts(index_of_context(side.kinds)[found.context], found.error))
     _side_information(coder, x.shape, side, len(references))
-    index: NDArray[Any] = index_of_context(side.kinds)[found.context]
-    table_set = "voxel"
+    table_set, index_of = _prepared(coder, side)
+    index: NDArray[Any] = index_of[found.context]
     if within:
         centre = (references[0] - low).reshape(-1)[found.voxels]
         shift = ((found.nearest - centre) * found.sign).astype(np.int64)
         index, error, table_set = _within_row(index, shift, within), found.error + shift, "within"
     else:
-        error = found.error + _half_of_index()[index]
+        error = found.error + _half_of_index()[index & 255]
     start = 0
     for size in found.sizes:
         plane = slice(start, start + size)
         coder.code(table_set, index[None, plane], error[None, plane])
         start += size
     return side.values(found.decoded)
+
+
+def _fitted(
+    slab: NDArray[np.int32],
+    side: Side,
+    max_error: int,
+    references: list[NDArray[np.int32]],
+    centre: bool,
+    effort: Effort,
+    far: bool,
+) -> Predictor:
+    """centre: whether a reference's voxel in the very place counts; with a bound, what it says is in the tables."""
+    from . import lossless_fit as fit
+
+    def fitted(known: NDArray[np.int32], target: NDArray[np.int32], beside: list[NDArray[np.int32]], centre: bool) -> Predictor:
+        return fit.fit_predictor(
+            known, target, references=beside, centre=centre, tap_cost=effort.tap_cost, rows=effort.rows, far=far
+        )
+
+    predictor = fitted(slab, slab, references, centre)
+    if max_error < LEAST_REFITTED:
+        return predictor
+    first = max(0, (len(slab) - REFITTED) // 2)
+    middle = slice(first, first + REFITTED)
+    near = [reference[middle] for reference in references]
+    coarse = predict(slab[middle], replace(side, predictor=predictor), max_error, near).decoded
+    return fitted(coarse, slab[middle], near, True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,12 +242,8 @@ def decode_slab(
     within: int = 0,
 ) -> NDArray[np.int32]:
     """Integers [K, H, W]. From a damaged stream they may be wrong, which only checksums tell."""
-    folded = np.empty(_folded(shape), np.int32)
-    beside = _references(references, shape, folded.shape)
-    for first in range(0, len(folded), MAX_SLICES):
-        part = slice(first, first + MAX_SLICES)
-        folded[part] = _decode(folded[part].shape, coder, max_error, [r[part] for r in beside], within)
-    return _unfold(folded, shape)
+    folded = _folded(shape)
+    return _unfold(_decode(folded, coder, max_error, _references(references, shape, folded), within), shape)
 
 
 def _decode(
@@ -224,7 +254,8 @@ def _decode(
         return np.full(shape, side.low, np.int32)
     slab = np.empty(shape, np.int32)
     flat = slab.reshape(-1)
-    index_of, half_of = index_of_context(side.kinds), _half_of_index()
+    table_set, index_of = _prepared(coder, side)
+    half_of = _half_of_index()
     step = 2 * max_error + 1
     centres = (references[0].astype(np.int64) - side.low).reshape(-1) if within else None
     wavefront = _wavefront(shape, side, [side.ranks(reference) for reference in references])
@@ -238,15 +269,54 @@ def _decode(
             wavefront.put(values)
             continue
         index = index_of[plane.context if max_error == 0 else plane.context & ~(UNIT - 1)]
-        error = coder.code("voxel", index[None], None)[0] - half_of[index]
+        error = coder.code(table_set, index[None], None)[0] - half_of[index & 255]
         nearest = plane.nearest
         if max_error:
             nearest = _snapped(nearest, side, max_error)
             error = np.clip(error, -MAX_SPAN, MAX_SPAN) * step
-        values = np.clip(nearest + plane.sign * error, 0, side.largest)
+        values = (nearest + plane.sign * error).clip(0.0, float(side.largest))
         flat[plane.voxels] = values
         wavefront.put(values)
     return side.values(slab)
+
+
+def _prepared(coder: SymbolCoder, side: Side) -> tuple[str, NDArray[Any]]:
+    """The table set for the voxels, and its index of each context."""
+    index_of = index_of_context(side.kinds)
+    if not side.tilts.any():
+        return "voxel", index_of.astype(np.uint8)
+    coder.add("tilted", tilted_tables(side.tilts))
+    variant = np.arange(VARIANTS)
+    upright = ~side.tilts[(variant - 1) // 2].any(axis=1)  # all alike, so that they are coded together
+    block = np.where(upright, variant[upright].min(initial=VARIANTS), variant)
+    return "tilted", (block.astype(np.uint16)[:, None] * np.uint16(256) + (index_of & 255).reshape(VARIANTS, -1)).reshape(-1)
+
+
+# 2**12 times 2**(n / 8)
+_EIGHTHS = np.array([4096, 4467, 4871, 5312, 5793, 6317, 6889, 7512], np.int64)
+
+
+def tilted_tables(tilts: NDArray[np.integer]) -> TableSet:
+    """The tables of "voxel" with every probability times 2**(tilt / 8) at its node; tilts [LEVELS, NODES]."""
+    shipped_tables = shipped()
+    voxel = shipped_tables.tables["voxel"]
+    weights = voxel.weights.astype(np.int64)
+    scaled = weights[FIRST_FINE:]
+    free = (1 << 24) - weights.shape[1]
+    variants = [tilts[-1]]
+    for tilt in tilts[:-1]:
+        variants += [tilt, tilt[::-1]]
+    blocks = []
+    for tilt in variants:
+        octave, eighth = np.divmod(tilt.astype(np.int64), 8)
+        factor = (_EIGHTHS[eighth] << TILT_OCTAVES) >> (TILT_OCTAVES - octave)
+        tilted = scaled.copy()
+        tilted[:, :-1] = tilted[:, :-1] * factor[shipped_tables.places[FIRST_FINE:]] >> 12
+        whole = 1 + tilted * free // tilted.sum(axis=1, keepdims=True)
+        rows = np.arange(len(whole))
+        whole[rows, whole.argmax(axis=1)] += (1 << 24) - whole.sum(axis=1)
+        blocks.append(np.concatenate([weights[:FIRST_FINE], whole]))
+    return TableSet(np.concatenate(blocks).astype(np.uint32), voxel.low, voxel.octave, VARIANTS)
 
 
 WITHIN_MOST = 16  # the largest bound that has tables of its own
@@ -323,6 +393,7 @@ def _references(
     return [_fold(reference, (folded[0], folded[1], folded[2])) for reference in references]
 
 
+@cache
 def index_of_kind() -> NDArray[np.uint8]:
     """[KINDS, 16]: the table index of a kind, by the 16ths from the prediction to the nearest integer, 0 .. 8."""
     kind = np.arange(KINDS)[:, None]
@@ -334,12 +405,15 @@ def index_of_kind() -> NDArray[np.uint8]:
     return index.astype(np.uint8)
 
 
-def index_of_context(kinds: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """[BUCKETS * 16]: the table index of each context; buckets without a kind get that of the last one."""
+def index_of_context(kinds: NDArray[np.intp]) -> NDArray[np.uint16]:
+    """[VARIANTS * BUCKETS * 16]: variant * 256 + the table index of each context; buckets without a kind get that of
+    the last one."""
     padded = np.pad(kinds, (0, BUCKETS - kinds.size), mode="edge")
-    return index_of_kind()[padded].reshape(-1)
+    index = index_of_kind()[padded].reshape(-1).astype(np.uint16)
+    return (np.arange(VARIANTS, dtype=np.uint16)[:, None] * np.uint16(256) + index).reshape(-1)
 
 
+@cache
 def _half_of_index() -> NDArray[np.int32]:
     """[256]: half of 2**k for an index with k raw bits, added to errors so that their heads are rounded."""
     raw_bits = np.maximum(np.arange(256) - FIRST_COARSE_ROW, 0) // OCTAVE
@@ -365,8 +439,9 @@ class Side:
     span: int  # the largest less the least
     palette: NDArray[np.int32] | None = None  # the values that occur, less the least; their ranks are coded
     border: int = 0  # value beyond the slab
-    filters: bool = True  # the rows' adaptive filters are on
+    filters: int = FILTERS  # of the rows
     snap: bool = False  # predictions within the bound of the least value are taken for it
+    tilts: NDArray[np.int32] = field(default_factory=lambda: NO_TILTS)  # of the tables, in eighths of an octave [LEVELS, NODES]
     predictor: Predictor = NO_PREDICTOR
     kinds: NDArray[np.intp] = field(default_factory=lambda: np.zeros(1, np.intp))  # of tables, by bucket
 
@@ -397,10 +472,11 @@ def _side_information(coder: SymbolCoder, shape: tuple[int, ...], side: Side | N
     palette = _palette(numbers, math.prod(shape), span, side)
     largest = span if palette is None else palette.size - 1
     border = min(numbers.unsigned(None if side is None else side.border), largest)
-    options = numbers.unsigned(None if side is None else side.filters + 2 * side.snap)
+    options = numbers.unsigned(None if side is None else side.filters + 4 * side.snap + 8 * bool(side.tilts.any()))
+    tilts = _tilts(numbers, None if side is None else side.tilts) if options & 8 else NO_TILTS
     predictor = _predictor(numbers, shape[0], None if side is None else side.predictor, references)
     kinds = _kinds(numbers, None if side is None else side.kinds)
-    return Side(low, span, palette, border, bool(options & 1), bool(options & 2), predictor, kinds)
+    return Side(low, span, palette, border, min(options & 3, LONG_FILTERS), bool(options & 4), tilts, predictor, kinds)
 
 
 def _palette(numbers: _Numbers, voxels: int, span: int, side: Side | None) -> NDArray[np.int32] | None:
@@ -448,6 +524,14 @@ def _kinds(numbers: _Numbers, given: NDArray[np.intp] | None) -> NDArray[np.intp
     steps = np.clip(numbers.many(count, steps, STEP_KIND), -KINDS, KINDS)
     kinds: NDArray[np.intp] = np.clip(np.cumsum(steps + 1) - 1, 0, KINDS - 1).astype(np.intp)
     return kinds
+
+
+def _tilts(numbers: _Numbers, given: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """Each as its difference from the one before, level by level."""
+    steps = None if given is None else np.diff(given, axis=1, prepend=0).reshape(-1)
+    coded = np.clip(numbers.many(LEVELS * NODES, steps), -1024, 1024).reshape(LEVELS, NODES)
+    most = 8 * TILT_OCTAVES
+    return np.clip(np.cumsum(coded, axis=1), -most, most).astype(np.int32)
 
 
 class _Numbers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,36 @@ from .wavefront import (
     FIRST_FINE,
     HEAD_MAX,
     KINDS,
+    LEVELS,
+    NEAR_CANDIDATES,
+    NODES,
     OCTAVE,
     REFERENCE_CANDIDATES,
+    ROWS,
     STAGES,
+    VARIANTS,
     Predictor,
     Tap,
     shipped,
 )
 
+if TYPE_CHECKING:
+    from .lossless import Predicted
+
 Float = NDArray[np.float64]
 
 ROWS_FITTED = 30_000  # voxels that a predictor is fitted to
-ROWS_COUNTED = 20_000  # voxels of a bucket that choose its table
+ROWS_WEIGHED = 8_000  # that the weights of the fit are found with
+ROWS_COMPARED = 300_000  # by which filters are compared
+ROWS_COUNTED = 6_000  # voxels of a bucket that choose its table
 SMALL = 1 << 12  # slabs with fewer voxels take the shipped predictor
 COEFFICIENT_COST = 12  # bits in the stream
 TAP_COST = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
 BACKGROUND = 0.02  # share of voxels that have the least value
+TILT_ERRORS = 500_000  # that tilts are counted from
+TILT_MOST = 32
+TILT_COST = 150  # bits of a tilt in the stream
+TILT_TIME = 5e-4  # bits per voxel that a tilt must save, for the time it takes
 PALETTE_BELOW = 0.75  # packing is tried if fewer than this share of the values occur
 
 
@@ -78,18 +92,20 @@ def fit_predictor(
     centre: bool = True,
     tap_cost: float = TAP_COST,
     rows: int = ROWS_FITTED,
+    far: bool = False,
 ) -> Predictor:
     """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W].
 
     target: what is predicted, if it is not the slab; references: arrays of its shape that are known; centre: their
-    voxel in the very place is one of the neighbours; rows: voxels of the sample.
+    voxel in the very place is one of the neighbours; rows: voxels of the sample; far: all of `CANDIDATES` are tried.
     """
     if slab.size < SMALL:
         return shipped().predictor
     target = slab if target is None else target
     slices = len(slab)
     last = min(slices, STAGES) - 1
-    candidates = [tap for tap in CANDIDATES if -tap[0] <= last]
+    tried = CANDIDATES if far else CANDIDATES[:NEAR_CANDIDATES]
+    candidates = [tap for tap in tried if -tap[0] <= last]
     allowed = [tap for tap in REFERENCE_CANDIDATES if centre or tap != (0, 0, 0)]
     beside = [(r, tap) for r in range(len(references)) for tap in allowed]
     random = np.random.default_rng(0)
@@ -134,9 +150,10 @@ def normal_equations(
     gradients around the voxel, so that noise and edges count alike and the information is in nats.
     """
     x, a, spread, per_sample = _sample(data, taps, start, stop, random)
+    part = slice(None, None, -(-x.size // max(ROWS_WEIGHED, 10 * len(a.T))))  # enough to find the weights
     weights = np.ones(x.size)
     for _ in range(2):
-        information, moment = _weighted(a, x, weights)
+        information, moment = _weighted(a[part], x[part], weights[part])
         found: Float = np.abs(x - a @ np.linalg.solve(information, moment))
         expected = 0.8 * spread * (found.sum() / max(spread.sum(), 1e-9)) + 0.2 * found.mean() + 0.1
         weights = np.reciprocal(expected * (0.5 * expected + found))
@@ -206,9 +223,61 @@ def _worthwhile(information: Float, moment: Float, cost: float) -> list[int]:
     return chosen
 
 
+def choose_tilts(index: NDArray[np.uint16], error: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[LEVELS, NODES]: what the errors [n], coded with these indices of `lossless.index_of_context`, say of the tables.
+
+    The logarithm of how often a node is met to how often the tables expect it; 0 for a level where that saves less than it
+    costs.
+    """
+    step = -(-error.size // TILT_ERRORS)
+    index, error = index[::step], error[::step].astype(np.int64)
+    table, variant = (index & 255).astype(np.intp), (index >> 8).astype(np.intp)
+    beyond = np.maximum(table - FIRST_COARSE_ROW, 0)
+    row = np.where(table < FIRST_COARSE_ROW, table, FIRST_COARSE_ROW + beyond % OCTAVE)
+    shift = beyond // OCTAVE
+    head = (error + ((1 << shift) >> 1)) >> shift
+    known = (row >= FIRST_FINE) & (np.abs(head) <= HEAD_MAX)
+    row, variant = row[known], variant[known]
+    node = shipped().places[row, head[known] + HEAD_MAX].astype(np.intp)
+    met = np.bincount(variant * NODES + node, minlength=VARIANTS * NODES).reshape(VARIANTS, NODES).astype(np.float64)
+    used = np.bincount(variant * ROWS + row, minlength=VARIANTS * ROWS).reshape(VARIANTS, ROWS)
+    tilts = np.zeros((LEVELS, NODES), np.int32)
+    for level in range(LEVELS):
+        # both signs in the direction of positive ones; where there is one variant, both directions alike
+        one, other = (0, 0) if level == LEVELS - 1 else (1 + 2 * level, 2 + 2 * level)
+        found = met[one] + met[other][::-1]
+        expected = used[one] @ _masses() + (used[other] @ _masses())[::-1]
+        share = 16 * expected / max(expected.sum(), 1)
+        tilt = np.clip(np.rint(8 * np.log2((found + share + 1e-9) / (expected + share + 1e-9))), -TILT_MOST, TILT_MOST)
+        whole = max(expected @ 2 ** (tilt / 8), 1e-9) / max(expected.sum(), 1e-9)
+        saved = step * (found @ tilt / 8 - found.sum() * np.log2(whole))
+        if saved * (0.5 if one == other else 1.0) > TILT_COST + TILT_TIME * step * error.size:
+            tilts[level] = tilt
+    return tilts
+
+
+@cache
+def _masses() -> Float:
+    """[ROWS, NODES]: how probable the tables take the nodes for."""
+    weights = shipped().tables["voxel"].weights[:, :-1] / 2**24
+    masses = np.zeros((ROWS, NODES))
+    for row in range(FIRST_FINE, ROWS):
+        masses[row] = np.bincount(shipped().places[row], weights[row], minlength=NODES)
+    return masses
+
+
+def bits(found: Predicted, kinds: NDArray[np.intp]) -> float:
+    """For the errors of a slab with these tables, about; from a part of them."""
+    step = -(-found.error.size // ROWS_COMPARED)
+    context, error = found.context[::step].astype(np.intp), found.error[::step]
+    kind = kinds[np.minimum((context >> 4) % BUCKETS, kinds.size - 1)]
+    there = [kind == k for k in range(1, KINDS)]
+    return step * sum(cost(k, context[own] & 15, error[own]) for k, own in enumerate(there, 1) if own.any())
+
+
 def choose_kinds(context: NDArray[np.integer], error: NDArray[np.int32]) -> NDArray[np.intp]:
     """The kind of tables for each bucket up to the last one met, from contexts and errors [n] of a slab."""
-    bucket = (context >> 4).astype(np.uint8)
+    bucket = (context >> 4).astype(np.uint8) % BUCKETS
     order = np.argsort(bucket, kind="stable")
     counts = np.bincount(bucket, minlength=BUCKETS)
     kinds = np.zeros(int(bucket.max()) + 1, np.intp)

@@ -19,9 +19,11 @@ from . import lossless_fit, wavefront
 from .wavefront import (
     FEATURES,
     FINE,
+    FIRST_FINE,
     FRACTIONS,
     GRADIENTS,
     HEAD_MAX,
+    NODES,
     OCTAVE,
     SCALE_BITS,
     SPIKES,
@@ -59,6 +61,7 @@ def main(data: Path) -> None:
         {
             "tables.voxel": voxel_tables(),
             "tables.byte": byte_table(),
+            "tables.place": places(),
             "scale.weights": scale_weights.astype(np.int32),
             "predictor.taps": np.array(SMALL_TAPS, np.int32),
             "predictor.coefficients": small_predictor(slabs).coefficients,
@@ -96,6 +99,21 @@ def voxel_tables() -> NDArray[np.uint32]:
         rows += [_discretised(scale, distance[fraction == f] / UNIT) for f in range(FRACTIONS)]
     rows += [_discretised(2.0 ** (n / OCTAVE + 2), distance / UNIT) for n in range(OCTAVE)]
     return np.stack(rows)
+
+
+def places() -> NDArray[np.int8]:
+    """[ROWS, 2 HEAD_MAX + 1]: the node of a tilt for each value of a row: its distance from the prediction, in quarters
+    of the scale, rounded, between -16 and 16, and 16 more. Rows without a scale have node 16 throughout."""
+    value = np.arange(-HEAD_MAX, HEAD_MAX + 1)
+    distance = np.arange(UNIT // 2 + 1)
+    fraction = distance * FRACTIONS // distance.size
+    rows = [0 * value] * FIRST_FINE
+    for n in range(FINE):
+        scale = 2.0 ** (n / OCTAVE - 3)
+        rows += [(value - distance[fraction == f].mean() / UNIT) / scale for f in range(FRACTIONS)]
+    rows += [(value - distance.mean() / UNIT) / 2.0 ** (n / OCTAVE + 2) for n in range(OCTAVE)]
+    most = NODES // 2
+    return (np.clip(np.rint(4 * np.stack(rows)), -most, most) + most).astype(np.int8)
 
 
 def byte_table() -> NDArray[np.uint32]:
@@ -165,7 +183,7 @@ class _Recorder(Wavefront):
     def _record(self, plane: Plane, values: Float, height: int) -> None:
         features = self._features[:, self._pending.lanes]
         self.put(values)
-        error = np.abs(values * UNIT - self._pending.prediction[self._pending.lanes])
+        error = np.abs(values * UNIT - self._pending.prediction)
         self.kept.append(np.concatenate([features, error[None], plane.voxels[None] < height])[:, ::4])
 
 

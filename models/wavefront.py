@@ -33,7 +33,7 @@ Float = NDArray[np.float64]
 Tap = tuple[int, int, int]  # offset (t, i, j) of a neighbour
 
 WEIGHTS = Path(__file__).parent / "weights" / "lattice_tables.safetensors"
-WEIGHTS_SHA256 = "b4fa1cdc6ca5937681ef8b048a1b28f87d8ed706314cbf9a8cc80ce8cd76deb1"
+WEIGHTS_SHA256 = "c67fe647400be973411d6f6e7f54cb37db62eba20d9188a096ed499d62b8186b"
 
 UNIT = 16  # predictions, errors and scales are in 16ths of a voxel value
 COEFFICIENT_BITS = 13
@@ -60,6 +60,13 @@ CANDIDATES: tuple[Tap, ...] = (
     *_patch(*_SQUARE, (0, -2), (0, 2), (-2, 0)),
     *((-2, i, j) for i, j in _CROSS),
 )
+NEAR_CANDIDATES = len(CANDIDATES)
+# Farther ones, for an encoder that takes its time: scanners interpolate, and then distant neighbours tell something.
+CANDIDATES += (
+    *(tap for tap in _causal(7) if tap not in CANDIDATES),
+    *_patch((-2, -1), (-2, 1), (-2, -2), (-2, 2), (-1, -2), (-1, 2), (1, -2)),
+    *((-2, i, j) for i, j in ((-1, -1), (-1, 1), (1, -1), (1, 1), (-2, 0), (0, -2), (0, 2), (2, 0))),
+)
 # The same of every reference; (t, i, j) there is any neighbour of the voxel.
 REFERENCE_CANDIDATES: tuple[Tap, ...] = (
     *((0, i, j) for i, j in _SQUARE),
@@ -85,7 +92,9 @@ FEATURES = len(ERRORS) + len(GRADIENTS)
 _NEAREST: tuple[Tap, ...] = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1))
 ADAPTIVE_VALUES: tuple[Tap, ...] = (*_NEAREST, (-1, 0, 0))
 ADAPTIVE_ERRORS: tuple[Tap, ...] = (*_NEAREST, (0, 0, -2), (0, -2, 0), (-1, 0, 0))
-INPUTS = len(ADAPTIVE_VALUES) + len(ADAPTIVE_ERRORS)
+# Long filters have these after each of the two.
+_BESIDE: tuple[Tap, ...] = ((-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0))
+NO_FILTERS, FILTERS, LONG_FILTERS = 0, 1, 2
 MAX_REFERENCES = 2
 
 INPUT_MAX = 256  # inputs are in 64ths of the local scale: clipped to 4 scales
@@ -106,7 +115,15 @@ ROWS = FIRST_COARSE_ROW + OCTAVE
 KINDS = FIRST_COARSE + 25 * OCTAVE
 HEAD_MAX = 40  # tables code -40 .. 40
 BUCKETS = 128
+# Levels: how large the prediction is beside the scale. Where it is small, noise is skewed (that of magnitudes is
+# Rician), and the tables of each sign are tilted. By quarter octaves of the ratio from 1/2 on: below 1, 1.7, 2.4, 4; the rest.
+LEVELS = 5
+NODES = 33  # of a tilt: places in quarters of the scale, -4 .. 4
+VARIANTS = 1 + 2 * (LEVELS - 1)  # the largest level, then the others for positive and negative signs
+LEVEL_LIMITS = (0, 3, 5, 8)
+_LEAST_RATIO = -1
 
+_LEAST_WEIGHT, _MOST_WEIGHT = np.int32(-WEIGHT_MAX), np.int32(WEIGHT_MAX)
 _RING = 32  # planes kept: more than any neighbour is back
 _REACH = 8  # rows above and below the active ones whose padding is kept up
 _PAD = 2  # of references: no neighbour is farther in a slice
@@ -119,6 +136,7 @@ class TableSet(NamedTuple):
     weights: NDArray[np.uint32]  # [rows, bins + 1], rows sum to 2**24, last column escapes
     low: int
     octave: int
+    variants: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +155,7 @@ class Shipped:
     tables: dict[str, TableSet]
     scale_weights: Float  # [2, FEATURES] integers in 2**-12: first slice, all others
     predictor: Predictor  # for slabs too small to fit one
+    places: NDArray[np.int8]  # [ROWS, 2 HEAD_MAX + 1], node of a tilt
 
 
 @cache
@@ -160,14 +179,26 @@ def shipped() -> Shipped:
         },
         arrays["scale.weights"].astype(np.float64),
         Predictor(taps, arrays["predictor.coefficients"]),
+        arrays["tables.place"],
     )
+
+
+def _variants() -> NDArray[np.int64]:
+    """[2, limits]: context of a variant, by the sign and the quarter octaves of prediction / scale from `_LEAST_RATIO` on."""
+    ratio = np.arange(_LEAST_RATIO, LEVEL_LIMITS[-1] + 1)
+    level = np.searchsorted(LEVEL_LIMITS, ratio, side="right")
+    variant = np.where(level < LEVELS - 1, 1 + 2 * level, 0)
+    return np.stack([variant, np.where(variant > 0, variant + 1, 0)]) * (BUCKETS * UNIT)
+
+
+_VARIANT_CONTEXTS = _variants()
 
 
 class Plane(NamedTuple):
     """The voxels of one plane, before they are known."""
 
     voxels: NDArray[np.intp]  # [m], places in the slab, C order
-    context: NDArray[np.intp]  # [m], bucket * 16 + distance from the prediction to the nearest integer, 16ths
+    context: NDArray[np.intp]  # [m], (variant * BUCKETS + bucket) * 16 + distance from the prediction to `nearest`, 16ths
     nearest: Float  # [m], that integer
     sign: Float  # [m], -1 where the prediction is below it: errors are coded with that sign
 
@@ -178,8 +209,8 @@ class _Pending(NamedTuple):
     n: int
     active: slice  # lanes
     lanes: NDArray[np.intp]  # that hold voxels, among the active ones
-    prediction: Float
-    scale: Float
+    prediction: Float  # of these
+    scale: Float  # of all active ones
 
 
 class Wavefront:
@@ -198,10 +229,10 @@ class Wavefront:
         scale_weights: Float,
         references: Sequence[NDArray[np.int32]] = (),
         *,
-        adaptive: bool = True,
+        adaptive: int = FILTERS,
     ) -> None:
         """span: the largest value (the least is 0); border: value beyond the slab; scale_weights: `Shipped`'s;
-        references: [slices, height, width] each, of the same values; adaptive: with the rows' filters."""
+        references: [slices, height, width] each, of the same values; adaptive: the rows' filters, one of the above."""
         slices, height, width = shape
         self._width, self._span = width, float(span * UNIT)
         self._columns = slices + 1
@@ -222,10 +253,13 @@ class Wavefront:
         self._reference_origin = (((t + 1) * rows + i + _PAD) * columns + _PAD - 2 * i - 4 * t)[self._valid_lanes]
         self._reference_taps = [(r, (t * rows + i) * columns + j) for r, (t, i, j) in predictor.reference_taps]
         self._adaptive = adaptive
+        beside = _BESIDE if adaptive == LONG_FILTERS else ()
+        values, errors = ADAPTIVE_VALUES + beside, ADAPTIVE_ERRORS + beside
+        inputs = len(values) + len(errors)
 
         self._x = np.full((_RING, lanes), float(border * UNIT))  # values, [plane % _RING, lane]
         self._e = np.zeros((_RING, lanes))  # errors of their predictions
-        self._w = np.zeros((INPUTS, lanes), np.int32)  # filters
+        self._w = np.zeros((inputs, lanes), np.int32)  # filters
 
         def places(taps: tuple[Tap, ...]) -> list[tuple[int, int]]:
             """(planes back, lanes on) of neighbours."""
@@ -234,19 +268,19 @@ class Wavefront:
         self._taps = places(predictor.taps)
         self._errors = places(ERRORS)
         self._gradients = [(*places((p,)), *places((q,))) for p, q in GRADIENTS]
-        self._adaptive_values = places(ADAPTIVE_VALUES)
-        self._adaptive_errors = places(ADAPTIVE_ERRORS)
-        self._needs_slice = np.flatnonzero([t < 0 for t, _, _ in ADAPTIVE_VALUES + ADAPTIVE_ERRORS])
+        self._adaptive_values = places(values)
+        self._adaptive_errors = places(errors)
+        self._needs_slice = np.flatnonzero([t < 0 for t, _, _ in values + errors])
         self._coefficients = predictor.coefficients.astype(np.float64)
         self._scale_weights = scale_weights
 
         most = self._columns * min(self._rows, (width + 1) // 2)
         self._neighbours = np.zeros((len(self._taps) + len(self._reference_taps), most))
         self._features = np.empty((FEATURES, most))
-        self._quotients = np.empty((INPUTS, most))
-        self._inputs = np.empty((INPUTS, most), np.int32)
-        self._blend = np.empty((INPUTS, most), np.int32)
-        self._products = np.empty((INPUTS, most), np.int32)
+        self._quotients = np.empty((inputs, most))
+        self._inputs = np.empty((inputs, most), np.int32)
+        self._blend = np.empty((inputs, most), np.int32)
+        self._products = np.empty((inputs, most), np.int32)
 
     def planes(self) -> Iterator[Plane]:
         """Each plane in turn; `put` its values before the next is asked for."""
@@ -268,14 +302,23 @@ class Wavefront:
             scale = self._scale(n, a, b)
             if self._adaptive:
                 prediction = self._adapt(n, a, b, prediction, scale)
-            nearest = np.floor((prediction + UNIT // 2) * (1 / UNIT))
-            fraction = prediction - nearest * UNIT
-            bucket = (scale.view(np.int64) >> 50) - (1023 << 2)
-            context = bucket * UNIT + np.abs(fraction).astype(np.int64)
-            self._pending = _Pending(n, slice(a, b), lanes, prediction, scale)
-            sign = np.where(fraction < 0, -1.0, 1.0)
+            predicted, around = prediction.take(lanes), scale.take(lanes)
+            self._pending = _Pending(n, slice(a, b), lanes, predicted, scale)
+            nearest = np.floor((predicted + UNIT // 2) * (1 / UNIT))
+            fraction = predicted - nearest * UNIT
+            negative = fraction < 0
+            bucket = _octaves(around)
+            ratio = _octaves(predicted + 1)
+            ratio -= bucket
+            ratio -= _LEAST_RATIO
+            np.maximum(ratio, 0, out=ratio)
+            np.minimum(ratio, LEVEL_LIMITS[-1] - _LEAST_RATIO, out=ratio)
+            context = _VARIANT_CONTEXTS[negative.view(np.int8), ratio]
+            bucket *= UNIT
+            context += bucket
+            context += np.abs(fraction).astype(np.int64)
             voxels = self._origin[known[0] : known[1]] + n
-            yield Plane(voxels, context[lanes], nearest[lanes], sign[lanes])
+            yield Plane(voxels, context, nearest, np.where(negative, -1.0, 1.0))
             if starting:
                 self._pad_next_rows(n)
 
@@ -286,8 +329,10 @@ class Wavefront:
         above = slice(a - self._columns, b - self._columns)
         x = self._x[(n - 2) % _RING, above] * 1.0
         e = self._e[(n - 2) % _RING, above] * 1.0
-        x[lanes] = values * UNIT
-        e[lanes] = x[lanes] - prediction[lanes]
+        known = values * UNIT
+        x[lanes] = known
+        known -= prediction
+        e[lanes] = known
         self._x[n % _RING, a:b] = x
         self._e[n % _RING, a:b] = e
         if self._adaptive:
@@ -330,7 +375,8 @@ class Wavefront:
         total += 1 << (COEFFICIENT_BITS - 1)
         total *= 1 / (1 << COEFFICIENT_BITS)
         np.floor(total, out=total)
-        np.clip(total, 0, self._span, out=total)
+        np.maximum(total, 0, out=total)
+        np.minimum(total, self._span, out=total)
         return total
 
     def _scale(self, n: int, a: int, b: int) -> Float:
@@ -372,7 +418,7 @@ class Wavefront:
             quotients[k] = self._e[(n - back) % _RING, a + on : b + on]
         unit = scale + 7
         quotients /= unit * (1 / 64)
-        np.clip(quotients, -INPUT_MAX, INPUT_MAX, out=quotients)
+        quotients.clip(-INPUT_MAX, INPUT_MAX, out=quotients)
         inputs[...] = quotients  # towards zero
         inputs[self._needs_slice, 1 :: self._columns] = 0
 
@@ -386,33 +432,45 @@ class Wavefront:
         blend >>= 4
 
         np.multiply(blend, inputs, out=products)
-        correction: Float = np.clip(_total(products), -(1 << 24), 1 << 24).astype(np.float64)
+        correction: Float = _total(products).astype(np.float64)
+        np.maximum(correction, -(1 << 24), out=correction)
+        np.minimum(correction, 1 << 24, out=correction)
         correction *= unit
         correction += 1 << 21
         correction *= 1 / (1 << 22)
         np.floor(correction, out=correction)
         correction += prediction
-        np.clip(correction, 0, self._span, out=correction)
+        np.maximum(correction, 0, out=correction)
+        np.minimum(correction, self._span, out=correction)
         return correction
 
     def _learn(self, a: int, b: int, error: Float, scale: Float) -> None:
         """One step of the rows' filters. error: 0 where there is no voxel."""
         m = b - a
         inputs, blend, products = self._inputs[:, :m], self._blend[:, :m], self._products[:, :m]
-        error = np.trunc(np.clip(error / ((scale + 7) * (1 / 64)), -ERROR_MAX, ERROR_MAX))
+        error = error / ((scale + 7) * (1 / 64))
+        np.maximum(error, -ERROR_MAX, out=error)
+        np.minimum(error, ERROR_MAX, out=error)
+        np.trunc(error, out=error)
         np.multiply(inputs, inputs, out=products)
         gain = (error * (1 << 24) / (_total(products) + REGULARISATION)).astype(np.int32)  # towards zero
         np.multiply(inputs, gain, out=products)
         products += 128
         products >>= 8
         blend += products
-        np.clip(blend, -WEIGHT_MAX, WEIGHT_MAX, out=self._w[:, a:b])
+        blend.clip(_LEAST_WEIGHT, _MOST_WEIGHT, out=self._w[:, a:b])
         self._stand_in(a, b)
 
     def _stand_in(self, a: int, b: int) -> None:
         """Before the first slice a row stands beside the row above it."""
         back = 2 * self._columns
         self._w[:, a - back : b - back : self._columns] = self._w[:, a + 1 - self._columns : b - self._columns : self._columns]
+
+
+def _octaves(values: Float) -> NDArray[np.int64]:
+    """Quarter octaves of integers from 1 on: 4 l + (4 v / 2**l mod 4), where 2**l is the largest power up to v."""
+    octaves: NDArray[np.int64] = (values.view(np.int64) >> 50) - (1023 << 2)
+    return octaves
 
 
 def _total(products: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -429,6 +429,7 @@ def test_tables_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
             raise failure
 
         monkeypatch.setattr(slabcoding, "_tables", tables)
+        slabcoding._lattice_tables.cache_clear()
         with pytest.raises(codec.FormatError, match=r"tables.*install"):
             encode(smooth((2, 16, 16)), lossless=True)
         with pytest.raises(codec.FormatError, match=r"tables.*install"):

@@ -241,7 +241,7 @@ def test_carries_through_many_words(side: int, word: int) -> None:
     encoder = EntropyEncoder()
     for symbol in symbols:
         reference.symbol(symbol, cumulative)
-        encoder._run(np.array([symbol], np.int32), tables._models[0])
+        encoder._run(np.array([symbol], np.int32), tables._model_of(0))
     assert encoder.finish() == reference.finish()
     words = np.frombuffer(encoder.finish(), "<u4").tolist()
     assert words[:6] == [word, *[0xFFFFFFFF if side < 0 else 0] * 5]
@@ -279,7 +279,7 @@ def test_frequencies_are_exactly_the_weights(tables: Tables) -> None:
                 continue
             point = quantile * (2**40 - 1)
             words = np.array([point >> 32, point & 0xFFFFFFFF], np.uint32)
-            for model, parameters in ((tables._models[0], (1,)), (entropycoder._FAMILY, (row[None],))):
+            for model, parameters in ((tables._model_of(0), (1,)), (entropycoder._FAMILY, (row[None],))):
                 decoder = constriction.stream.queue.RangeDecoder(words)
                 assert decoder.decode(model, *parameters).tolist() == [expected]
 
@@ -355,7 +355,7 @@ def test_bad_bytes() -> None:
 def test_escape_longer_than_64_bits() -> None:
     tables = Tables(np.array([[1, TOTAL - 1]], np.uint32), 0, 0)
     encoder = EntropyEncoder()
-    encoder._run(np.array([1], np.int32), tables._models[0])
+    encoder._run(np.array([1], np.int32), tables._model_of(0))
     encoder._run(np.array([65], np.int32), entropycoder._UNIFORM[7])
     with pytest.raises(FormatError, match="at most 64 bits, found 65"):
         EntropyDecoder(encoder.finish()).code(tables, np.zeros(1, np.uint8))

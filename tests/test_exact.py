@@ -307,7 +307,8 @@ def test_a_preview_is_small_and_close() -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     volume = codec.Volume.from_array(array, spacing_mm=(3.0, 2.0, 1.0), affine=affine)
     stream, _ = encode(volume, lossless=True)
-    assert codec.info(stream).preview and dict(codec.info(stream).sections)["pREV"] <= 0.02 * len(stream)
+    # 0.8 % is aimed at by an estimate, which here is worse than for most scans; a preview of twice that would be left out
+    assert codec.info(stream).preview and dict(codec.info(stream).sections)["pREV"] <= 2 * encoding.PREVIEW_SHARE * len(stream)
     small = codec.decode(stream, preview=True)
     expected = preview.reduced_scan(array, Tiling(array.shape, 0, 24))
     assert small.array.shape == expected.shape == (24, 33, 32)

@@ -1,0 +1,199 @@
+"""Work in helper processes: small array operations and the entropy coder hold the interpreter's lock, so threads don't help.
+
+A helper is an interpreter of its own that reads tasks from a pipe; nothing is asked of the program that uses the codec, such
+as a guard around its main module. A task is settings (JSON) and arrays, its result is arrays. OMP_NUM_THREADS limits them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 8  # processes, this one included
+_START = "from mricodec.codec import workers; workers.serve()"
+
+Task = tuple[dict[str, Any], Sequence[NDArray[Any]]]
+Work = Callable[[dict[str, Any], Sequence[NDArray[Any]]], list[NDArray[Any]]]
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes() -> int:
+    """How many should work side by side."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores(), MOST, int(limit) if limit.isdecimal() else MOST))
+
+
+class Workers:
+    """Helper processes, started when first needed; they end with this object. Threads may share it."""
+
+    _alive: ClassVar[weakref.WeakValueDictionary[str, Workers]] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def shared(cls, work: Work) -> Workers:
+        """Those that are alive, or others."""
+        workers = cls._alive.get(work.__name__)
+        if workers is None:
+            workers = cls._alive[work.__name__] = cls(work)
+        return workers
+
+    def __init__(self, work: Work) -> None:
+        """work: a function of `slabcoding`, which helpers know by its name."""
+        self._work = work
+        self._lock = threading.Lock()
+        self._helpers: list[_Helper] = []
+
+    def start(self, count: int) -> None:
+        """Helpers for so many tasks, if they are free: it takes them a moment."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._enough(count - 1)
+            finally:
+                self._lock.release()
+
+    def run(self, tasks: Sequence[Task]) -> list[list[NDArray[Any]]]:
+        """The results, in order. Raises what the work raises."""
+        waiting = sorted(range(len(tasks)), key=lambda n: sum(array.nbytes for array in tasks[n][1]))
+        results: dict[int, list[NDArray[Any]]] = {}
+
+        def take() -> int | None:  # the largest first, so that none is left alone at the end
+            try:
+                return waiting.pop()
+            except IndexError:
+                return None
+
+        def ask(helper: _Helper) -> None:
+            while (n := take()) is not None:
+                found = helper.ask(tasks[n])
+                if found is None:
+                    return
+                results[n] = found
+
+        threads = []
+        free = self._lock.acquire(blocking=False)  # or they work for another thread
+        try:
+            for helper in self._enough(len(tasks) - 1) if free else ():
+                threads.append(threading.Thread(target=ask, args=(helper,), daemon=True))
+                threads[-1].start()
+            while (n := take()) is not None:
+                results[n] = self._work(*tasks[n])
+        finally:
+            waiting.clear()
+            for thread in threads:
+                thread.join()
+            if free:
+                self._lock.release()
+        # What failed there fails here too, with its error; or the helper died, and it does not.
+        return [results[n] if n in results else self._work(*task) for n, task in enumerate(tasks)]
+
+    def _enough(self, count: int) -> list[_Helper]:
+        self._helpers = [helper for helper in self._helpers if helper.alive]
+        while len(self._helpers) < min(count, processes() - 1):
+            try:
+                helper = _Helper(self._work.__name__)
+            except (OSError, ValueError):  # no room for a process, or no interpreter to start: it goes without
+                break
+            self._helpers.append(helper)
+            weakref.finalize(self, helper.close)
+        return self._helpers
+
+
+class _Helper:
+    def __init__(self, work: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable or "python", "-c", _START, work],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        self.alive = True
+
+    def ask(self, task: Task) -> list[NDArray[Any]] | None:
+        """The result; None if it failed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            _send(self._process.stdin, *task)
+            settings, arrays = _receive(self._process.stdout)
+        except (OSError, ValueError):
+            self.close()
+            return None
+        return arrays if settings.get("done") else None
+
+    def close(self) -> None:
+        """It ends when its input does."""
+        self.alive = False
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+
+
+def serve() -> None:
+    """What a helper does until its input ends."""
+    import signal
+
+    from . import slabcoding
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it decides
+    work: Work = getattr(slabcoding, sys.argv[1])
+    while True:
+        try:
+            task = _receive(sys.stdin.buffer)
+        except (OSError, ValueError):
+            return
+        try:
+            done, arrays = True, work(*task)
+        except Exception:  # done again by the one who asked, who sees why
+            done, arrays = False, []
+        _send(sys.stdout.buffer, {"done": done}, arrays)
+
+
+def _send(pipe: Any, settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+    """u32 size of a JSON text, the text, the arrays."""
+    head = json.dumps([settings, [(array.dtype.str, array.shape) for array in arrays]]).encode()
+    pipe.write(len(head).to_bytes(4, "little") + head)
+    for array in arrays:
+        pipe.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    pipe.flush()
+
+
+def _receive(pipe: BinaryIO | Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """ValueError at the end of the pipe."""
+    settings, kinds = json.loads(_read(pipe, int.from_bytes(_read(pipe, 4), "little")))
+    arrays = []
+    for dtype, shape in kinds:
+        array = np.empty(shape, dtype)
+        if array.size:
+            _read_into(pipe, array.reshape(-1).view(np.uint8).data)
+        arrays.append(array)
+    return settings, arrays
+
+
+def _read(pipe: Any, size: int) -> bytearray:
+    data = bytearray(size)
+    _read_into(pipe, memoryview(data))
+    return data
+
+
+def _read_into(pipe: Any, view: memoryview) -> None:
+    while len(view):
+        read = pipe.readinto(view)
+        if not read:
+            raise ValueError("the pipe has ended")
+        view = view[read:]
