@@ -68,6 +68,7 @@ REGISTRY: tuple[Entry, ...] = (
     Entry(
         "unet-2level", partial(unet.UNet, unet.TWO_LEVELS), "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095"
     ),
+    Entry("vae", ResidualVAE, "b5a30a905c551bd47472bb403a0ff2a0e56cac340151add80e52c63715f31b06"),
     Entry("default", ContextCodec, "4329ca4edf4678d0b1e7425d71e3453b803998f7135914148c55ad487877dd35"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.

@@ -75,10 +75,13 @@ def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
     assert [row["method"] for row in found["augmentation"]] == ["none", "pixel blending", "interpolation", "acai", "bagan"]
     assert all(len(row["scores"]) == 5 for row in found["augmentation"])
     assert len(found["interpolation"]) == 5
+    assert all(len(row["nearest"]["values"]) == 3 for row in found["interpolation"])
+    curves = {name: [row["psnr"] for row in found["vae"] if row["model"] == name] for name in ("cnn8", "vae")}
+    assert curves["vae"] == sorted(curves["vae"]) and len(curves["vae"]) == len(curves["cnn8"]) == 6
     page = (study / "study.html").read_text()
     for word in ("Table 1", "Table 2", "Table 3", "BAGAN", "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
         assert word in page
-    assert "src='http" not in page and page.count("data:image/png") == 9
+    assert "src='http" not in page and page.count("data:image/png") == 10
 
 
 def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
@@ -179,7 +182,8 @@ def test_a_study_model_as_a_codec(name: str) -> None:
     network: Any = zoo.STUDY[name]()
     j, i = np.mgrid[:48, :36]
     picture = (0.5 + 0.3 * np.sin(j / 5) * np.cos(i / 7)).astype(np.float32)
-    tensors = slice_training.vae_tensors(network) if name == "vae" else slice_training.file_tensors(network, [picture] * 2)
+    export: Any = slice_training.vae_tensors if name == "vae" else slice_training.file_tensors
+    tensors = export(network, [picture] * 2)
     model = zoo.assemble(name, zoo.STUDY[name], save(tensors), "cpu")
     x = np.round(1000 * picture).astype(np.int32)[None, None]
     sizes = []
