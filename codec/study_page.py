@@ -349,7 +349,7 @@ def _coding(results: dict[str, Any], folder: Path) -> list[str]:
         _figure(folder, "rates", "Entropy and PSNR, means over slices, at steps of 2^-3 … 2^-8 of the range."),
         _table(["bits a pixel: PSNR, at range / step", *octaves], lines),
         _note("Bits: entropy of the rounded latents under the probability tables measured on training slices; values beyond "
-              "the tables count as their escape alone. Real files beside JPEG 2000: mricodec rd-curve --model vae --model cnn32 …"),
+              "the tables count as their escape alone. Real files beside JPEG 2000: mricodec rd-curve --model vae …"),
     ]  # fmt: skip
 
 
