@@ -33,6 +33,7 @@ TITLES = {
     "novelty": "novelty", "nearest": "nearest", "sharpness": "sharpness", "psnr": "PSNR of the parents, dB",
 }  # fmt: skip
 CHOSEN = ("feature_distance", "nearest", "sharpness")  # ACAI is judged by: smaller is better, of sharpness its distance to 1
+CONSTANT = 0.0521  # the critic's loss if it always answers 1/8: the best of constants for alpha in 0 ... 1/2
 CLEAR = 0.75  # of the pairs; of 24 this is what a sign test asks for at 5 %
 
 
@@ -369,9 +370,20 @@ def _mixing(results: dict[str, Any], folder: Path) -> list[str]:
         _note("Mean ± sd (range). " + "; ".join(f"{key}: {text}" for key, text in results["measures"].items()) + "." + lpips),
         _note("Earlier study: SSIM 0.03 (CNN) and 0.04 (U-Net), LPIPS 0.16 – 0.47 and 0.21 – 0.47, novelty 4.46 – 11.0 and "
               "4.17 – 11.72; other data and undocumented definitions, so only the columns' names are the same."),
+        *_critics(results["trainings"]),
         _figure(folder, "strips", "From one test scan to another, α the weight of the second."),
         _figure(folder, "simplex", "Three test scans in the corners, their mixtures between; above each its three weights."),
     ]  # fmt: skip
+
+
+def _critics(trainings: dict[str, dict[str, Any]]) -> list[str]:
+    """How much the critics had learned, from the logs."""
+    losses = {name: row["critic"] for name, row in trainings.items() if "critic" in row}
+    if not losses:
+        return []
+    said = ", ".join(f"{_named(name)} {loss:.4f}, {100 * (1 - loss / CONSTANT):.0f} % below" for name, loss in losses.items())
+    return [_note("ACAI cannot remove what its critic does not see. One that answers 1/8, the best constant, has a loss "
+                  f"of {CONSTANT}; at the end of these short trainings: {said}.")]  # fmt: skip
 
 
 def _generation(results: dict[str, Any], folder: Path) -> list[str]:
@@ -379,6 +391,9 @@ def _generation(results: dict[str, Any], folder: Path) -> list[str]:
     if results.get("bagan"):
         caption = "A training picture of each class, then pictures drawn at random, unselected."
         out += ["<h3>BAGAN</h3>", _figure(folder, "bagan", caption)]
+        if row := results["trainings"].get("bagan"):
+            losses = f"discriminator {row['discriminator']:.3f}, generator {row['generator']:.3f}"
+            out.append(_note(f"Cross entropy at the end of the training: {losses}."))
     if rows := results.get("augmentation"):
         counts = ", ".join(f"{n} {name}" for name, n in results.get("subset", {}).items())
         lines = [[escape(r["method"]), f"{r['balanced_accuracy']:.3f} ± {r['half_interval_95']:.3f}",
