@@ -30,9 +30,10 @@ NAMES = {
 
 TITLES = {
     "ssim": "SSIM to parents", "feature_distance": "feature distance to parents", "lpips": "LPIPS to parents",
-    "novelty": "novelty", "nearest": "nearest", "sharpness": "sharpness", "psnr": "PSNR of the parents, dB",
+    "novelty": "novelty", "nearest": "nearest", "sharpness": "sharpness", "mesh": "mesh",
+    "psnr": "PSNR of the parents, dB",
 }  # fmt: skip
-CHOSEN = ("feature_distance", "nearest", "sharpness")  # ACAI is judged by: smaller is better, of sharpness its distance to 1
+CHOSEN = ("feature_distance", "nearest", "sharpness", "mesh")  # smaller is better, of sharpness its distance to 1
 CONSTANT = 0.0521  # the critic's loss if it always answers 1/8: the best of constants for alpha in 0 ... 1/2
 CLEAR = 0.75  # of the pairs; of 24 this is what a sign test asks for at 5 %
 
@@ -137,7 +138,7 @@ class Figures:
         for row, (name, pictures) in zip(axes, strips.items(), strict=True):
             for axis, alpha, picture in zip(row, alphas, pictures, strict=True):
                 axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
-                if row is axes[0]:
+                if row[0] is axes[0, 0]:
                     axis.set_title(f"α = {alpha:.2f}", fontsize=9)
             row[0].text(3, 10, _named(name), color="white", fontsize=8)
         self._save(figure, "strips")
@@ -431,28 +432,28 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
 def _verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
     """ACAI against pixel blending and the plain autoencoder, pair by pair, on the measures chosen."""
     out = []
-    wins: dict[str, set[str]] = {}
     for name, row in rows.items():
         if not name.startswith("acai-"):
             continue
+        measures = [key for key in CHOSEN if key in row]
+        both = {"better": set(measures), "worse": set(measures), "not clearly different": set(measures)}
         for other in ("pixel blending", name[5:]):
-            said: dict[str, list[str]] = {"better": [], "worse": [], "not clearly different": []}
-            for key in (key for key in CHOSEN if key in row):
+            said: dict[str, list[str]] = {verdict: [] for verdict in both}
+            for key in measures:
                 mine, theirs = (np.array(r[key]["values"]) for r in (row, rows[other]))
                 if key == "sharpness":
                     mine, theirs = abs(mine - 1), abs(theirs - 1)
-                won = int((mine < theirs).sum())
-                verdict = "better" if won >= CLEAR * len(mine) else "worse" if won <= (1 - CLEAR) * len(mine) else ""
-                said[verdict or "not clearly different"].append(
-                    f"{TITLES[key]} ({row[key]['mean']:.4g} against {rows[other][key]['mean']:.4g}, {won} of {len(mine)} pairs)"
-                )
-                if verdict == "better":
-                    wins.setdefault(f"{name} {other}", set()).add(TITLES[key])
+                share = float((mine < theirs).mean())
+                found = "better" if share >= CLEAR else "worse" if share <= 1 - CLEAR else "not clearly different"
+                for verdict in both.keys() - {found}:
+                    both[verdict].discard(key)
+                means = f"{row[key]['mean']:.4g} against {rows[other][key]['mean']:.4g}"
+                said[found].append(f"{TITLES[key]} ({means}, won {share:.0%} of the pairs)")
             text = "; ".join(f"{verdict} in " + ", ".join(those) for verdict, those in said.items() if those)
             out.append(f"{_named(name)} against {_named(other)}: {text}.")
-        both = wins.get(f"{name} pixel blending", set()) & wins.get(f"{name} {name[5:]}", set())
-        verdict = f"beat both in {', '.join(sorted(both))}" if both else "do not beat both in any of the measures chosen"
-        out.append(f"So the interpolants of {_named(name)}, beside pixel blending and the plain autoencoder, {verdict}.")
+        better, worse = (", ".join(TITLES[key] for key in measures if key in both[kind]) for kind in ("better", "worse"))
+        out.append(f"So the interpolants of {_named(name)} beat both pixel blending and the plain autoencoder in "
+                   f"{better or 'none of the measures'}, and lose to both in {worse or 'none'}.")  # fmt: skip
     return out
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save, save_file
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec import slices
+from mricodec.codec.study import _mesh
 from mricodec.models import adversarial, perceptual, slice_training, zoo
 from mricodec.models.autoencoder import MinimalCNN
 
@@ -134,6 +135,13 @@ def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corp
         assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
     for row in rows:
         assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
+
+
+def test_a_mesh_is_seen() -> None:
+    picture = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    textured = picture.copy()
+    textured[:, ::8] += 1
+    assert _mesh(picture) < 0.1 < 0.3 < _mesh(textured)
 
 
 def test_a_weight_of_one_is_the_reconstruction() -> None:
