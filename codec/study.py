@@ -86,7 +86,7 @@ class Config:
         if name.startswith("acai"):
             return Recipe(steps, self.mix_batch, 1e-3, GRID)
         if name.startswith("bagan"):
-            return Recipe(steps, 8 * self.mix_batch, 3e-4, GRID // 2)
+            return Recipe(steps, 8 * self.mix_batch, 2e-3 if name.endswith("-start") else 2e-4, GRID // 2)
         return Recipe(steps, 32, 2e-3, GRID // 2)
 
 
