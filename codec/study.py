@@ -86,12 +86,12 @@ class Config:
         if name.startswith("acai"):
             return Recipe(steps, self.mix_batch, 1e-3, GRID)
         if name.startswith("bagan"):
-            return Recipe(steps, 8 * self.mix_batch, 2e-3 if name.endswith("-start") else 2e-4, GRID // 2)
+            return Recipe(steps, 8 * self.mix_batch, 5e-4 if name.endswith("-start") else 2e-4, GRID // 2)
         return Recipe(steps, 32, 2e-3, GRID // 2)
 
 
 STEPS = {
-    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 150, "bagan": 500,
+    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 150, "bagan": 300,
     "features": 400, "classifier": 150,
 }  # fmt: skip
 CONFIGS = {
