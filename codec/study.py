@@ -38,7 +38,7 @@ UNETS = ("unet", "unet-wide", "unet-2level")
 CODECS = (*CNNS, "unet", "unet-2level", "vae")
 DEEP = UNETS[:2]  # those whose latents are mixed: at half the resolution that is close to mixing pixels
 PARTS = ("cnn", "unet", "vae", "interpolation", "bagan", "augmentation")
-METHODS = ("none", "pixel blending", "interpolation", "acai", "bagan")
+METHODS = ("none", "repetition", "pixel blending", "interpolation", "acai", "bagan")
 MIXED = ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness", "mesh", "psnr")  # of interpolants
 FEW = {"T1": 40, "T2": 20, "FLAIR": 10, "DWI": 5}  # pictures of the unbalanced subset
 NEAR_MM = 8.0  # largest difference in height of slices that are mixed
@@ -424,7 +424,9 @@ class Study:
                     missing = most - len(own)
                     if method == "none" or missing <= 0:
                         continue
-                    if method == "bagan":
+                    if method == "repetition":  # what balance alone is worth
+                        made = x[own[rng.integers(0, len(own), missing)]]
+                    elif method == "bagan":
                         made = bagan.sample(torch.full((missing,), n), torch.Generator().manual_seed(seed))
                     else:
                         parts = []

@@ -17,7 +17,7 @@ from safetensors.torch import save, save_file
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec import slices
-from mricodec.codec.study import _mesh
+from mricodec.codec.study import METHODS, _mesh
 from mricodec.models import adversarial, perceptual, slice_training, zoo
 from mricodec.models.autoencoder import MinimalCNN
 
@@ -73,7 +73,7 @@ def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
     assert [row["model"] for row in found["cnn"]] == ["cnn8", "cnn16", "cnn32"]
     assert [row["model"] for row in found["unet"]] == ["unet", "unet-wide", "unet-2level"]
     assert [row["values_per_pixel"] for row in found["cnn"] + found["unet"]] == [0.5, 1, 2, 0.5, 0.5, 0.5]
-    assert [row["method"] for row in found["augmentation"]] == ["none", "pixel blending", "interpolation", "acai", "bagan"]
+    assert [row["method"] for row in found["augmentation"]] == list(METHODS)
     assert all(len(row["scores"]) == 5 for row in found["augmentation"])
     assert len(found["interpolation"]) == 5
     assert all(len(row["nearest"]["values"]) == 3 for row in found["interpolation"])
