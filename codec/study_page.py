@@ -126,6 +126,8 @@ class Figures:
             curve = [(row["bits"], row["psnr"]) for row in rows if row["model"] == model]
             axis.plot(*zip(*curve, strict=True), marker=marker, markersize=4, linewidth=1.2, label=_named(model))
         axis.set_xscale("log")
+        axis.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel("bits a pixel")
         axis.set_ylabel("PSNR, dB")
         axis.grid(True, which="both", alpha=0.3)
