@@ -181,7 +181,7 @@ def cli() -> None:
     help="How long to search for a smaller file; decoding is the same.",
 )  # fmt: skip
 @click.option("--no-gzip", is_flag=True, help="Do not find out how to make the identical .nii.gz again: faster.")
-@click.option("--model", help="default, hyperprior or factorized.")
+@click.option("--model", help="default, or for research: hyperprior, factorized, cnn8, cnn16, cnn32, unet, unet-2level, vae.")
 @click.option("--deidentify", is_flag=True, help="Take identities out of the headers (DICOM PS3.15 basic profile).")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @_common

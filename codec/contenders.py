@@ -33,7 +33,7 @@ from .output import replacing
 from .rate_distortion import LEAST_POINTS, Contender, Source
 from .slabcoding import Effort, LossyModel
 
-MODELS = ("default", "hyperprior", "factorized", "cnn16", "cnn32", "unet")
+MODELS = ("default", "hyperprior", "factorized", "cnn8", "cnn16", "cnn32", "unet", "unet-2level", "vae")
 QUALITIES = (0.0, 80.0)  # beyond, lossless is not much larger
 MAX_ERRORS = (1.0, 2.0, 4.0, 8.0, 16.0)  # stored units, of near-lossless points
 PEER_PSNRS = (25.0, 58.0)  # dB; below, the 130 bytes of header of a JPEG 2000 slice are most of the file

@@ -42,6 +42,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "mricodec-cnn16": {"color": "#D4B000", "marker": "2", "label": "mricodec, CNN-16"},
     "mricodec-cnn32": {"color": "#A08000", "marker": "3", "label": "mricodec, CNN-32"},
     "mricodec-unet": {"color": "#7B9E00", "marker": "4", "label": "mricodec, U-Net"},
+    "mricodec-unet-2level": {"color": "#4F6B00", "marker": "+", "label": "mricodec, U-Net of two levels"},
     "mricodec-vae": {"color": "#B07AA1", "marker": "d", "label": "mricodec, VAE"},
     "jpeg2000": {"color": "#555555", "marker": "s", "label": "JPEG 2000", "linestyle": "--"},
     "htj2k": {"color": "#999999", "marker": "s", "label": "HTJ2K", "linestyle": ":"},

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from . import metrics, peers
 from .output import replacing
+from .report import environment
 from .slices import CONTRASTS, GRID, SPLITS, Slice, on_grid, read_corpus
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ Picture = NDArray[np.float32]
 
 CNNS = ("cnn8", "cnn16", "cnn32")
 UNETS = ("unet", "unet-wide", "unet-2level")
+CODECS = (*CNNS, "unet", "unet-2level", "vae")
+DEEP = UNETS[:2]  # those whose latents are mixed: at half the resolution that is close to mixing pixels
 PARTS = ("cnn", "unet", "vae", "interpolation", "bagan", "augmentation")
-METHODS = ("none", "pixel blending", "interpolation", "acai", "bagan")
+METHODS = ("none", "repetition", "pixel blending", "interpolation", "acai", "bagan")
+MIXED = ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness", "mesh", "psnr")  # of interpolants
 FEW = {"T1": 40, "T2": 20, "FLAIR": 10, "DWI": 5}  # pictures of the unbalanced subset
 NEAR_MM = 8.0  # largest difference in height of slices that are mixed
 T_95 = {5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # Student's t, two-sided, by the number of seeds
@@ -50,6 +54,9 @@ MEASURES = {
     "novelty": "root mean squared difference of pixels on the common grid to the nearest training picture of any contrast, "
     "on the scale 0 … 255",
     "sharpness": "mean absolute gradient over that of the parents: below 1 is blurred, above 1 has edges of its own",
+    "mesh": "mean absolute gradient of rows (columns) by their place in a period of 8 pixels: standard deviation over mean; "
+    "what strides leave behind, large where sharpness is a texture",
+    "PSNR of the parents": "of their reconstructions on the common grid: what ACAI costs",
 }
 
 
@@ -57,7 +64,7 @@ MEASURES = {
 class Config:
     """How much is read, trained and measured."""
 
-    steps: dict[str, int]  # by kind of network
+    steps: dict[str, int]  # by how the network's name begins
     batch: int = 4
     size: int = 64  # of the crops, pixels
     scans: int | None = None
@@ -65,30 +72,32 @@ class Config:
     test_every: int = 3
     pairs: int = 24
     seeds: int = 5
-    mix_batch: int = 8
+    mix_batch: int = 4
     calibrate: int = 24  # pictures for the codec's tables
 
     def recipe(self, name: str) -> Recipe:
         from mricodec.models.slice_training import Recipe
 
-        if name.startswith("unet"):
-            return Recipe(self.steps["unet"], self.batch, 1e-3, self.size)
+        steps = self.steps[max((kind for kind in self.steps if name.startswith(kind)), key=len)]
+        if name.startswith(("unet", "vae")):
+            return Recipe(steps, self.batch, 1e-3, self.size)
         if name.startswith("cnn"):
-            return Recipe(self.steps["cnn"], self.batch, 2e-3, self.size)
-        if name == "vae":
-            return Recipe(self.steps["vae"], self.batch, 1e-3, self.size)
+            return Recipe(steps, self.batch, 2e-3, self.size)
         if name.startswith("acai"):
-            return Recipe(self.steps["acai"], self.mix_batch, 2e-4, GRID)
+            return Recipe(steps, self.mix_batch, 1e-3, GRID)
         if name.startswith("bagan"):
-            return Recipe(self.steps["bagan"], 4 * self.mix_batch, 3e-4, GRID // 2)
-        return Recipe(self.steps["classifier"], 32, 2e-3, GRID // 2)
+            return Recipe(steps, 8 * self.mix_batch, 5e-4 if name.endswith("-start") else 2e-4, GRID // 2)
+        return Recipe(steps, 32, 2e-3, GRID // 2)
 
 
+STEPS = {
+    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 150, "bagan": 300,
+    "features": 400, "classifier": 150,
+}  # fmt: skip
 CONFIGS = {
-    "default": Config({"cnn": 2500, "unet": 1200, "vae": 3000, "acai": 1000, "bagan": 2500, "classifier": 150}),
+    "default": Config(STEPS),
     "debug": Config(
-        dict.fromkeys(("cnn", "unet", "vae", "acai", "bagan", "classifier"), 2), 2, 32,
-        scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2,
+        dict.fromkeys(STEPS, 2), 2, 32, scans=4, every=12, test_every=4, pairs=3, mix_batch=2, calibrate=2,
     ),
 }  # fmt: skip
 
@@ -102,7 +111,9 @@ class Study:
     ) -> None:  # fmt: skip
         """minutes: a budget for every model instead of the configuration's steps. ValueError without usable slices."""
         self.out, self.config, self.report, self.minutes = out, CONFIGS[config], report, minutes
-        self.results: dict[str, Any] = {"config": config, "minutes": minutes, "measures": MEASURES}
+        self.results: dict[str, Any] = {
+            "config": config, "minutes": minutes, "environment": environment(), "measures": MEASURES,
+        }  # fmt: skip
         self.slices: dict[str, list[Slice]] = {}
         left_out = []
         for split in SPLITS:
@@ -126,6 +137,7 @@ class Study:
             self.lpips = Lpips(lpips)
         self.measured = self.slices["test"][:: self.config.test_every]
         self._networks: dict[str, Autoencoder] = {}
+        self._tables: dict[str, dict[str, torch.Tensor]] = {}
 
     # trainings
 
@@ -156,14 +168,15 @@ class Study:
             network: Any = zoo.STUDY[name]()
             train = self.slices["train"]
             feed = training.crops([s.pixels for s in train], [s.scan for s in train], self.config.recipe(name))
+            some = [s.pixels for s in train[:: max(1, len(train) // self.config.calibrate)]]
             if name == "vae":
                 self._fit(training.RateDistortion(network), feed, name)
-                tensors = training.vae_tensors(network)
+                tensors = training.vae_tensors(network, some)
             else:
                 self._fit(training.Reconstruction(network), feed, name, lambda: {"psnr": self.validation(network)})
-                some = train[:: max(1, len(train) // self.config.calibrate)]
-                tensors = training.file_tensors(network, [s.pixels for s in some])
+                tensors = training.file_tensors(network, some)
             self._export(name, tensors)
+            self._tables[name] = {key: value for key, value in tensors.items() if key.startswith("tables.")}
             self._networks[name] = network
         return self._networks[name]
 
@@ -268,6 +281,31 @@ class Study:
             self.report(f"{name}: {psnr.mean():.2f} ± {psnr.std(ddof=1):.2f} dB on {len(psnr)} test slices")
         return rows
 
+    def rates(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """A row for each model and octave of peak / step: its entropy and PSNR, every sixth measured test slice."""
+        import torch
+
+        from mricodec.models.slice_training import padded
+
+        rows = []
+        for name in names:
+            network: Any = self.network(name)
+            for octave in range(3, 9):
+                gain = network.gain(torch.tensor([float(octave)]))
+                weights = self._tables[name][f"tables.{network.table_set(octave)}"]  # of values around 0, the last: beyond
+                costs = 24 - torch.log2(weights.double())
+                found = []
+                for item in self.measured[::6]:
+                    h, w = item.pixels.shape
+                    with torch.no_grad():
+                        y = (network.g_a(padded(item.pixels, 8)) * gain).round()
+                        x_hat = network.g_s(y / gain)[0, 0, :h, :w].clamp(0, 1).numpy()
+                    column = (y[0].flatten(1) + (costs.shape[1] - 1) // 2).long().clamp(0, costs.shape[1] - 1)
+                    found.append((float(costs.gather(1, column).sum()) / (h * w), _psnr(item.pixels, x_hat)))
+                bits, psnr = np.mean(found, 0)
+                rows.append({"model": name, "octave": octave, "bits": bits, "psnr": psnr, "slices": len(found)})
+        return rows
+
     def pairs(self) -> list[tuple[int, int]]:
         """Test slices of one contrast and height of different subjects, at random, contrasts in turn."""
         test = self.slices["test"]
@@ -283,7 +321,7 @@ class Study:
 
     def mixers(self) -> dict[str, Mixer]:
         """Ways to mix pictures [n, 1, H, W] with weights."""
-        cnn, unet = self.best(CNNS), self.best(UNETS[:1])
+        cnn, unet = self.best(CNNS), self.best(DEEP)
         return {
             "pixel blending": _blend,
             cnn: _latent(self.network(cnn)),
@@ -298,8 +336,6 @@ class Study:
 
         features = self.contrast_net()
         train = self.grid["train"].reshape(len(self.grid["train"]), -1)
-        real = torch.from_numpy(self.grid["train"])[:, None]
-        contrasts = np.array([s.contrast for s in self.slices["train"]])
         rows: list[dict[str, Any]] = []
         pairs = self.pairs()
         if not pairs:
@@ -307,28 +343,51 @@ class Study:
             return []
         for name, mix in self.mixers().items():
             found: list[dict[str, float]] = []
+            middles = []
             for a, b in pairs:
                 parents = torch.from_numpy(self.grid["test"][[a, b]])[:, None]
                 middle = mix(parents, [0.5, 0.5])
+                middles.append(middle)
                 picture = middle[0, 0].numpy()
                 both = [p[0].numpy() for p in parents]
-                own = real[torch.from_numpy(contrasts == self.slices["test"][a].contrast)]
                 row: dict[str, float] = {
                     "ssim": float(np.mean([metrics.ssim(p, picture, limits=(0.0, 1.0)) for p in both])),
                     "feature_distance": float(features.distance(parents, middle.expand(2, -1, -1, -1)).mean()),
                     "novelty": 255 * math.sqrt(float(((train - picture.ravel()) ** 2).mean(1).min())),
                     "sharpness": _gradient(picture) / float(np.mean([_gradient(p) for p in both])),
                 }
-                if len(own):
-                    row["nearest"] = min(float(features.distance(part, middle.expand_as(part)).min()) for part in own.split(32))
+                row["mesh"] = _mesh(picture)
+                if name != "pixel blending":
+                    again = [mix(parents, weights)[0, 0].numpy() for weights in ([1.0, 0.0], [0.0, 1.0])]
+                    row["psnr"] = float(np.mean([_psnr(p, q) for p, q in zip(both, again, strict=True)]))
                 if self.lpips is not None:
                     row["lpips"] = float(self.lpips(parents, middle.expand(2, -1, -1, -1)).mean())
                 found.append(row)
-            keys = [key for key in ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness") if key in found[0]]
-            summary = {key: _summary([row[key] for row in found if key in row]) for key in keys}
+            nearest = self._nearest(features, torch.cat(middles), [self.slices["test"][a].contrast for a, _ in pairs])
+            if all(map(math.isfinite, nearest)):
+                for row, distance in zip(found, nearest, strict=True):
+                    row["nearest"] = distance
+            summary = {key: _summary([row[key] for row in found]) for key in MIXED if key in found[0]}
             rows.append({"method": name, "pairs": len(found)} | summary)
             self.report(f"{name}: " + ", ".join(f"{key} {value['mean']:.4g}" for key, value in summary.items()))
         return rows
+
+    def _nearest(self, features: ContrastNet, pictures: torch.Tensor, contrasts: Sequence[str]) -> list[float]:
+        """Feature distance of pictures [n, 1, H, W] to the nearest training picture of their contrast; inf without one."""
+        import torch
+
+        from mricodec.models.perceptual import unit_distance
+
+        out = [math.inf] * len(pictures)
+        with torch.no_grad():
+            for contrast in set(contrasts):
+                own = [n for n, s in enumerate(self.slices["train"]) if s.contrast == contrast]
+                mine = {n: features.features(pictures[n : n + 1]) for n, c in enumerate(contrasts) if c == contrast}
+                for part in torch.from_numpy(self.grid["train"][own])[:, None].split(32):
+                    real = features.features(part)
+                    for n, made in mine.items():
+                        out[n] = min(out[n], float(unit_distance(real, made).min()))
+        return out
 
     def subset(self) -> list[int]:
         """Training slices: FEW of every contrast, evenly spread."""
@@ -365,7 +424,9 @@ class Study:
                     missing = most - len(own)
                     if method == "none" or missing <= 0:
                         continue
-                    if method == "bagan":
+                    if method == "repetition":  # what balance alone is worth
+                        made = x[own[rng.integers(0, len(own), missing)]]
+                    elif method == "bagan":
                         made = bagan.sample(torch.full((missing,), n), torch.Generator().manual_seed(seed))
                     else:
                         parts = []
@@ -436,7 +497,8 @@ def run(
         results["unet"] = study.reconstructions(UNETS)
         _show(study, figures, "unet", UNETS[:2])
     if "vae" in only:
-        study.network("vae")
+        results["vae"] = study.rates(CODECS)
+        figures.rates(results["vae"])
     if "interpolation" in only:
         results["interpolation"] = study.interpolations()
         _show_mixed(study, figures)
@@ -533,9 +595,19 @@ def _gradient(picture: Picture) -> float:
     return float(np.abs(np.diff(picture, axis=0)).mean() + np.abs(np.diff(picture, axis=1)).mean())
 
 
-def _summary(values: Sequence[float]) -> dict[str, float]:
+def _mesh(picture: Picture) -> float:
+    spreads = []
+    for axis in (0, 1):
+        gradient = np.abs(np.diff(picture, axis=axis)).mean(1 - axis)
+        places = [float(gradient[n::8].mean()) for n in range(8)]
+        spreads.append(np.std(places) / max(float(np.mean(places)), 1e-9))
+    return float(np.mean(spreads))
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return {"mean": float(np.mean(values)), "sd": sd, "min": min(values), "max": max(values)}
+    found = {"mean": float(np.mean(values)), "sd": sd, "min": min(values), "max": max(values)}
+    return {**found, "values": [float(f"{value:.4g}") for value in values]}
 
 
 def _small(pictures: Picture) -> torch.Tensor:

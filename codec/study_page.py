@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -25,6 +26,16 @@ NAMES = {
     "cnn8": "CNN-8", "cnn16": "CNN-16", "cnn32": "CNN-32", "unet": "U-Net V1", "unet-wide": "U-Net V2",
     "unet-2level": "U-Net, two levels", "vae": "VAE",
 }  # fmt: skip
+
+
+TITLES = {
+    "ssim": "SSIM to parents", "feature_distance": "feature distance to parents", "lpips": "LPIPS to parents",
+    "novelty": "novelty", "nearest": "nearest", "sharpness": "sharpness", "mesh": "mesh",
+    "psnr": "PSNR of the parents, dB",
+}  # fmt: skip
+CHOSEN = ("feature_distance", "nearest", "sharpness", "mesh")  # smaller is better, of sharpness its distance to 1
+CONSTANT = 0.0521  # the critic's loss if it always answers 1/8: the best of constants for alpha in 0 ... 1/2
+CLEAR = 0.75  # of the pairs; of 24 this is what a sign test asks for at 5 %
 
 
 def _named(model: str) -> str:
@@ -74,16 +85,18 @@ class Figures:
                 axis.imshow(picture, cmap="gray", vmin=0, vmax=top)
                 axis.set_title(f"{_named(model)}, {psnr:.1f} dB", fontsize=9)
                 drawn = below.imshow(error, cmap="inferno", vmin=0, vmax=largest)
-            bar = figure.colorbar(drawn, ax=errors[0], location="right", fraction=0.3)
-            bar.set_label("absolute error, of the volume's range", fontsize=7)
-            bar.ax.tick_params(labelsize=7)
+            bar = figure.colorbar(drawn, cax=errors[0].inset_axes((0.85, 0.05, 0.07, 0.9)))
+            bar.ax.yaxis.set_ticks_position("left")
+            bar.ax.yaxis.set_label_position("left")
+            bar.set_label("absolute error, of the volume's range", fontsize=8)
+            bar.ax.tick_params(labelsize=8)
         self._save(figure, f"{name}-reconstructions")
 
     def surfaces(self, name: str, models: Sequence[str], item: Slice, pictures: Sequence[Picture]) -> None:
         """The absolute error as a landscape over the slice, means of 4 x 4 pixels."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(3.6 * len(models), 3.3), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(models), 3.9), layout="constrained")
         landscapes = []
         for picture in pictures:
             error = np.abs(picture - item.pixels)
@@ -93,12 +106,33 @@ class Figures:
         for n, (model, z) in enumerate(zip(models, landscapes, strict=True)):
             axis: Any = figure.add_subplot(1, len(models), n + 1, projection="3d")
             y, x = np.indices(z.shape) * 4
-            axis.plot_surface(x, y, z, cmap="inferno", vmin=0, vmax=top, rcount=80, ccount=80, linewidth=0)
+            axis.plot_surface(x, y, z, cmap="inferno", vmin=0, vmax=top, rcount=120, ccount=120, linewidth=0, antialiased=False)
             axis.set_zlim(0, top)
-            axis.view_init(42, -60)
-            axis.set_title(_named(model), fontsize=10)
+            axis.set_box_aspect((1, 1, 0.6), zoom=0.95)
+            axis.view_init(50, -60)
+            axis.set_title(f"{_named(model)}, mean {z.mean():.4f}", fontsize=10)
+            axis.set_xlabel("column", fontsize=8)
+            axis.set_ylabel("row", fontsize=8)
             axis.tick_params(labelsize=7)
         self._save(figure, f"{name}-surfaces")
+
+    def rates(self, rows: Sequence[dict[str, Any]]) -> None:
+        """PSNR against bits a pixel, a curve for each model."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.5, 4), layout="constrained")
+        axis = figure.subplots()
+        for model, marker in zip(dict.fromkeys(row["model"] for row in rows), "osDv^P", strict=True):
+            curve = [(row["bits"], row["psnr"]) for row in rows if row["model"] == model]
+            axis.plot(*zip(*curve, strict=True), marker=marker, markersize=4, linewidth=1.2, label=_named(model))
+        axis.set_xscale("log")
+        axis.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel("bits a pixel")
+        axis.set_ylabel("PSNR, dB")
+        axis.grid(True, which="both", alpha=0.3)
+        axis.legend(fontsize=8)
+        self._save(figure, "rates")
 
     def strips(self, strips: dict[str, list[Picture]], alphas: Sequence[float]) -> None:
         """From one scan to another, a row for every way to mix."""
@@ -106,7 +140,7 @@ class Figures:
         for row, (name, pictures) in zip(axes, strips.items(), strict=True):
             for axis, alpha, picture in zip(row, alphas, pictures, strict=True):
                 axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
-                if row is axes[0]:
+                if row[0] is axes[0, 0]:
                     axis.set_title(f"α = {alpha:.2f}", fontsize=9)
             row[0].text(3, 10, _named(name), color="white", fontsize=8)
         self._save(figure, "strips")
@@ -163,10 +197,12 @@ def render(results: dict[str, Any], folder: Path) -> str:
         *_methods(),
         "<h2>Results</h2>",
         *_reconstruction(results, folder),
+        *_coding(results, folder),
         *_mixing(results, folder),
         *_generation(results, folder),
         *_conclusions(results),
-        *_limits(results),
+        *_limits(),
+        _note("; ".join(f"{name} {value}" for name, value in results["environment"].items())),
         "</body></html>",
     ]
     return "\n".join(parts)
@@ -229,7 +265,8 @@ def _drawing(boxes: Sequence[tuple[str, int]]) -> str:
         if n < len(boxes) - 1:
             parts.append(f"<path d='M{x + width + 2} 40h12m-4 -3l4 3l-4 3' fill='none' stroke='#333'/>")
         x += width + 18
-    return f"<svg width='{x}' height='80' font-size='12' font-family='sans-serif' style='max-width:100%'>{''.join(parts)}</svg>"
+    size = f"viewBox='0 0 {x} 80' width='{x}' style='max-width:100%;height:auto'"
+    return f"<svg {size} font-size='12' font-family='sans-serif'>{''.join(parts)}</svg>"
 
 
 def _methods() -> list[str]:
@@ -238,6 +275,8 @@ def _methods() -> list[str]:
     unet = [("x", 0), ("64", 0), ("128", 1), ("256", 2), ("512", 3), ("z 32", 3), ("512", 3), ("256", 2), ("128", 1), ("64", 0),
             ("x̂", 0)]  # fmt: skip
     acai = [("x₁, x₂", 0), ("encoder", 1), ("z α z₁ + (1 − α) z₂", 2), ("decoder", 1), ("x̂", 0), ("critic", 1), ("α̂", 3)]
+    vae = [("x", 0), ("5×5/2, 48", 1), ("residual, 96", 2), ("residual, 128", 3), ("z rounded", 3), ("residual, 128", 3),
+           ("residual, 96", 2), ("48", 1), ("x̂", 0)]  # fmt: skip
     bagan = [("class", 3), ("z Gaussian of class", 2), ("generator", 1), ("x̂", 0), ("discriminator", 1), ("class or fake", 3)]
     return [
         "<h2>Methods</h2>",
@@ -254,8 +293,9 @@ def _methods() -> list[str]:
         "<p><b>BAGAN</b> (arXiv:1803.09655), 64 × 64 pixels: started from an autoencoder, latents drawn from the "
         "Gaussian of a class.</p>",
         _drawing(bagan),
-        "<p><b>VAE codec</b>: residual blocks, uniform noise as posterior, a factorized prior; trained for log(bits + "
-        "6 · squared error).</p>",
+        "<p><b>VAE codec</b>: residual blocks beside an 8 × 8 transform, uniform noise as posterior, a factorized prior; "
+        "trained for log(bits + 6 · squared error in steps²), the step drawn at random.</p>",
+        _drawing(vae),
         "<p><b>Interpolation</b> of any number of scans: z = Σ αᵢ zᵢ, αᵢ ∈ [0, 1], Σ αᵢ = 1. Autoencoders learn the "
         "logarithm of the "
         "squared error of 64 × 64 crops, mirrored, turned and darkened at random.</p>",
@@ -299,27 +339,54 @@ def _reconstruction(results: dict[str, Any], folder: Path) -> list[str]:
     return out
 
 
+def _coding(results: dict[str, Any], folder: Path) -> list[str]:
+    rows = results.get("vae")
+    if not rows:
+        return []
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        lines.append([_named(model), *(f"{row['bits']:.2f}: {row['psnr']:.1f}" for row in own)])
+    octaves = [f"2^{octave}" for octave in dict.fromkeys(row["octave"] for row in rows)]
+    return [
+        f"<h3>As codecs, {rows[0]['slices']} slices of test subjects</h3>",
+        _figure(folder, "rates", "Entropy and PSNR, means over slices, at steps of 2^-3 … 2^-8 of the range."),
+        _table(["bits a pixel: PSNR, at range / step", *octaves], lines),
+        _note("Bits: entropy of the rounded latents under the probability tables measured on training slices; values beyond "
+              "the tables count as their escape alone. Real files beside JPEG 2000: mricodec rd-curve --model vae …"),
+    ]  # fmt: skip
+
+
 def _mixing(results: dict[str, Any], folder: Path) -> list[str]:
     rows = results.get("interpolation")
     if not rows:
         return []
-    titles = {"ssim": "SSIM to parents", "feature_distance": "feature distance to parents", "lpips": "LPIPS to parents",
-              "novelty": "novelty", "nearest": "nearest", "sharpness": "sharpness"}  # fmt: skip
-    keys = [key for key in titles if key in rows[0]]
+    keys = [key for key in TITLES if any(key in row for row in rows)]
+    shown = "{mean:.4g} ± {sd:.2g} ({min:.4g} – {max:.4g})"
     lines = [
-        [escape(_named(row["method"])), *("{mean:.4g} ± {sd:.2g} ({min:.4g} – {max:.4g})".format(**row[key]) for key in keys)]
-        for row in rows
+        [escape(_named(row["method"])), *(shown.format(**row[key]) if key in row else "-" for key in keys)] for row in rows
     ]
     lpips = "" if "lpips" in keys else " LPIPS was not computed: no weights were given (--lpips-weights)."
     return [
         f"<h3>Table 3: the middle between two scans, {rows[0]['pairs']} pairs of test subjects</h3>",
-        _table(["method", *(titles[key] for key in keys)], lines),
+        _table(["method", *(TITLES[key] for key in keys)], lines),
         _note("Mean ± sd (range). " + "; ".join(f"{key}: {text}" for key, text in results["measures"].items()) + "." + lpips),
         _note("Earlier study: SSIM 0.03 (CNN) and 0.04 (U-Net), LPIPS 0.16 – 0.47 and 0.21 – 0.47, novelty 4.46 – 11.0 and "
               "4.17 – 11.72; other data and undocumented definitions, so only the columns' names are the same."),
+        *_critics(results["trainings"]),
         _figure(folder, "strips", "From one test scan to another, α the weight of the second."),
         _figure(folder, "simplex", "Three test scans in the corners, their mixtures between; above each its three weights."),
     ]  # fmt: skip
+
+
+def _critics(trainings: dict[str, dict[str, Any]]) -> list[str]:
+    """How much the critics had learned, from the logs."""
+    losses = {name: row["critic"] for name, row in trainings.items() if "critic" in row}
+    if not losses:
+        return []
+    said = ", ".join(f"{_named(name)} {loss:.4f}, {100 * (1 - loss / CONSTANT):.0f} % below" for name, loss in losses.items())
+    return [_note("ACAI cannot remove what its critic does not see. One that answers 1/8, the best constant, has a loss "
+                  f"of {CONSTANT}; at the end of these short trainings: {said}.")]  # fmt: skip
 
 
 def _generation(results: dict[str, Any], folder: Path) -> list[str]:
@@ -327,6 +394,9 @@ def _generation(results: dict[str, Any], folder: Path) -> list[str]:
     if results.get("bagan"):
         caption = "A training picture of each class, then pictures drawn at random, unselected."
         out += ["<h3>BAGAN</h3>", _figure(folder, "bagan", caption)]
+        if row := results["trainings"].get("bagan"):
+            losses = f"discriminator {row['discriminator']:.3f}, generator {row['generator']:.3f}"
+            out.append(_note(f"Cross entropy at the end of the training: {losses}."))
     if rows := results.get("augmentation"):
         counts = ", ".join(f"{n} {name}" for name, n in results.get("subset", {}).items())
         lines = [[escape(r["method"]), f"{r['balanced_accuracy']:.3f} ± {r['half_interval_95']:.3f}",
@@ -349,37 +419,55 @@ def _conclusions(results: dict[str, Any]) -> list[str]:
             if row["model"] == model:
                 verdict = "reaches" if row["psnr"] >= target else "misses"
                 found.append(f"{_named(model)} {verdict} {target:g} dB mean PSNR on test slices: {row['psnr']:.2f} dB.")
-    rows = {row["method"]: row for row in results.get("interpolation") or []}
-    for name, row in rows.items():
-        if not name.startswith("acai-"):
-            continue
-        for other in ("pixel blending", name[5:]):
-            means = {key: (row[key]["mean"], rows[other][key]["mean"]) for key in ("feature_distance", "nearest") if key in row}
-            beaten = [f"{key} ({mine:.4g} against {theirs:.4g})" for key, (mine, theirs) in means.items() if mine < theirs]
-            if abs(row["sharpness"]["mean"] - 1) < abs(rows[other]["sharpness"]["mean"] - 1):
-                beaten.append("sharpness")
-            lost = 3 - len(beaten) if "nearest" in row else 2 - len(beaten)
-            text = "beats it in " + ", ".join(beaten) if beaten else "does not beat it in any"
-            found.append(f"{_named(name)} against {_named(other)}, in feature distance, nearest and sharpness: {text}"
-                         + (f"; not in the other {lost}." if beaten and lost else "."))  # fmt: skip
+    found += _verdicts({row["method"]: row for row in results.get("interpolation") or []})
     table = {row["method"]: row for row in results.get("augmentation") or []}
     for name, row in table.items():
-        if name != "none":
-            gain = row["balanced_accuracy"] - table["none"]["balanced_accuracy"]
-            clear = abs(gain) > row["half_interval_95"] + table["none"]["half_interval_95"]
-            found.append(f"Augmentation by {name} changes balanced accuracy by {gain:+.3f}"
-                         + (": intervals apart." if clear else ": the intervals overlap, no difference is shown."))  # fmt: skip
+        if name != "repetition":
+            base = table["repetition"]  # balanced classes without a new picture
+            gain = row["balanced_accuracy"] - base["balanced_accuracy"]
+            half = math.hypot(row["half_interval_95"], base["half_interval_95"])
+            verdict = "no difference shown" if abs(gain) <= half else "it helps" if gain > 0 else "it harms"
+            what = "No augmentation" if name == "none" else f"Augmentation by {name}"
+            found.append(f"{what}, against repetition of the pictures there are: balanced accuracy {gain:+.3f} ± {half:.3f} "
+                         f"(95 %), {verdict}.")  # fmt: skip
     items = "".join(f"<li>{escape(text)}</li>" for text in found) or "<li>Nothing measured yet.</li>"
     return ["<h2>Conclusions</h2>", f"<ul>{items}</ul>"]
 
 
-def _limits(results: dict[str, Any]) -> list[str]:
+def _verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """ACAI against pixel blending and the plain autoencoder, pair by pair, on the measures chosen."""
+    out = []
+    for name, row in rows.items():
+        if not name.startswith("acai-"):
+            continue
+        measures = [key for key in CHOSEN if key in row]
+        both = {"better": set(measures), "worse": set(measures), "not clearly different": set(measures)}
+        for other in ("pixel blending", name[5:]):
+            said: dict[str, list[str]] = {verdict: [] for verdict in both}
+            for key in measures:
+                mine, theirs = (np.array(r[key]["values"]) for r in (row, rows[other]))
+                if key == "sharpness":
+                    mine, theirs = abs(mine - 1), abs(theirs - 1)
+                share = float((mine < theirs).mean())
+                found = "better" if share >= CLEAR else "worse" if share <= 1 - CLEAR else "not clearly different"
+                for verdict in both.keys() - {found}:
+                    both[verdict].discard(key)
+                means = f"{row[key]['mean']:.4g} against {rows[other][key]['mean']:.4g}"
+                said[found].append(f"{TITLES[key]} ({means}, won {share:.0%} of the pairs)")
+            text = "; ".join(f"{verdict} in " + ", ".join(those) for verdict, those in said.items() if those)
+            out.append(f"{_named(name)} against {_named(other)}: {text}.")
+        better, worse = (", ".join(TITLES[key] for key in measures if key in both[kind]) for kind in ("better", "worse"))
+        out.append(f"So the interpolants of {_named(name)} beat both pixel blending and the plain autoencoder in "
+                   f"{better or 'none of the measures'}, and lose to both in {worse or 'none'}.")  # fmt: skip
+    return out
+
+
+def _limits() -> list[str]:
     return [
         "<h2>Limits</h2>",
-        _p("Few subjects: intervals over slices are not intervals over people. Contrast goes with the scanner and the "
-           "subject, so the "
-           "classifier may learn either. Slices are mixed by height below the vertex without registration. "
-           "Autoencoders are trained on "
-           "crops in scanner resolution and mix pictures of the common grid; in the augmentation they have seen all training "
-           "slices, though without labels, and BAGAN only the small subset. Trainings are short: see the table of trainings."),
+        _p("Few subjects: intervals and counts over slices and pairs are not those over people. Contrast goes with the scanner "
+           "and the subject, so the classifier may learn either. Slices are mixed by height below the vertex without "
+           "registration. Autoencoders are trained on crops in scanner resolution and mix pictures of the common grid; in the "
+           "augmentation they have seen all training slices, though without labels, and BAGAN only the small subset, once for "
+           "all seeds. Trainings are short: see the table of trainings."),
     ]  # fmt: skip

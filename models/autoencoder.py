@@ -17,6 +17,11 @@ from torch import Tensor, nn
 FIRST_OCTAVE, LAST_OCTAVE = 2, 12  # of peak / step: one set of tables each
 
 
+def octave_tables(octave: int) -> str:
+    """The name of the tables of y for peak / step from 2**octave on."""
+    return f"y{min(max(octave, FIRST_OCTAVE), LAST_OCTAVE)}"
+
+
 class Autoencoder(nn.Module):
     """Encoder and decoder without anything between; `latent` channels at 1/`stride` of the resolution."""
 
@@ -63,8 +68,7 @@ class Autoencoder(nn.Module):
         return (torch.exp2(level)[:, None] * self.sensitivity)[:, :, None, None]
 
     def table_set(self, octave: int) -> str:
-        """The tables of y for peak / step from 2**octave on."""
-        return f"y{min(max(octave, FIRST_OCTAVE), LAST_OCTAVE)}"
+        return octave_tables(octave)
 
 
 class Residual(nn.Module):

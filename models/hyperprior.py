@@ -34,11 +34,11 @@ class TransformCoder(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.g_a = nn.Sequential(
+        self.g_a: nn.Module = nn.Sequential(
             nn.Conv2d(1, width, 5, 2, 2), GDN(width), nn.Conv2d(width, width, 5, 2, 2), GDN(width),
             nn.Conv2d(width, LATENT, 5, 2, 2),
         )  # fmt: skip
-        self.g_s = nn.Sequential(
+        self.g_s: nn.Module = nn.Sequential(
             nn.Conv2d(LATENT, 4 * width, 3, padding=1), nn.PixelShuffle(2), GDN(width, inverse=True),
             nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), GDN(width, inverse=True),
             nn.Conv2d(width, 4, 3, padding=1), nn.PixelShuffle(2),

@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import entropy
-from .autoencoder import FIRST_OCTAVE, LAST_OCTAVE, Autoencoder
+from .autoencoder import FIRST_OCTAVE, LAST_OCTAVE, Autoencoder, octave_tables
 from .hyperprior import FactorizedPrior
 from .training import PRIOR_RATE
 from .training import _log as append_row
 from .training import _write as write_tensors
+from .vae import ResidualVAE
 
 MSE_FLOOR = 1e-6  # of the logarithm: 60 dB
 TABLE_LOW = -128
@@ -274,12 +275,18 @@ def calibrate(network: Autoencoder, pictures: Sequence[NDArray[np.float32]], see
             noise[:, channel] = sigma * torch.randn(middle[:, channel].shape, generator=generator)
             squared[channel] += ((network.decode(middle + noise) - x) ** 2).mean() / sigma**2 / len(chosen)
     network.sensitivity.copy_((squared * network.stride**2).sqrt().clamp(min=1e-3))
-    y = flat - network.offset[:, None]
+    sensitivity = network.sensitivity[:, None]
+    return _octaves(flat - network.offset[:, None], generator, lambda y, level: y * torch.exp2(level) * sensitivity)
+
+
+def _octaves(
+    y: Tensor, generator: torch.Generator, scaled: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Latents [channels, n], scaled(y, level [n]) as the codec does at peak / step = 2^level -> "tables.y<octave>"."""
     tables = {}
     for octave in range(FIRST_OCTAVE, LAST_OCTAVE + 1):
         level = octave + torch.rand(y.shape[1], generator=generator)
-        q = (y * torch.exp2(level) * network.sensitivity[:, None]).round()
-        tables[f"tables.y{octave}"] = _tables(q).to(torch.int32)
+        tables[f"tables.{octave_tables(octave)}"] = _tables(scaled(y, level).round()).to(torch.int32)
     return tables
 
 
@@ -302,15 +309,18 @@ def rounded(network: nn.Module) -> None:
             parameter.copy_(parameter.bfloat16().float())
 
 
-def vae_tensors(network: FactorizedPrior) -> dict[str, Tensor]:
-    """The same of the VAE: bfloat16 weights, the table of its prior. Rounds the network."""
+@torch.no_grad()
+def vae_tensors(network: ResidualVAE, pictures: Sequence[NDArray[np.float32]], seed: int = 0) -> dict[str, Tensor]:
+    """The same of the VAE: bfloat16 weights, tables from its latents of `pictures`. Rounds the network."""
     rounded(network)
     weights = {
         key: value.detach().bfloat16().contiguous()
         for key, value in network.named_parameters()
         if not key.startswith("bottleneck")
     }
-    return {**weights, "tables.y": network.bottleneck.tables().to(torch.int32)}
+    y = torch.cat([network.g_a(padded(picture, network.stride))[0].flatten(1) for picture in pictures], 1)
+    generator = torch.Generator().manual_seed(seed)
+    return {**weights, **_octaves(y, generator, lambda y, level: y * network.gain(level)[:, :, 0, 0].T)}
 
 
 def file_tensors(network: Autoencoder, pictures: Sequence[NDArray[np.float32]]) -> dict[str, Tensor]:

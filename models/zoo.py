@@ -61,9 +61,14 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
+    Entry("cnn8", partial(MinimalCNN, 8), "5b1aaf3f4ae42a851c1991cd97d90f0d648e197b4205ca774369af78a7582434"),
     Entry("cnn16", partial(MinimalCNN, 16), "65ebe9b9466c34fbe9498db35bb71be3a0838494c2f052ae4ac10c67566514f8"),
     Entry("cnn32", partial(MinimalCNN, 32), "677c241d0b948c2cc978e79e23d902cf4e9ca3415a7ae6d4f5f081b803a41cfe"),
     Entry("unet", unet.UNet, "ecf179570aedac2642775092199a5b78992fa7263bd201cc1420e6f5dc06e7c2"),
+    Entry(
+        "unet-2level", partial(unet.UNet, unet.TWO_LEVELS), "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095"
+    ),
+    Entry("vae", ResidualVAE, "b5a30a905c551bd47472bb403a0ff2a0e56cac340151add80e52c63715f31b06"),
     Entry("default", ContextCodec, "4e3bb87e212d244b6cc36c6606c851365fb27ed9a6acb32a01c6d77a4838ea8b"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.

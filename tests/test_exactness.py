@@ -234,7 +234,7 @@ def test_estimated_bits_are_the_file() -> None:
         assert 8 * len(payloads[0]) == pytest.approx(bits, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["factorized", "hyperprior", "cnn16", "cnn32", "unet"])
+@pytest.mark.parametrize("name", ["factorized", "hyperprior", "cnn8", "cnn16", "cnn32", "unet", "unet-2level", "vae"])
 def test_research_models_decode_the_same_latents(name: str, scan: NDArray[np.int32]) -> None:
     model = zoo.load_model(name)
     params = Params(6.0, int(scan.max()))

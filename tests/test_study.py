@@ -17,6 +17,7 @@ from safetensors.torch import save, save_file
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec import slices
+from mricodec.codec.study import METHODS, _mesh
 from mricodec.models import adversarial, perceptual, slice_training, zoo
 from mricodec.models.autoencoder import MinimalCNN
 
@@ -72,13 +73,16 @@ def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
     assert [row["model"] for row in found["cnn"]] == ["cnn8", "cnn16", "cnn32"]
     assert [row["model"] for row in found["unet"]] == ["unet", "unet-wide", "unet-2level"]
     assert [row["values_per_pixel"] for row in found["cnn"] + found["unet"]] == [0.5, 1, 2, 0.5, 0.5, 0.5]
-    assert [row["method"] for row in found["augmentation"]] == ["none", "pixel blending", "interpolation", "acai", "bagan"]
+    assert [row["method"] for row in found["augmentation"]] == list(METHODS)
     assert all(len(row["scores"]) == 5 for row in found["augmentation"])
     assert len(found["interpolation"]) == 5
+    assert all(len(row["nearest"]["values"]) == 3 for row in found["interpolation"])
+    curves = {name: [row["psnr"] for row in found["vae"] if row["model"] == name] for name in ("cnn8", "vae")}
+    assert curves["vae"] == sorted(curves["vae"]) and len(curves["vae"]) == len(curves["cnn8"]) == 6
     page = (study / "study.html").read_text()
     for word in ("Table 1", "Table 2", "Table 3", "BAGAN", "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
         assert word in page
-    assert "src='http" not in page and page.count("data:image/png") == 9
+    assert "src='http" not in page and page.count("data:image/png") == 10
 
 
 def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
@@ -133,6 +137,13 @@ def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corp
         assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
 
 
+def test_a_mesh_is_seen() -> None:
+    picture = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    textured = picture.copy()
+    textured[:, ::8] += 1
+    assert _mesh(picture) < 0.1 < 0.3 < _mesh(textured)
+
+
 def test_a_weight_of_one_is_the_reconstruction() -> None:
     network = MinimalCNN(8).eval()
     pictures = torch.rand(3, 1, 16, 24)
@@ -179,7 +190,8 @@ def test_a_study_model_as_a_codec(name: str) -> None:
     network: Any = zoo.STUDY[name]()
     j, i = np.mgrid[:48, :36]
     picture = (0.5 + 0.3 * np.sin(j / 5) * np.cos(i / 7)).astype(np.float32)
-    tensors = slice_training.vae_tensors(network) if name == "vae" else slice_training.file_tensors(network, [picture] * 2)
+    export: Any = slice_training.vae_tensors if name == "vae" else slice_training.file_tensors
+    tensors = export(network, [picture] * 2)
     model = zoo.assemble(name, zoo.STUDY[name], save(tensors), "cpu")
     x = np.round(1000 * picture).astype(np.int32)[None, None]
     sizes = []
