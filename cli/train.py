@@ -108,6 +108,9 @@ def train(
         if verbose or "validation" in line:
             report(line)
 
+    first = training.CONFIGS[config].start
+    if first and not (output / f"{first}.safetensors").exists():
+        report(f"{first}.safetensors is not in {output}: {config} starts from nothing; train {first} first to start from it")
     trained = training.train(slabs, output, config, device=device, minutes=minutes, report=log)
     if trained is None:
         report(f"stopped after {minutes:g} minutes; the same command goes on")

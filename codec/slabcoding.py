@@ -341,11 +341,11 @@ def _lattice_tables(within: int) -> dict[str, Tables]:
 
     try:
         sets = dict(lossless.TABLES)
+        return _tables(sets | {"within": lossless.within_tables(within)} if within else sets)
     except OSError as error:
         raise FormatError(f"cannot read {error.filename} ({error.strerror}): install mricodec again") from error
     except ValueError as error:
         raise FormatError(str(error)) from error
-    return _tables(sets | {"within": lossless.within_tables(within)} if within else sets)
 
 
 def _within(codes: CodeMap, base: CodeMap, max_error: int) -> int:

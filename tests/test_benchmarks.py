@@ -260,14 +260,14 @@ def test_parts_of_the_model_can_be_switched_off(bench: Bench) -> None:
     sizes = []
     for network in (ablation.SlicesAlone, ablation.ContextCodec):
         model = ablation.within_slices(network)
-        stream = codec.Encoder(quality=40, model=model).encode(source.voxels)
+        stream = codec.Encoder(quality=60, model=model).encode(source.voxels)
         assert stream is not None
         decoded = codec.Decoder(model=model).decode(stream).array
         fidelity = codec.info(stream).fidelity  # of what the encoder saw
         assert fidelity is not None
         assert fidelity.rmse == pytest.approx(metrics.rmse(source.voxels, decoded), rel=2e-3)
         sizes.append(len(stream))
-    whole = codec.encode(source.voxels, quality=40)
+    whole = codec.encode(source.voxels, quality=60)
     assert whole is not None
     assert len(whole) < sizes[1] < sizes[0]
 

