@@ -22,7 +22,8 @@ same b and pattern only the cheapest can be; as w_j <= UNIT < SHARE there is one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,33 +47,57 @@ class Cells:
     """Of the symbols [N, n] of N planes; cells are numbered through all planes. One entry a carrier, unless said otherwise."""
 
     at: Int  # flat positions, rising
-    cell: Int
-    offset: Int  # before_j - e(c)
-    pattern: NDArray[np.int64]  # which of PATTERNS
+    plane: Int
+    before: Int
+    symbols: int  # n
+    count: Int  # G of each plane
+    total: Int  # C of each plane, at least 1
     width: Int  # of each cell: e(c + 1) - e(c)
+    start: Int  # of each cell: e(c)
     turn: Int  # of each cell: its place in its chain
 
     @staticmethod
     def of(index: NDArray[np.uint8], weights: NDArray[np.int32]) -> Cells:
         """index [N, n]: scale indices, 0 for symbols that are not sent; weights int32 [256], at most UNIT."""
-        n = index.shape[1]
-        at = np.flatnonzero(weights[index])
-        own = weights[index.reshape(-1)[at]].astype(np.int64)
-        plane = at // max(n, 1)
-        upto = np.cumsum(own)
-        total = np.bincount(plane, own, minlength=len(index)).astype(np.int64)
-        before = upto - own - (np.cumsum(total) - total)[plane]
+        n = max(index.shape[1], 1)
+        at = np.flatnonzero(np.take(weights > 0, index))
+        plane = at // n
+        upto = np.cumsum(np.take(weights, index.reshape(-1)[at]), dtype=np.int64)
+        ends = np.searchsorted(plane, np.arange(len(index) + 1))
+        sums = np.append(0, upto)[ends]
+        before = np.append(0, upto[:-1])[: len(at)] - sums[plane]
+        total = np.maximum(np.diff(sums), 1)
         count = (2 * total + CELL) // (2 * CELL)
         count[count < 2] = 0
-        inside = count[plane] > 0
-        at, plane, before = at[inside], plane[inside], before[inside]
-        place = before * count[plane] // total[plane]
-        base = np.cumsum(count) - count
+        if not count.all():
+            inside = count[plane] > 0
+            at, plane, before = at[inside], plane[inside], before[inside]
         owner = np.repeat(np.arange(len(count)), count)
-        number = np.arange(len(owner)) - base[owner]
-        edges = [-(-c * total[owner] // np.maximum(count[owner], 1)) for c in (number, number + 1)]
-        cell = base[plane] + place
-        return Cells(at, cell, before - edges[0][cell], 40503 * (at % max(n, 1)) >> 8 & 7, edges[1] - edges[0], number % CHAIN)
+        number = np.arange(len(owner)) - (np.cumsum(count) - count)[owner]
+        start, end = (-(-c * total[owner] // np.maximum(count[owner], 1)) for c in (number, number + 1))
+        return Cells(at, plane, before, n, count, total, end - start, start, number % CHAIN)
+
+    def kept(self, which: NDArray[Any]) -> Cells:
+        """With some of the carriers."""
+        return replace(self, at=self.at[which], plane=self.plane[which], before=self.before[which])
+
+    @cached_property
+    def cell(self) -> Int:
+        place: Int = self.before * self.count[self.plane] // self.total[self.plane]
+        place += (np.cumsum(self.count) - self.count)[self.plane]
+        return place
+
+    @cached_property
+    def offset(self) -> Int:
+        """before_j - e(c)."""
+        offset: Int = self.before - self.start[self.cell]
+        return offset
+
+    @cached_property
+    def pattern(self) -> Int:
+        """Which of PATTERNS."""
+        number: Int = 40503 * (self.at % self.symbols) >> 8 & 7
+        return number
 
     def first(self, which: Int, told: Int) -> Int:
         """The first sign b that carriers have to do with; told: M of every cell."""
@@ -104,14 +129,14 @@ def syndrome(cells: Cells, odd: Int, told: Int, base: Int, size: int) -> Int:
 def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     """Flat positions of the symbols whose signs are not sent, and the signs (1: negative); magnitudes [N, n]."""
     values = magnitude.reshape(-1)[cells.at]
-    nonzero = np.flatnonzero(values)
-    told = cells.said(nonzero) if len(cells.width) else cells.width
+    cells, values = cells.kept(values != 0), values[values != 0]
+    told = cells.said(np.arange(len(values))) if len(cells.width) else cells.width
     if not told.any():
         return cells.at[:0], cells.at[:0]
-    signs = syndrome(cells, nonzero[values[nonzero] & 1 == 1], told, np.cumsum(told) - told, int(told.sum()))
-    cell = cells.cell[nonzero]
-    rank = np.arange(len(cell)) - np.searchsorted(cell, cell)
-    return cells.at[nonzero[rank < np.append(told, 0)[cell + 1]]], signs
+    signs = syndrome(cells, np.flatnonzero(values & 1), told, np.cumsum(told) - told, int(told.sum()))
+    begins = np.searchsorted(cells.cell, np.arange(len(told)))
+    rank = np.arange(len(values)) - begins[cells.cell]
+    return cells.at[rank < np.append(told, 0)[cells.cell + 1]], signs
 
 
 def hide(cells: Cells, q: Int, error: NDArray[np.float32], costs: NDArray[Any], index: NDArray[np.uint8]) -> Int:
@@ -184,25 +209,28 @@ def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.
     cost[0] = 0
     want, bits = want[order], bits[order]
     choice = np.zeros((longest, len(PATTERNS), STATES, lanes), bool)
+    room = np.empty((STATES, lanes), np.float32)
     for b in range(longest):
         active = int(np.searchsorted(-bits, -b, "left"))  # the lanes with bits > b
-        least = cost[:, :active]
-        for pattern, reached in enumerate(_REACHED):
-            other = least.take(reached, 0)
-            other += best[b, pattern, :active]
-            np.less(other, least, out=choice[b, pattern, :, :active])
-            least = np.minimum(least, other)
-        cost[: STATES // 2, :active] = np.where(want[:active, b] == 1, least[1::2], least[::2])
-        cost[STATES // 2 :, :active] = np.inf
+        least, other = cost[:, :active], room[:, :active]
+        for reached, price_of, better in zip(_REACHED, best[b, :, :active], choice[b, :, :, :active], strict=True):
+            np.take(least, reached, 0, other, "clip")
+            np.add(other, price_of, out=other)
+            np.less(other, least, out=better)
+            np.minimum(least, other, out=least)
+        least[: STATES // 2] = np.where(want[:active, b] == 1, least[1::2], least[::2])
+        least[STATES // 2 :] = np.inf
     state = cost.argmin(0)
     picked = np.zeros((longest, len(PATTERNS), lanes), bool)
     for b in range(longest - 1, -1, -1):
         active = int(np.searchsorted(-bits, -b, "left"))
         everyone = np.arange(active)
-        state[:active] = 2 * state[:active] + want[:active, b]
+        now = 2 * state[:active] + want[:active, b]
         for pattern in range(len(PATTERNS) - 1, -1, -1):
-            picked[b, pattern, :active] = changed = choice[b, pattern, state[:active], everyone]
-            state[:active] ^= changed * PATTERNS[pattern]
+            flat = choice[b, pattern].reshape(-1)
+            picked[b, pattern, :active] = change = flat.take(now * lanes + everyone)
+            now ^= change * PATTERNS[pattern]
+        state[:active] = now
     taken = np.flatnonzero(picked[first, cells.pattern[which], lane] & (price[which] == best.reshape(-1)[key]))
     _, once = np.unique(key[taken], return_index=True)  # of equally cheap ones the first
     found: Int = which[taken[once]]
