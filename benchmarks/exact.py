@@ -152,17 +152,18 @@ def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str
 
 
 def lossless_table(points: Sequence[Point], peers: Sequence[Sample]) -> str:
-    """Bits per voxel and megabytes of stored voxels (two bytes each) a second, over the volumes that all have."""
+    """Bits per voxel and megabytes of stored voxels (two bytes each) a second, over the volumes that the reference has too."""
     own = [p for p in points if p.roi == "full" and p.param == 0]
     rates = {(s.volume, s.codec): s.bpv for s in (*of_points(own), *peers) if s.roi == "full" and math.isinf(s.psnr)}
     volumes = sorted({p.volume for p in own})
+    volumes = [v for v in volumes if (v, LOSSLESS_REFERENCE) in rates] or volumes
     reference = [rates[v, LOSSLESS_REFERENCE] for v in volumes if (v, LOSSLESS_REFERENCE) in rates]
     lines = ["| lossless | volumes | mean bpv | of JPEG XL e7 | MB/s enc | MB/s dec |", "|---|---|---|---|---|---|"]
     for codec in sorted({codec for _, codec in rates}):
         found = [rates[v, codec] for v in volumes if (v, codec) in rates]
         if not found:
             continue
-        mine = [p for p in own if p.codec == codec]
+        mine = [p for p in own if p.codec == codec and p.volume in volumes]
         size = sum(2e-6 * p.nvox for p in mine)
         speed = [f"{size / sum(t):.1f}" if mine else "" for t in ([p.enc_wall for p in mine], [p.dec_wall for p in mine])]
         share = f"{np.mean(found) / np.mean(reference):.4f}" if len(found) == len(reference) else ""

@@ -97,7 +97,7 @@ class _Lengths:
         sent = index > 0
         sigma = entropy.sigma_of(torch.from_numpy(index[sent]))
         magnitudes = torch.from_numpy(values[sent])
-        lengths = (entropy.laplace_bits(magnitudes, sigma) - (magnitudes > 0)).numpy()
+        lengths = (entropy.laplace_bits(magnitudes, sigma) - (magnitudes > 0).float()).numpy()
         self.bits[:] += np.bincount(np.nonzero(sent)[0], lengths, len(index))
         return values
 

@@ -729,3 +729,16 @@ def _flipped(payload: bytes, data: st.DataObject) -> bytes:
 def test_defaults_are_said_once() -> None:
     assert 0 < fidelity.DEFAULT_QUALITY < 100
     assert api.DEFAULT_MODEL == "default"
+
+
+def test_effort_high_of_the_default_model() -> None:
+    """It tries every depth: squared error and bits together are no more, here less; the decoder needs no option."""
+    volume = Path(__file__).parent / "data" / "thick_flair.nii.gz"
+    prices = []
+    for effort in ("default", "high"):
+        stream = encode(volume, quality=40, effort=effort)
+        found = codec.verify(stream, deep=True).fidelity
+        assert found is not None
+        voxels = codec.decode(stream).array.size
+        prices.append((found.rmse / found.step) ** 2 * voxels + 0.1155 * 8 * len(stream))
+    assert prices[1] < 0.99 * prices[0]
