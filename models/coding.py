@@ -211,15 +211,16 @@ class ContextLossy:
             found = np.clip(found, 1 - SYMBOL_MAX, SYMBOL_MAX - 1)
             q = hiding.hide(cells, found, error.cpu().numpy(), self._costs, index)
         got = coder.code(f"pass{p}", index.reshape(s, -1), None if q is None else np.abs(q).reshape(s, -1))
-        size = np.clip(got, 0, SYMBOL_MAX).astype(np.int32).reshape(index.shape)
+        size = np.clip(got, 0, SYMBOL_MAX).reshape(index.shape)
         at, negative = hiding.hidden(cells, size)
-        told = (size != 0).astype(np.uint8)
+        told = (size != 0).view(np.uint8)
         told.reshape(-1)[at] = 0
-        negatives = None if q is None else ((q < 0) & (told > 0)).astype(np.uint8).reshape(s, -1)
+        negatives = None if q is None else ((q < 0) & (told > 0)).view(np.uint8).reshape(s, -1)
         signs = coder.code(SIGNS, told.reshape(s, -1), negatives)
-        minus = signs.reshape(size.shape) == 1
-        minus.reshape(-1)[at] = negative == 1
-        return torch.from_numpy(np.where(minus, -size, size).astype(np.float32)).to(row.device)
+        symbols = size.astype(np.float32)
+        symbols.reshape(-1)[np.flatnonzero(signs == 1)] *= -1
+        symbols.reshape(-1)[at[negative == 1]] *= -1
+        return torch.from_numpy(symbols).to(row.device)
 
     def _samples(
         self, y_hat: Tensor, shape: tuple[int, ...], depth: int, params: Params
