@@ -213,13 +213,25 @@ class ContextLossy:
         got = coder.code(f"pass{p}", index.reshape(s, -1), None if q is None else np.abs(q).reshape(s, -1))
         size = np.clip(got, 0, SYMBOL_MAX).reshape(index.shape)
         at, negative = hiding.hidden(cells, size)
-        told = (size != 0).view(np.uint8)
-        told.reshape(-1)[at] = 0
-        negatives = None if q is None else ((q < 0) & (told > 0)).view(np.uint8).reshape(s, -1)
-        signs = coder.code(SIGNS, told.reshape(s, -1), negatives)
+        # the signs, of what is not zero alone: slabs have the same number of symbols for the coder, so rows are filled up
+        nonzero = np.flatnonzero(size)
+        minus = np.zeros(len(nonzero), bool)
+        minus[np.searchsorted(nonzero, at)] = negative == 1
+        slab = nonzero // max(size.size // s, 1)
+        begins = np.searchsorted(slab, np.arange(s))
+        rank = np.arange(len(slab)) - begins[slab]
+        told = np.ones(len(nonzero), np.uint8)
+        told[np.searchsorted(nonzero, at)] = 0
+        rows = np.zeros((s, int(rank.max(initial=-1)) + 1), np.uint8)
+        rows[slab, rank] = told
+        negatives = None
+        if q is not None:
+            negatives = np.zeros(rows.shape, np.uint8)
+            negatives[slab, rank] = (q.reshape(-1)[nonzero] < 0) & (told > 0)
+        signs = coder.code(SIGNS, rows, negatives)
+        minus |= signs[slab, rank] == 1
         symbols = size.astype(np.float32)
-        symbols.reshape(-1)[np.flatnonzero(signs == 1)] *= -1
-        symbols.reshape(-1)[at[negative == 1]] *= -1
+        symbols.reshape(-1)[nonzero[minus]] *= -1
         return torch.from_numpy(symbols).to(row.device)
 
     def _samples(
