@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
 from mricodec.bitstream.errors import FormatError, UnknownModel
 
-from . import fidelity
+from . import fidelity, slabcoding
 from . import preview as preview_module
 from .decoding import Layered, Range, Salvage, Selection, blocks, decode_to_nifti, decode_volume, write_nifti
 from .encoding import Bound, EncodeReport, Fidelities, encode_scan
@@ -261,7 +263,8 @@ class Encoder:
         with _scan_of(source) as scan, writable(out) as file:
             if self.deidentify is not None:
                 scan = self.deidentify.scan(scan)
-            return encode_scan(scan, file, self._wanted, self._model.get, progress or _silent)
+            load_model = partial(self._model.get, math.prod(scan.shape))
+            return encode_scan(scan, file, self._wanted, load_model, progress or _silent)
 
 
 class Decoder:
@@ -338,7 +341,7 @@ class Decoder:
 
     def layered(self, stream: Stream) -> Layered:
         """The stream with its coder and those of its layers, their models loaded."""
-        return Layered.of(stream, self._model_of)
+        return Layered.of(stream, partial(self._model_of, math.prod(stream.shape)))
 
     def _chosen(self, stream: Stream, layer: int | None) -> Stream:
         """The stream, or one inside, around which the header is that of the outermost."""
@@ -368,10 +371,10 @@ class Decoder:
             is_big_endian(stream.dtype),
         )
 
-    def _model_of(self, model_id: bytes) -> LossyModel:
+    def _model_of(self, voxels: int, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
-                self._models[model_id] = _load(model_id, self._device)
+                self._models[model_id] = _load_beside_helpers(model_id, self._device, voxels)
             return self._models[model_id]
 
 
@@ -388,11 +391,21 @@ class _Loaded:
         self._device = device
         self._lock = threading.Lock()
 
-    def get(self) -> LossyModel:
+    def get(self, voxels: int) -> LossyModel:
+        """voxels: of the scan that it is needed for."""
         with self._lock:
             if isinstance(self._model, str):
-                self._model = _load(self._model, self._device)
+                self._model = _load_beside_helpers(self._model, self._device, voxels)
             return self._model
+
+
+def _load_beside_helpers(model: str | bytes, device: str, voxels: int) -> LossyModel:
+    """`_load`, while the processes start that will code a scan of so many voxels together with this one."""
+    early = slabcoding.lossy_helpers(voxels if device in ("auto", "cpu") else 0)
+    loaded = _load(model, device)
+    slabcoding.helpers_of(loaded)
+    del early  # kept with the model from here on
+    return loaded
 
 
 def _load(model: str | bytes, device: str) -> LossyModel:

@@ -182,10 +182,8 @@ def blocks(
     """
     stream = layered.stream
     cut = stream.tiling
-    per_volume = list(range(cut.slabs_per_volume))
     first, stop = selection.slices
-    if cut.axis == 0:
-        per_volume = per_volume[first // cut.slices : -(-stop // cut.slices)]
+    per_volume = cut.covering(first, stop) if cut.axis == 0 else range(cut.slabs_per_volume)
     needed = [t * cut.slabs_per_volume + n for t in range(*selection.volumes) for n in per_volume]
     digest = hashlib.sha256()
     if stream.mode is Mode.LOSSLESS:

@@ -130,8 +130,9 @@ class StreamProxy:
         """Slices [k, j, i] of a volume. Whole slabs are decoded, and kept if they are few."""
         cut = self._tiling
         start, end = 0, cut.volume_shape[0]
-        if cut.axis == 0:
-            start, end = first // cut.slices * cut.slices, min(-(-stop // cut.slices) * cut.slices, end)
+        if cut.axis == 0 and first < stop:
+            slabs = cut.covering(first, stop)
+            start, end = cut.span(slabs[0])[0], cut.span(slabs[-1])[1]
         held = self._held
         if held is None or held[0][0] != number or not held[0][1] <= start < end <= held[0][2]:
             with _naming(self._source):

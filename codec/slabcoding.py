@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -42,6 +44,7 @@ BATCH_VOXELS = 13_000_000  # coded side by side
 PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least
 PART_SLICES = 8
 LEAST_SHARED = 1 << 19  # voxels from which on starting a process is worth it
+LEAST_SHARED_LOSSY = 1 << 21  # the same, of one that loads a model
 
 Shape = tuple[int, int, int]
 Beside = Sequence[NDArray[np.int32]]  # codes that the decoder has already, of the shape of the one slab that is coded
@@ -93,6 +96,10 @@ class LossyModel(Protocol):
     @property
     def exact_samples(self) -> bool:
         """Whether every machine decodes to the same samples."""
+
+    @property
+    def by_id(self) -> bool:
+        """Whether `zoo.load_model` gives the same of its id, on a CPU: other processes can work for it."""
 
     def encode(
         self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: LossyParams
@@ -400,23 +407,24 @@ class Lossy:
         self._model = model
         self._tables = _tables(model.tables)
         self._intensity = intensity
-        self._params = params
+        self._settings = {"model": model.model_id.hex(), **asdict(params)}
+        self._peak = params.peak
         self._has_background = has_background
+        self._workers = helpers_of(model)
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
-        return _by_shape(lambda group: self._encode([slabs[n] for n in group]), [slab.shape for slab in slabs])
-
-    def _encode(self, slabs: Sequence[NDArray[Any]]) -> list[tuple[bytes, NDArray[Any]]]:
-        codes = np.stack([self._intensity.codes(slab) for slab in slabs])
-        streams = [EntropyEncoder() for _ in slabs]
-        coder = _SideBySide(self._tables, streams)
-        decoded = self._model.encode(codes, self._params.step, coder, self._params)
-        return [self._finished(codes[s], decoded[s], stream.finish()) for s, stream in enumerate(streams)]
+        codes = [self._intensity.codes(slab) for slab in slabs]
+        groups, helpers = self._split([slab.shape for slab in slabs])
+        found: dict[int, tuple[bytes, NDArray[np.int32]]] = {}
+        tasks = [(self._settings, [np.stack([codes[n] for n in group])]) for group in groups]
+        for group, (decoded, *streams) in zip(groups, self._run(tasks, helpers), strict=True):
+            found.update(zip(group, zip((stream.tobytes() for stream in streams), decoded, strict=True), strict=True))
+        return [self._finished(codes[n], found[n][1], found[n][0]) for n in range(len(slabs))]
 
     def _finished(
         self, codes: NDArray[np.int32], decoded: NDArray[np.int32], payload: bytes
     ) -> tuple[bytes, NDArray[Any]]:
-        decoded = np.clip(decoded, 0, self._params.peak)
+        decoded = np.clip(decoded, 0, self._peak)
         if self._has_background:
             mask = background.mask_for(codes, decoded, len(payload))
             decoded = background.restore(decoded, mask)
@@ -424,23 +432,100 @@ class Lossy:
         return payload, self._intensity.values(decoded)
 
     def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
-        return _by_shape(lambda group: self._decode([payloads[n] for n in group], shapes[group[0]]), shapes)
-
-    def _decode(self, payloads: Sequence[bytes], shape: Shape) -> list[NDArray[Any]]:
         masks = [b""] * len(payloads)
         if self._has_background:
             pairs = [_split_mask(payload) for payload in payloads]
             masks, payloads = [mask for mask, _ in pairs], [payload for _, payload in pairs]
-        streams = [EntropyDecoder(payload) for payload in payloads]
-        coder = _SideBySide(self._tables, streams)
-        decoded = self._model.decode((len(payloads), *shape), self._params, coder)
-        for stream in streams:
-            stream.finish()
-        clipped = (np.clip(slab, 0, self._params.peak) for slab in decoded)
+        groups, helpers = self._split(shapes)
+        tasks: list[Task] = [
+            ({**self._settings, "shape": shapes[group[0]]}, [np.frombuffer(payloads[n], np.uint8) for n in group])
+            for group in groups
+        ]
+        found: dict[int, NDArray[np.int32]] = {}
+        for group, (decoded,) in zip(groups, self._run(tasks, helpers), strict=True):
+            found.update(zip(group, decoded, strict=True))
+        clipped = (np.clip(found[n], 0, self._peak) for n in range(len(payloads)))
         return [
             self._intensity.values(background.restore(slab, mask))
             for slab, mask in zip(clipped, masks, strict=True)
         ]
+
+    def _split(self, shapes: Sequence[Shape]) -> tuple[list[list[int]], Workers | None]:
+        """Numbers of slabs of one shape that are coded side by side in one process, and helpers if it is worth it."""
+        groups: dict[Shape, list[int]] = {}
+        for n, shape in enumerate(shapes):
+            groups.setdefault(shape, []).append(n)
+        if self._workers is None or sum(map(math.prod, shapes)) < LEAST_SHARED_LOSSY:
+            return list(groups.values()), None
+        count = 1 + self._workers.ready(min(len(shapes), processes()) - 1)
+        halves = ((group, parts(len(group), min(count, len(group)))) for group in groups.values())
+        return [group[part] for group, spans in halves for part in spans], self._workers
+
+    def _run(self, tasks: Sequence[Task], helpers: Workers | None) -> list[list[NDArray[Any]]]:
+        here = functools.partial(_lossy_part, self._model, self._tables)
+        if helpers is not None and len(tasks) > 1:
+            return helpers.run(tasks, here, _one_thread)
+        return [here(*task) for task in tasks]
+
+
+_helpers: weakref.WeakKeyDictionary[LossyModel, Workers] = weakref.WeakKeyDictionary()  # as long as their model is kept
+
+
+def lossy_helpers(voxels: int = 0) -> Workers:
+    """For a lossy coder; started already, if there will be work for them in a scan of so many voxels."""
+    workers = Workers.shared(lossy_part, "mricodec.models.zoo")
+    if voxels >= LEAST_SHARED_LOSSY:
+        workers.start(processes())
+    return workers
+
+
+def helpers_of(model: LossyModel) -> Workers | None:
+    """Those that are kept as long as the model; None if they could not work for it."""
+    if model.by_id and model not in _helpers:
+        _helpers[model] = lossy_helpers()
+    return _helpers.get(model)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Helpers have a core each: threads of this process would be in their way."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def lossy_part(settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """`_lossy_part` with the model of the id in the settings."""
+    return _lossy_part(*_model_of(settings["model"]), settings, arrays)
+
+
+@functools.lru_cache(2)
+def _model_of(model_id: str) -> tuple[LossyModel, dict[str, Tables]]:
+    from mricodec.models import zoo
+
+    model = zoo.load_model(bytes.fromhex(model_id))
+    return model, _tables(model.tables)
+
+
+def _lossy_part(
+    model: LossyModel, tables: Mapping[str, Tables], settings: dict[str, Any], arrays: Sequence[NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """Codes [S, K, H, W] -> what they decode to, and the stream of each; with "shape" in the settings streams -> codes."""
+    params = LossyParams(settings["step"], settings["peak"], tuple(settings["spacing_mm"]), settings["effort"])
+    if "shape" in settings:
+        readers = [EntropyDecoder(stream.tobytes()) for stream in arrays]
+        decoded = model.decode((len(readers), *settings["shape"]), params, _SideBySide(tables, readers))
+        for reader in readers:
+            reader.finish()
+        return [decoded]
+    streams = [EntropyEncoder() for _ in arrays[0]]
+    decoded = model.encode(arrays[0], params.step, _SideBySide(tables, streams), params)
+    return [decoded, *(np.frombuffer(stream.finish(), np.uint8) for stream in streams)]
 
 
 class _SideBySide:
@@ -492,17 +577,6 @@ class UncodedSymbols:
 
 def _tables(sets: Mapping[str, TableSet]) -> dict[str, Tables]:
     return {name: Tables(tables.weights, tables.low, tables.octave) for name, tables in sets.items()}
-
-
-def _by_shape(code: Callable[[list[int]], list[T]], shapes: Sequence[tuple[int, ...]]) -> list[T]:
-    """What `code` makes of slabs, given the numbers of those of one shape at a time; in order."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for n, shape in enumerate(shapes):
-        groups.setdefault(shape, []).append(n)
-    found: dict[int, T] = {}
-    for group in groups.values():
-        found.update(zip(group, code(group), strict=True))
-    return [found[n] for n in range(len(shapes))]
 
 
 def _split_mask(payload: bytes) -> tuple[bytes, bytes]:

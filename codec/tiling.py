@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SLAB_SLICES = 48  # deep enough for transform and prediction across slices, shallow enough for random access
+SLAB_SLICES = 48  # up to which a volume is one slab; of more it has an even number of slabs, for two processes
+MOST_SLICES = 64  # of these: deep enough for transform and prediction across slices, shallow enough for random access
 SLAB_VOXELS = 13_000_000  # a slab of wider slices is thinner: bounded memory
 SLICE_GROUP = 8  # slabs hold a multiple of this many slices where the scan does: the deepest transform
 COARSER = 1.5  # ratio of spacings from which another axis than k is taken for the slice axis
@@ -20,7 +21,9 @@ COARSER = 1.5  # ratio of spacings from which another axis than k is taken for t
 class Tiling:
     """Volumes of `shape` (..., k, j, i) cut along `axis` (0: k, 1: j, 2: i), up to `slices` slices a slab.
 
-    Slabs are numbered volume by volume. A slab array is [n, h, w]: the slab axis first, then the other two.
+    All slabs of a volume have as many but the last two, which share evenly what is left, in multiples of `SLICE_GROUP`:
+    two processes that work on halves of the slabs then have about as much to do. Slabs are numbered volume by volume.
+    A slab array is [n, h, w]: the slab axis first, then the other two.
     """
 
     shape: tuple[int, ...]
@@ -52,8 +55,20 @@ class Tiling:
 
     def span(self, slab: int) -> tuple[int, int]:
         """First slice of a slab and the slice after its last, along the slab axis."""
-        start = slab % self.slabs_per_volume * self.slices
-        return start, min(start + self.slices, self.length)
+        n, count = slab % self.slabs_per_volume, self.slabs_per_volume
+        start, stop = n * self.slices, min((n + 1) * self.slices, self.length)
+        if count >= 2 and n >= count - 2:
+            first = (count - 2) * self.slices
+            half = -(-(self.length - first) // (2 * SLICE_GROUP)) * SLICE_GROUP
+            middle = first + min(self.slices, half)
+            start, stop = (first, middle) if n == count - 2 else (middle, self.length)
+        return start, stop
+
+    def covering(self, start: int, stop: int) -> range:
+        """The slabs of a volume that hold the slices start .. stop - 1 along the slab axis."""
+        spans = [self.span(n) for n in range(self.slabs_per_volume)]
+        held = [n for n, (first, end) in enumerate(spans) if first < stop and start < end]
+        return range(held[0], held[-1] + 1) if held else range(0)
 
     def slab_shape(self, slab: int) -> tuple[int, int, int]:
         start, stop = self.span(slab)
@@ -110,8 +125,9 @@ def choose(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> Ti
     else:
         axis = 0
     length = lengths[axis]
-    most = max(1, min(SLAB_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
-    even = -(-length // -(-length // most))
+    most = max(1, min(MOST_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
+    count = 1 if length <= min(most, SLAB_SLICES) else 2 * -(-length // (2 * most))
+    even = -(-length // count)
     if most >= SLICE_GROUP:
         even = -(-even // SLICE_GROUP) * SLICE_GROUP
     return Tiling(shape, axis, min(length, most, even))

@@ -7,11 +7,13 @@ as a guard around its main module. A task is settings (JSON) and arrays, its res
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, ClassVar
@@ -20,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 8  # processes, this one included
+POLL = 0.05  # seconds
+PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
 _START = "from mricodec.codec import workers; workers.serve()"
 
 Task = tuple[dict[str, Any], Sequence[NDArray[Any]]]
@@ -43,16 +47,17 @@ class Workers:
     _alive: ClassVar[weakref.WeakValueDictionary[str, Workers]] = weakref.WeakValueDictionary()
 
     @classmethod
-    def shared(cls, work: Work) -> Workers:
+    def shared(cls, work: Work, needs: str = "") -> Workers:
         """Those that are alive, or others."""
         workers = cls._alive.get(work.__name__)
         if workers is None:
-            workers = cls._alive[work.__name__] = cls(work)
+            workers = cls._alive[work.__name__] = cls(work, needs)
         return workers
 
-    def __init__(self, work: Work) -> None:
-        """work: a function of `slabcoding`, which helpers know by its name."""
+    def __init__(self, work: Work, needs: str = "") -> None:
+        """work: a function of `slabcoding`, which helpers know by its name; needs: a module that they import at the start."""
         self._work = work
+        self._needs = needs
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
 
@@ -64,8 +69,27 @@ class Workers:
             finally:
                 self._lock.release()
 
-    def run(self, tasks: Sequence[Task]) -> list[list[NDArray[Any]]]:
-        """The results, in order. Raises what the work raises."""
+    def ready(self, count: int) -> int:
+        """How many helpers, `count` at most, would begin at once; those that there are not begin to start."""
+        if count < 1 or not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            until = time.monotonic() + PATIENCE
+            return sum(helper.ready.wait(max(0.0, until - time.monotonic())) for helper in self._enough(count)[:count])
+        finally:
+            self._lock.release()
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        here: Work | None = None,
+        beside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> list[list[NDArray[Any]]]:
+        """The results, in order. Raises what the work raises.
+
+        here: how this process does the same work; beside: a context in which it does while helpers work.
+        """
+        work = here or self._work
         waiting = sorted(range(len(tasks)), key=lambda n: sum(array.nbytes for array in tasks[n][1]))
         results: dict[int, list[NDArray[Any]]] = {}
 
@@ -76,20 +100,24 @@ class Workers:
                 return None
 
         def ask(helper: _Helper) -> None:
+            while waiting and not helper.ready.wait(POLL):
+                pass
             while (n := take()) is not None:
                 found = helper.ask(tasks[n])
                 if found is None:
                     return
                 results[n] = found
 
-        threads = []
+        threads, helpers = [], list[_Helper]()
         free = self._lock.acquire(blocking=False)  # or they work for another thread
         try:
-            for helper in self._enough(len(tasks) - 1) if free else ():
+            helpers = self._enough(len(tasks) - 1) if free else []
+            for helper in helpers:
                 threads.append(threading.Thread(target=ask, args=(helper,), daemon=True))
                 threads[-1].start()
             while (n := take()) is not None:
-                results[n] = self._work(*tasks[n])
+                with beside() if any(helper.ready.is_set() for helper in helpers) else contextlib.nullcontext():
+                    results[n] = work(*tasks[n])
         finally:
             waiting.clear()
             for thread in threads:
@@ -97,13 +125,13 @@ class Workers:
             if free:
                 self._lock.release()
         # What failed there fails here too, with its error; or the helper died, and it does not.
-        return [results[n] if n in results else self._work(*task) for n, task in enumerate(tasks)]
+        return [results[n] if n in results else work(*task) for n, task in enumerate(tasks)]
 
     def _enough(self, count: int) -> list[_Helper]:
         self._helpers = [helper for helper in self._helpers if helper.alive]
         while len(self._helpers) < min(count, processes() - 1):
             try:
-                helper = _Helper(self._work.__name__)
+                helper = _Helper(self._work.__name__, self._needs)
             except (OSError, ValueError):  # no room for a process, or no interpreter to start: it goes without
                 break
             self._helpers.append(helper)
@@ -112,20 +140,29 @@ class Workers:
 
 
 class _Helper:
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, needs: str) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable or "python", "-c", _START, work],
+            [sys.executable or "python", "-c", _START, work, needs],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
         )
         self.alive = True
+        self.ready = threading.Event()
+        threading.Thread(target=self._greeted, daemon=True).start()
+
+    def _greeted(self) -> None:
+        """It says once that it waits for tasks."""
+        with contextlib.suppress(OSError, ValueError):
+            _receive(self._process.stdout)
+        self.ready.set()
 
     def ask(self, task: Task) -> list[NDArray[Any]] | None:
         """The result; None if it failed."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        self.ready.wait()
         try:
             _send(self._process.stdin, *task)
             settings, arrays = _receive(self._process.stdout)
@@ -135,8 +172,9 @@ class _Helper:
         return arrays if settings.get("done") else None
 
     def close(self) -> None:
-        """It ends when its input does."""
+        """It holds nothing that could be lost."""
         self.alive = False
+        self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -152,6 +190,9 @@ def serve() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it decides
     work: Work = getattr(slabcoding, sys.argv[1])
+    if sys.argv[2]:
+        importlib.import_module(sys.argv[2])
+    _send(sys.stdout.buffer, {}, [])
     while True:
         try:
             task = _receive(sys.stdin.buffer)

@@ -120,6 +120,7 @@ class ContextLossy:
     """The default model. Decodes to the same integers everywhere."""
 
     exact_samples = True
+    by_id = False
 
     def __init__(
         self, name: str, model_id: bytes, network: ContextCodec, tables: dict[str, TableSet], device: str
@@ -133,10 +134,10 @@ class ContextLossy:
     @torch.inference_mode()
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
         """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
-        s, k, _, _ = x.shape
         samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS))
-        parts = [transform.analysis(part.to(self._device)).permute(0, 2, 3, 1) for part in samples.flatten(0, 1).split(32)]
-        y = torch.cat(parts).unflatten(0, (s, k))
+        # slab by slab: the streams must not depend on which of them are coded together
+        slabs = (torch.cat([transform.analysis(part.to(self._device)) for part in slab.split(32)]) for slab in samples)
+        y = torch.stack([slab.permute(0, 2, 3, 1) for slab in slabs])
         return self._run(x.shape, y, self.depths(x, y, params), coder, params)
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
@@ -256,6 +257,7 @@ class TransformLossy:
     """Codecs of slices, those of the study too: the same latents everywhere, samples up to float rounding."""
 
     exact_samples = False
+    by_id = False
 
     def __init__(
         self, name: str, model_id: bytes, network: TransformCoder | Autoencoder, tables: dict[str, TableSet], device: str

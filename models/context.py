@@ -72,7 +72,7 @@ Y_MAX = float(1 << 23)
 INDEX_ORIGIN = 35  # scale index where the network's output is 0: sigma of one step
 INDEX_MAX = 207
 INDEX_SKIP = 6  # lower indices (sigma below 0.08) are not coded
-DEPTH_SLOPE, DEPTH_PRICE = 1.5, 0.01  # of `choose_depths`: slices apart predict one another, planes do not
+DEPTH_SLOPE, DEPTH_PRICE = 3.0, 0.04  # of `choose_depths`: slices apart predict one another, planes do not
 INDEX_HIDING = 16  # lower ones (sigma below 0.2) say no signs
 SIGNS = "sign"  # table set
 RDO_LAMBDA = 0.1155  # squared steps per bit: -dD/dR of a uniform quantiser at high rate, 2 ln 2 / 12
@@ -421,13 +421,13 @@ class ContextCodec(nn.Module):
 def choose_depths(y: Tensor) -> list[int]:
     """For slabs of slices y [S, K, h, w, 64] in steps: the depths whose planes take the fewest bits, roughly (encoder only).
 
-    On seven training and validation scans at three rates it lost 0.01 % against coding with all four depths (at most 0.15 %).
+    On 29 training scans at four rates it found the depth of the least squared error and rate.
     """
     costs = []
-    for octave, depth in enumerate(DEPTHS):
+    for depth in DEPTHS:
         planes = transform.analysis_across(y, depth)
         bits = torch.log2(1 + DEPTH_SLOPE * planes.abs()).flatten(1).sum(1)
-        costs.append(bits * (1 + DEPTH_PRICE * octave))
+        costs.append(bits * (1 + DEPTH_PRICE * (depth > 1)))
     best = torch.stack(costs).argmin(0)
     return [DEPTHS[i] for i in best.tolist()]
 

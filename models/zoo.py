@@ -102,7 +102,9 @@ def load_model(model: str | bytes = "default", *, device: str = "cpu") -> LossyM
         raise WeightsError(
             f"weights of {entry.name}: expected SHA-256 {entry.sha256[:16]}, found {digest[:16]} in {entry.path}: reinstall"
         )
-    return assemble(entry.name, entry.network, data, device)
+    loaded = assemble(entry.name, entry.network, data, device)
+    loaded.by_id = device == "cpu"
+    return loaded
 
 
 def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: str) -> LossyModel:

@@ -26,6 +26,7 @@ class FakeModel:
     name = "fake"
     model_id = b"fakefake"
     exact_samples = True
+    by_id = False
 
     def __init__(self) -> None:
         self.tables = {"q": Tables(_two_sided(33), -16, 0)}

@@ -83,7 +83,7 @@ def test_real_scans(scan_path: Path, tmp_path: Path) -> None:
 
 
 def test_slicing_decodes_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan, image = write(tmp_path, single(smooth((3, 100, 8, 9))))
+    scan, image = write(tmp_path, single(smooth((3, 100, 8, 9))))  # slabs of 56 and 44 slices
     asked: list[tuple[Any, Any]] = []
     decode = codec.Decoder.decode
 
@@ -93,9 +93,10 @@ def test_slicing_decodes_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(codec.Decoder, "decode", spy)
     depth = codec.info(tmp_path / "scan.mrc").slab_slices
-    for k in range(2 * depth):  # slice by slice: every slab once
+    assert depth == 56
+    for k in range(100):  # slice by slice: every slab once
         assert np.array_equal(image.dataobj[..., k, 1], scan.dataobj[..., k, 1])
-    assert asked == [((0, depth), (1, 2)), ((depth, 2 * depth), (1, 2))]
+    assert asked == [((0, 56), (1, 2)), ((56, 100), (1, 2))]
     asked.clear()
     assert np.array_equal(image.dataobj[:, :, 69, ::2], scan.dataobj[:, :, 69, ::2])
     assert [volumes for _, volumes in asked] == [(0, 1), (2, 3)]

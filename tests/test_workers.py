@@ -47,6 +47,31 @@ def test_the_same_bytes_and_voxels_as_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("two")
+def test_lossy_slabs_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = scan((100, 24, 20))
+    monkeypatch.setattr(slabcoding, "LEAST_SHARED_LOSSY", 1)
+    monkeypatch.setattr(workers, "PATIENCE", 60)  # until the helper is ready
+    asked: list[int] = []
+    ask = workers._Helper.ask
+
+    def counted(helper: workers._Helper, task: workers.Task) -> list[NDArray[Any]] | None:
+        found = ask(helper, task)
+        asked.append(0 if found is None else len(found[0]))
+        return found
+
+    monkeypatch.setattr(workers._Helper, "ask", counted)
+    encoder, decoder = codec.Encoder(device="cpu"), codec.Decoder(device="cpu")
+    stream = encoder.encode(array)
+    assert stream is not None
+    voxels = decoder.decode(stream).array
+    assert len(asked) >= 2 and min(asked) >= 1
+    monkeypatch.setattr(slabcoding, "LEAST_SHARED_LOSSY", 1 << 60)
+    done = len(asked)
+    alone = encoder.encode(array)
+    assert alone == stream and (decoder.decode(stream).array == voxels).all() and len(asked) == done
+
+
+@pytest.mark.usefixtures("two")
 def test_helpers_that_die_are_done_without() -> None:
     expected = [slabcoding.lattice_part(*task)[0].tobytes() for task in tasks(4)]
     team = workers.Workers(slabcoding.lattice_part)
