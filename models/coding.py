@@ -22,6 +22,7 @@ from .autoencoder import Autoencoder
 from .context import (
     CHANNELS,
     INDEX_SKIP,
+    PASSES,
     RDO_LAMBDA,
     SIGNS,
     Code,
@@ -39,6 +40,7 @@ STEP_RANGE = (2.0**-12, 2.0**20)
 FINEST = 2.0**-15  # of the largest code: the finest step that the integer arithmetic has room for
 SYMBOL_MAX = 1 << 19
 SAMPLE_MAX = float(1 << 26)
+ERROR_MAX = 255.0  # sixteenths of a step: exact sums in float32
 Z_MAX = 127
 SAMPLES_AT_ONCE = 1 << 18  # that the synthesis handles together: tensors that fit a cache
 
@@ -100,6 +102,35 @@ class _Lengths:
         lengths = (entropy.laplace_bits(magnitudes, sigma) - (magnitudes > 0).float()).numpy()
         self.bits[:] += np.bincount(np.nonzero(sent)[0], lengths, len(index))
         return values
+
+
+class _Targets:
+    """What the coefficients of planes [N, h, w, 64] should become, given what came of those coded before; encoder only.
+
+    The transform is not orthogonal: coefficients that are coded later can make good for the errors of those before. A step
+    of Jacobi's iteration to the least squares for them gained 0.7 % of the rate on three validation scans, two steps no more.
+    """
+
+    def __init__(self, wanted: Tensor, layout: Layout) -> None:
+        """wanted: in 1/16 step."""
+        self._shape = wanted.shape
+        self._wanted = self._target = wanted.flatten(1)
+        self._error = torch.zeros(self._wanted.shape, device=wanted.device)
+        self._layout = layout
+
+    def of(self, p: int) -> Tensor:
+        """Of pass p, [N, n]."""
+        return self._target[:, self._layout.where[p]]
+
+    def coded(self, p: int, y_hat: Tensor) -> None:
+        """What came of pass p. In integers, so that it does not matter which planes are coded together."""
+        if p == PASSES - 1:
+            return
+        where = self._layout.where[p]
+        self._error[:, where] = (y_hat - self._wanted[:, where]).round_().clamp_(-ERROR_MAX, ERROR_MAX)
+        kernel, norms = (part.to(y_hat.device) for part in transform.gram())
+        shared = F.conv2d(self._error.reshape(self._shape).permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+        self._target = self._wanted - (shared / (norms * transform.GRAM)).flatten(1)
 
 
 class _Symbols:
@@ -186,12 +217,15 @@ class ContextLossy:
         layout = Layout.of(*size, device)
 
         def coder_of(planes: Sequence[int]) -> Code:
-            chosen = None if y is None else y[:, list(planes)].reshape(s * len(planes), -1)
+            targets = None if y is None else _Targets(y[:, list(planes)].flatten(0, 1), layout)
 
             def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
                 row = torch.where(index < INDEX_SKIP, 0, index)
-                error = None if chosen is None else (chosen[:, layout.where[p]] - mu) / 16
-                return self._pass(p, row, error, s, coder)
+                if targets is None:
+                    return self._pass(p, row, None, s, coder)
+                q = self._pass(p, row, (targets.of(p) - mu) / 16, s, coder)
+                targets.coded(p, 16 * q + mu)
+                return q
 
             return code
 

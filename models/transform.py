@@ -24,6 +24,7 @@ from torch import Tensor
 
 BLOCK = 8
 PRECISION = 14  # bits of the integer matrices
+GRAM = 256
 HEADROOM = 4  # extra fraction bits between the stages
 
 
@@ -102,6 +103,24 @@ def synthesis_across(planes: Tensor, depth: int) -> Tensor:
         return planes.double() * (1 << HEADROOM)
     matrix = (across(len(planes), depth)[1] * (1 << PRECISION)).round().to(planes.device)
     return (matrix @ planes.double() / (1 << PRECISION - HEADROOM) + 0.5).floor_()
+
+
+@lru_cache
+def gram() -> tuple[Tensor, Tensor]:
+    """What errors of coefficients have in common in the samples: G = S' S, S the synthesis in a slice, far from its edges.
+
+    As a convolution of [N, 64, h, w]: float32 [64, 64, 3, 3], integers in 1 / GRAM; and its diagonal, float32 [64].
+    """
+    blocks = 5
+    pre = torch.eye(blocks * BLOCK, dtype=torch.float64)
+    for start in range(BLOCK // 2, (blocks - 1) * BLOCK, BLOCK):
+        pre[start : start + BLOCK, start : start + BLOCK] = POST
+    synthesis = pre @ torch.block_diag(*[DCT.T] * blocks)
+    middle = slice(blocks // 2 * BLOCK, (blocks // 2 + 1) * BLOCK)
+    around = (synthesis.T @ synthesis)[middle].unflatten(1, (blocks, BLOCK))[:, 1:-1]  # [8, block before, same, after, 8]
+    order = zigzag()
+    whole = torch.einsum("uyv,pxq->upvqyx", around, around).reshape(64, 64, 3, 3)[order][:, order]
+    return (whole * GRAM).round().float(), whole[..., 1, 1].diagonal().float()
 
 
 def zigzag() -> list[int]:
