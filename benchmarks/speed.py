@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import os
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from mricodec import codec
 from mricodec.codec.rate_distortion import Source
 
 RUNS = 3
+
+
+def peak_memory() -> float:
+    """GB, this process and its helpers together, since each began (Linux)."""
+    own = Path("/proc") / str(os.getpid())
+    helpers = [pid for file in own.glob("task/*/children") for pid in file.read_text().split()]
+    states = [(Path("/proc") / pid / "status").read_text() for pid in (own.name, *helpers)]
+    return sum(int(re.findall(r"VmHWM:\s+(\d+) kB", state)[0]) for state in states) / 1e6
 
 
 @click.command()
@@ -34,7 +43,7 @@ def main(scan: Path) -> None:
             start = time.perf_counter()
             decoder.decode(stream)
             decoding.append(time.perf_counter() - start)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        memory = peak_memory()
         rate = 8 * len(stream) / voxels.size
         click.echo(f"{name}: encode {min(encoding):.1f} s, decode {min(decoding):.1f} s, {rate:.3f} bpv, peak {memory:.2f} GB")
 

@@ -118,6 +118,10 @@ class Workers:
             while (n := take()) is not None:
                 with beside() if any(helper.ready.is_set() for helper in helpers) else contextlib.nullcontext():
                     results[n] = work(*tasks[n])
+        except BaseException:  # what they do is not needed any more, and may take long
+            for helper in helpers:
+                helper.close()
+            raise
         finally:
             waiting.clear()
             for thread in threads:
