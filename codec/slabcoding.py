@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
-STORE_SAMPLE = 1 << 13  # voxels by which zstd is tried, in a hurry ...
+STORE_SAMPLE = 1 << 14  # voxels by which zstd is tried, in a hurry ...
+STORE_RUNS = 16
 STORE_HASTE = 0.8  # ... which makes more of them than this
 STORE_LEVEL = 1
 STORE_GAIN = 0.98  # from which zstd is worth its time for the lower bits of numbers
@@ -257,11 +258,12 @@ class Lattice:
         return pack_low(self._map.low(slab).reshape(-1), self._map.low_bits)
 
     def _may_be_longer(self, payload: bytes, slab: NDArray[Any]) -> bool:
-        """Whether zstd promises to be shorter, by runs of the voxels from four places."""
+        """Whether zstd promises to be shorter, by runs of the voxels from all over the slab."""
         flat = slab.reshape(-1)
-        run = STORE_SAMPLE // 4
-        if flat.size > 4 * run:
-            flat = np.concatenate([flat[at : at + run] for at in np.linspace(0, flat.size - run, 4).astype(np.intp)])
+        run = STORE_SAMPLE // STORE_RUNS
+        if flat.size > STORE_SAMPLE:
+            places = ((2 * n + 1) * (flat.size - run) // (2 * STORE_RUNS) for n in range(STORE_RUNS))
+            flat = np.concatenate([flat[at : at + run] for at in places])
         stored = len(pack_store(bytes(to_file_order(flat, self._store.stored)), slab.dtype.itemsize, STORE_LEVEL))
         return STORE_HASTE * stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
 
@@ -460,6 +462,12 @@ class _SideBySide:
                 for s, stream in enumerate(self._streams)
             ]
         )
+
+    def code_calls(self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]) -> None:
+        """index [n], values [n] to encode, of the only slab: the first so many in a call of their own, and so on."""
+        stream = self._streams[0]
+        assert isinstance(stream, EntropyEncoder)
+        stream.code_calls(self._tables[table_set], index, values, sizes)
 
     def add(self, table_set: str, tables: LatticeTables) -> None:
         self._tables = {**self._tables, table_set: Tables(tables.weights, tables.low, tables.octave, tables.variants)}
