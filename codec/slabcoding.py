@@ -40,7 +40,8 @@ STORE_MARGIN = 64  # bytes by which a short sample may be off
 Effort = Literal["fast", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
-PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least
+PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least ...
+FAST_PART_VOXELS = 1 << 18  # ... if it is to be fast: then there are no filters that a part would have to teach anew
 PART_SLICES = 8
 LEAST_SHARED = 1 << 19  # voxels from which on starting a process is worth it
 
@@ -223,7 +224,7 @@ class Lattice:
         for n, slab in enumerate(slabs):
             codes = self.codes(slab)
             # several slabs are work enough for several processes, and parts cost time and size
-            halved = len(slabs) == 1 and slab.size >= 2 * PART_VOXELS and len(slab) >= 2 * PART_SLICES
+            halved = len(slabs) == 1 and slab.size >= _least_halved(self._effort) and len(slab) >= 2 * PART_SLICES
             for part in parts(len(slab), 2 if halved else 1):
                 tasks.append(({**self._settings, "effort": self._effort}, [codes[part], *(one[part] for one in beside)]))
                 owners.append(n)
@@ -303,10 +304,15 @@ class Lattice:
         return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
 
 
-def helpers(voxels: int, slabs: int) -> Workers:
+def _least_halved(effort: str) -> int:
+    """Voxels of a slab from which on it is cut in two, if it is coded alone."""
+    return 2 * (FAST_PART_VOXELS if effort == "fast" else PART_VOXELS)
+
+
+def helpers(voxels: int, slabs: int, effort: str = "default") -> Workers:
     """For the lattice coder of a scan; started already, if there will be work for them as long as this is kept."""
     workers = Workers.shared(lattice_part)
-    if voxels >= LEAST_SHARED and (slabs > 1 or voxels >= 2 * PART_VOXELS):
+    if voxels >= LEAST_SHARED and (slabs > 1 or voxels >= _least_halved(effort)):
         workers.start(max(slabs, 2))
     return workers
 
