@@ -26,7 +26,7 @@ MAX_SHIFT = 62  # a value has 64 bits, its head at least two
 CHUNK = 16  # raw bits go in chunks of at most this many
 
 # A call for a row costs 1 us; a call with a row for every symbol, 2 ns a probability: cheaper for rows with few symbols.
-_FEW_PROBABILITIES = 3 << 8
+_FEW_PROBABILITIES = 1 << 10
 
 _queue = constriction.stream.queue
 _model = constriction.stream.model
