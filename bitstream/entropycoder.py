@@ -9,9 +9,11 @@ categorical model, given integer weights that sum to 2**24, uses exactly these w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import constriction
 import numpy as np
@@ -23,8 +25,8 @@ PRECISION = 24  # bits of a probability: every row of weights sums to 2**PRECISI
 MAX_SHIFT = 62  # a value has 64 bits, its head at least two
 CHUNK = 16  # raw bits go in chunks of at most this many
 
-# A call for a row costs 3 us; a call with a row for every symbol, 1.2 ns a probability: cheaper for rows with few symbols.
-_FEW_PROBABILITIES = 1 << 11
+# A call for a row costs 1 us; a call with a row for every symbol, 2 ns a probability: cheaper for rows with few symbols.
+_FEW_PROBABILITIES = 1 << 10
 
 _queue = constriction.stream.queue
 _model = constriction.stream.model
@@ -195,12 +197,21 @@ class _Coder(ABC):
         """Symbols 0 .. bins of the rows ``row`` [n], sent stably sorted by row."""
         order = np.argsort(row, kind="stable")
         block = np.empty(row.size, np.int32) if symbol is None else symbol[order].astype(np.int32)
-        in_order = row[order]
         counts = np.bincount(row)
-        few = _FEW_PROBABILITIES // tables.weights.shape[1]
         rows = np.flatnonzero(counts)
+        self._sorted_heads(tables, block, row[order], rows.tolist(), counts[rows].tolist())
+        if symbol is None:
+            symbol = np.empty(row.size, tables._symbol_dtype)
+            symbol[order] = block.astype(tables._symbol_dtype)
+        return symbol
+
+    def _sorted_heads(
+        self, tables: Tables, block: NDArray[np.int32], in_order: NDArray[Any], rows: list[int], counts: list[int]
+    ) -> None:
+        """Symbols [n] of the rows ``in_order`` [n]: first so many of the first of ``rows``, ..."""
+        few = _FEW_PROBABILITIES // tables.weights.shape[1]
         coded = start = 0  # rows with few symbols wait between these two
-        for r, count in zip(rows.tolist(), counts[rows].tolist(), strict=True):
+        for r, count in zip(rows, counts, strict=True):
             if count > few:
                 if coded < start:
                     self._run(block[coded:start], _FAMILY, tables._probabilities[in_order[coded:start]])
@@ -211,10 +222,6 @@ class _Coder(ABC):
                 start += count
         if coded < start:
             self._run(block[coded:start], _FAMILY, tables._probabilities[in_order[coded:start]])
-        if symbol is None:
-            symbol = np.empty(row.size, tables._symbol_dtype)
-            symbol[order] = block.astype(tables._symbol_dtype)
-        return symbol
 
     def _raw_bits(self, width: NDArray[np.uint8], bits: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
         """The ``width`` [n] low bits of ``bits`` [n], stably sorted by width. Higher bits come back 0."""
@@ -228,17 +235,21 @@ class _Coder(ABC):
                 continue
             where = positions[start : start + count]
             start += count
-            block = np.zeros(count, np.uint64)
-            for at in range(0, w, CHUNK):
-                n = min(CHUNK, w - at)
-                if bits is None:
-                    chunk = np.empty(count, np.int32)
-                else:
-                    chunk = ((bits[where] >> np.uint64(at)) & np.uint64((1 << n) - 1)).astype(np.int32)
-                self._run(chunk, _UNIFORM[n])
-                block |= chunk.astype(np.uint64) << np.uint64(at)
+            block = np.zeros(count, np.uint64) if bits is None else bits[where]
+            self._sorted_bits(block, w, bits is not None)
             result[where] = block
         return result
+
+    def _sorted_bits(self, bits: NDArray[np.uint64], width: int, given: bool) -> None:
+        """The low bits of each, as so many of one width are sent; if they are not given, they are set."""
+        for at in range(0, width, CHUNK):
+            n = min(CHUNK, width - at)
+            if given:
+                self._run(((bits >> np.uint64(at)) & np.uint64((1 << n) - 1)).astype(np.int32), _UNIFORM[n])
+            else:
+                chunk = np.empty(bits.size, np.int32)
+                self._run(chunk, _UNIFORM[n])
+                bits |= chunk.astype(np.uint64) << np.uint64(at)
 
     def _escapes(self, n: int, values: NDArray[Any] | None) -> NDArray[np.int64]:
         """Whole values [n]: zigzag, bit length, then the bits below the leading one."""
@@ -279,6 +290,46 @@ class EntropyEncoder(_Coder):
                 f"expected values of the shape of the indices {index.shape}, found {values.shape}"
             )
         return self._code(tables, index.reshape(-1), values.reshape(-1)).reshape(index.shape)
+
+    def code_calls(self, tables: Tables, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]) -> None:
+        """Codes values [n], the first so many as one call of `code`, and so on, but sooner."""
+        _check_index(index)
+        if values.shape != index.shape or index.size != sum(sizes):
+            raise ValueError(f"expected {sum(sizes)} indices and values, found {index.shape} and {values.shape}")
+        positions, row, shift = tables._locate(index)
+        ends = np.concatenate([[0], np.cumsum(sizes)])  # of the calls
+        sent = _as_signed(values)
+        if positions is not None:
+            if np.count_nonzero(sent) != np.count_nonzero(sent[positions]):
+                raise ValueError("expected the value 0 wherever the index is 0")
+            sent, ends = sent[positions], positions.searchsorted(ends)
+        symbol = _symbols(tables, sent, shift)
+        escaped = np.flatnonzero(symbol == tables.bins)
+        width = np.zeros(row.size, np.uint8) if shift is None else shift.copy()
+        width[escaped] = 0
+        raw = np.flatnonzero(width)
+
+        heads, low = _Groups.of(row, ends), _Groups.of(width[raw], raw.searchsorted(ends))
+        in_order, block = row[heads.order], symbol[heads.order].astype(np.int32)
+        raw, widths = raw[low.order], width[raw[low.order]].astype(np.uint64)
+        bits = sent[raw].astype(np.int64).view(np.uint64) & ((np.uint64(1) << widths) - np.uint64(1))
+        short = bits.astype(np.int32) if not widths.size or int(widths.max()) <= CHUNK else None
+        whole, whole_ends = sent[escaped], escaped.searchsorted(ends).tolist()
+        for c in range(len(sizes)):
+            first, stop = heads.calls[c : c + 2]
+            if first < stop:
+                part = slice(heads.starts[first], heads.starts[stop])
+                counts = [b - a for a, b in pairwise(heads.starts[first : stop + 1])]
+                self._sorted_heads(tables, block[part], in_order[part], heads.keys[first:stop], counts)
+            for group in range(*low.calls[c : c + 2]):
+                part = slice(low.starts[group], low.starts[group + 1])
+                if short is not None:
+                    self._run(short[part], _UNIFORM[low.keys[group]])
+                else:
+                    self._sorted_bits(bits[part], low.keys[group], True)
+            if whole_ends[c] < whole_ends[c + 1]:
+                part = slice(*whole_ends[c : c + 2])
+                self._escapes(part.stop - part.start, whole[part])
 
     def finish(self) -> bytes:
         """The coded bytes: 32-bit little-endian words, none if nothing was coded."""
@@ -327,6 +378,28 @@ class EntropyDecoder(_Coder):
                 "expected an entropy-coded slab, found bytes that no encoder writes: "
                 "the stream is damaged or was made with other weights"
             ) from None
+
+
+class _Groups(NamedTuple):
+    """Values [n] of calls, those of a call stably sorted by a key."""
+
+    order: NDArray[np.intp]
+    starts: list[int]  # where values of a call and key start, and n
+    keys: list[int]  # of these groups
+    calls: list[int]  # where the groups of a call start, and their number
+
+    @classmethod
+    def of(cls, key: NDArray[np.unsignedinteger], ends: NDArray[np.intp]) -> _Groups:
+        """ends: where the first call starts, and where each ends."""
+        order = np.empty(key.size, np.intp)
+        for start, stop in pairwise(ends.tolist()):
+            np.add(key[start:stop].argsort(kind="stable"), start, out=order[start:stop])
+        in_order = key[order]
+        new = np.ones(order.size + 1, bool)
+        new[1:-1] = in_order[1:] != in_order[:-1]
+        new[ends] = True
+        starts = np.flatnonzero(new)
+        return cls(order, starts.tolist(), in_order[starts[:-1]].tolist(), starts.searchsorted(ends).tolist())
 
 
 def _check_index(index: NDArray[Any]) -> None:

@@ -51,7 +51,7 @@ from .stream import (
 from .tiling import FileOrder, Tiling
 from .volume import ArrayScan, Scan, Volume, dtype_name, is_big_endian, to_file_order
 
-NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median
+NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median. Without loss one is enough, for the preview
 LEAST_BACKGROUND = 0.02  # of the voxels at the minimum, from which on a mask is worth a byte per slab
 SURVEY_SHARE = 0.1  # of the time, for the progress
 SAMPLE_SHARE = 0.3  # of the time after it, of a search for a target
@@ -165,7 +165,7 @@ def encode_scan(
             f"{scan.name}: expected slices of at most {MAX_SLAB_VOXELS} voxels, found {cut.slab_shape(0)}"
         )
     finer = wanted.lossless or wanted.bound is not None
-    helpers = slabcoding.helpers(math.prod(scan.shape), cut.slabs) if finer else None
+    helpers = slabcoding.helpers(math.prod(scan.shape), cut.slabs, wanted.effort) if finer else None
     with contextlib.ExitStack() as stack:
         base: _Layer | None = None
         no_layers = None
@@ -177,7 +177,10 @@ def encode_scan(
             else:
                 base = found_layer
         start = 0.0 if base is None else 0.5
-        statistics, sigma = _survey(scan, cut, lambda done: progress(start + (1 - start) * SURVEY_SHARE * done))
+        noise_slabs = 1 if wanted.lossless else NOISE_SLABS
+        statistics, sigma = _survey(
+            scan, cut, noise_slabs, lambda done: progress(start + (1 - start) * SURVEY_SHARE * done)
+        )
         plan = _plan(scan, cut, statistics, sigma, wanted, base, load_model)
         if plan.number != LATTICE:
             base = None
@@ -403,10 +406,10 @@ def _check_header(scan: Scan) -> None:
         )
 
 
-def _survey(scan: Scan, cut: Tiling, progress: Progress) -> tuple[Statistics, float]:
+def _survey(scan: Scan, cut: Tiling, noise_slabs: int, progress: Progress) -> tuple[Statistics, float]:
     """First pass: what the values are, and the noise in stored units. Reads the scan to its end."""
     statistics = Statistics(scan.dtype)
-    sampled = {(2 * n + 1) * cut.slabs // (2 * NOISE_SLABS) for n in range(NOISE_SLABS)}
+    sampled = {(2 * n + 1) * cut.slabs // (2 * noise_slabs) for n in range(noise_slabs)}
     sigmas = []
     for number, slab in enumerate(scan.blocks(cut)):
         statistics.add(slab)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
-STORE_SAMPLE = 1 << 13  # voxels by which zstd is tried, in a hurry ...
+STORE_SAMPLE = 1 << 14  # voxels by which zstd is tried, in a hurry ...
+STORE_RUNS = 16
 STORE_HASTE = 0.8  # ... which makes more of them than this
 STORE_LEVEL = 1
 STORE_GAIN = 0.98  # from which zstd is worth its time for the lower bits of numbers
@@ -41,7 +42,8 @@ STORE_MARGIN = 64  # bytes by which a short sample may be off
 Effort = Literal["fast", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
 BATCH_VOXELS = 13_000_000  # coded side by side
-PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least
+PART_VOXELS = 1 << 20  # from twice as many on a slab that is coded alone is cut in two parts, of PART_SLICES at least ...
+FAST_PART_VOXELS = 1 << 18  # ... if it is to be fast: then there are no filters that a part would have to teach anew
 PART_SLICES = 8
 LEAST_SHARED = 1 << 19  # voxels from which on starting a process is worth it
 LEAST_SHARED_LOSSY = 1 << 21  # the same, of one that loads a model
@@ -229,7 +231,7 @@ class Lattice:
         for n, slab in enumerate(slabs):
             codes = self.codes(slab)
             # several slabs are work enough for several processes, and parts cost time and size
-            halved = len(slabs) == 1 and slab.size >= 2 * PART_VOXELS and len(slab) >= 2 * PART_SLICES
+            halved = len(slabs) == 1 and slab.size >= _least_halved(self._effort) and len(slab) >= 2 * PART_SLICES
             for part in parts(len(slab), 2 if halved else 1):
                 tasks.append(({**self._settings, "effort": self._effort}, [codes[part], *(one[part] for one in beside)]))
                 owners.append(n)
@@ -264,11 +266,12 @@ class Lattice:
         return pack_low(self._map.low(slab).reshape(-1), self._map.low_bits)
 
     def _may_be_longer(self, payload: bytes, slab: NDArray[Any]) -> bool:
-        """Whether zstd promises to be shorter, by runs of the voxels from four places."""
+        """Whether zstd promises to be shorter, by runs of the voxels from all over the slab."""
         flat = slab.reshape(-1)
-        run = STORE_SAMPLE // 4
-        if flat.size > 4 * run:
-            flat = np.concatenate([flat[at : at + run] for at in np.linspace(0, flat.size - run, 4).astype(np.intp)])
+        run = STORE_SAMPLE // STORE_RUNS
+        if flat.size > STORE_SAMPLE:
+            places = ((2 * n + 1) * (flat.size - run) // (2 * STORE_RUNS) for n in range(STORE_RUNS))
+            flat = np.concatenate([flat[at : at + run] for at in places])
         stored = len(pack_store(bytes(to_file_order(flat, self._store.stored)), slab.dtype.itemsize, STORE_LEVEL))
         return STORE_HASTE * stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
 
@@ -308,10 +311,15 @@ class Lattice:
         return unpack_low(fields, math.prod(shape), self._map.low_bits).reshape(shape)
 
 
-def helpers(voxels: int, slabs: int) -> Workers:
+def _least_halved(effort: str) -> int:
+    """Voxels of a slab from which on it is cut in two, if it is coded alone."""
+    return 2 * (FAST_PART_VOXELS if effort == "fast" else PART_VOXELS)
+
+
+def helpers(voxels: int, slabs: int, effort: str = "default") -> Workers:
     """For the lattice coder of a scan; started already, if there will be work for them as long as this is kept."""
     workers = Workers.shared(lattice_part)
-    if voxels >= LEAST_SHARED and (slabs > 1 or voxels >= 2 * PART_VOXELS):
+    if voxels >= LEAST_SHARED and (slabs > 1 or voxels >= _least_halved(effort)):
         workers.start(max(slabs, 2))
     return workers
 
@@ -545,6 +553,12 @@ class _SideBySide:
                 for s, stream in enumerate(self._streams)
             ]
         )
+
+    def code_calls(self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]) -> None:
+        """index [n], values [n] to encode, of the only slab: the first so many in a call of their own, and so on."""
+        stream = self._streams[0]
+        assert isinstance(stream, EntropyEncoder)
+        stream.code_calls(self._tables[table_set], index, values, sizes)
 
     def add(self, table_set: str, tables: LatticeTables) -> None:
         self._tables = {**self._tables, table_set: Tables(tables.weights, tables.low, tables.octave, tables.variants)}

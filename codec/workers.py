@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 MOST = 8  # processes, this one included
 POLL = 0.05  # seconds
 PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
-_START = "from mricodec.codec import workers; workers.serve()"
+# The package itself would load all that it has, of which a helper needs a part: it sees an empty one in the same folder.
+_START = """
+import sys, types
+package = sys.modules["mricodec.codec"] = types.ModuleType("mricodec.codec")
+package.__path__ = [sys.argv[3]]
+from mricodec.codec import workers
+workers.serve()
+"""
 
 Task = tuple[dict[str, Any], Sequence[NDArray[Any]]]
 Work = Callable[[dict[str, Any], Sequence[NDArray[Any]]], list[NDArray[Any]]]
@@ -147,7 +154,7 @@ class _Helper:
     def __init__(self, work: str, needs: str) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable or "python", "-c", _START, work, needs],
+            [sys.executable or "python", "-c", _START, work, needs, os.path.dirname(__file__)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from . import whole
 from .wavefront import (
     BUCKETS,
     CANDIDATES,
@@ -43,7 +44,7 @@ from .wavefront import (
 )
 
 MAX_SPAN = (1 << 24) - 1
-REFITTED = 6  # slices that are coded twice, as neighbours with a bound are less noisy than the slab ...
+REFITTED = 8, 96  # slices and rows that are coded twice, as neighbours with a bound are less noisy than the slab ...
 LEAST_REFITTED = 2  # ... from this bound on
 STEP_KIND = FIRST_FINE + 3 * OCTAVE  # of differences between kinds: a scale of 1
 TILT_OCTAVES = 4  # a probability is multiplied by at most 2**4
@@ -61,7 +62,7 @@ class Effort:
     rows: int = 30_000  # voxels that a predictor is fitted to
 
 
-FAST = Effort(filters=NO_FILTERS, tap_cost=3e-3)
+FAST = Effort(filters=NO_FILTERS, tap_cost=3e-3, rows=10_000)
 DEFAULT = Effort()
 HIGH = Effort(filters=LONG_FILTERS, far=True, tap_cost=0.0, rows=150_000)
 
@@ -69,6 +70,9 @@ HIGH = Effort(filters=LONG_FILTERS, far=True, tap_cost=0.0, rows=150_000)
 class SymbolCoder(Protocol):
     def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
         """index [1, n], values [1, n] to encode or None to decode -> the values."""
+
+    def code_calls(self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]) -> None:
+        """index [n], values [n] to encode: the first so many in a call of their own, and so on."""
 
     def add(self, table_set: str, tables: TableSet) -> None:
         """Tables of a name of its own."""
@@ -134,7 +138,7 @@ def _encode(
         predictor = _fitted(slab, side, max_error, beside, not within, effort, far)
         for filters in range(min(effort.filters, FILTERS), effort.filters + 1):
             tried = replace(side, predictor=predictor, filters=filters)
-            found = predict(slab, tried, max_error, beside)
+            found = predict(slab, tried, max_error, beside, centre=references[0] - low if within else None)
             tried = replace(tried, kinds=fit.choose_kinds(found.context, found.error))
             bits = fit.bits(found, tried.kinds) if effort.far else 0.0
             if bits < best:
@@ -145,17 +149,12 @@ def _encode(
     _side_information(coder, x.shape, side, len(references))
     table_set, index_of = _prepared(coder, side)
     index: NDArray[Any] = index_of[found.context]
+    error = found.error
     if within:
-        centre = (references[0] - low).reshape(-1)[found.voxels]
-        shift = ((found.nearest - centre) * found.sign).astype(np.int64)
-        index, error, table_set = _within_row(index, shift, within), found.error + shift, "within"
-    else:
-        error = found.error + _half_of_index()[index & 255]
-    start = 0
-    for size in found.sizes:
-        plane = slice(start, start + size)
-        coder.code(table_set, index[None, plane], error[None, plane])
-        start += size
+        index, error, table_set = _within_row(index, found.shift, within), error + found.shift, "within"
+    elif side.kinds.max() >= FIRST_COARSE:
+        error = error + _half_of_index()[index_of & 255][found.context]
+    coder.code_calls(table_set, index, error, found.sizes)
     return side.values(found.decoded)
 
 
@@ -179,11 +178,11 @@ def _fitted(
     predictor = fitted(slab, slab, references, centre)
     if max_error < LEAST_REFITTED:
         return predictor
-    first = max(0, (len(slab) - REFITTED) // 2)
-    middle = slice(first, first + REFITTED)
-    near = [reference[middle] for reference in references]
-    coarse = predict(slab[middle], replace(side, predictor=predictor), max_error, near).decoded
-    return fitted(coarse, slab[middle], near, True)
+    starts = [max(0, (n - most) // 2) for n, most in zip(slab.shape, REFITTED, strict=False)]
+    middle = tuple(slice(start, start + most) for start, most in zip(starts, REFITTED, strict=True))
+    part, *near = (np.ascontiguousarray(array[middle]) for array in (slab, *references))
+    coarse = predict(part, replace(side, predictor=predictor), max_error, near).decoded
+    return fitted(coarse, part, near, True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,19 +193,26 @@ class Predicted:
     error: NDArray[np.int32]  # [voxels], in steps of 2 * max_error + 1
     sizes: list[int]  # voxels of each plane
     decoded: NDArray[np.int32]  # [K, H, W]
-    voxels: NDArray[np.int32]  # [voxels], where they are in the slab
-    nearest: NDArray[np.int32]  # [voxels], the integer next to the prediction
-    sign: NDArray[np.int8]  # [voxels]
+    shift: NDArray[np.int64]  # [voxels], from the centre to the integer next to the prediction, as errors are coded
 
 
 def predict(
-    slab: NDArray[np.int32], side: Side, max_error: int = 0, references: Sequence[NDArray[np.int32]] = ()
+    slab: NDArray[np.int32],
+    side: Side,
+    max_error: int = 0,
+    references: Sequence[NDArray[np.int32]] = (),
+    *,
+    centre: NDArray[np.int32] | None = None,
 ) -> Predicted:
-    """Contexts and errors of a slab [K, H, W]; of `side` all but its kinds is used."""
+    """Contexts and errors of a slab [K, H, W]; of `side` all but its kinds is used. centre: the shift from it is told too."""
+    if side.filters == NO_FILTERS and max_error == 0 and centre is None:
+        contexts, errors = whole.contexts(slab, side.largest, side.border, side.predictor, references)
+        order, counts = whole.plane_order((slab.shape[0], slab.shape[1], slab.shape[2]))
+        return Predicted(contexts.reshape(-1)[order], errors.reshape(-1)[order], counts, slab, np.zeros(0, np.int64))
     flat = slab.reshape(-1)
     context, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
-    places, integers = np.empty(flat.size, np.int32), np.empty(flat.size, np.int32)
-    signs = np.empty(flat.size, np.int8)
+    centres = None if centre is None else centre.reshape(-1)
+    shift = np.zeros(0 if centre is None else flat.size, np.int64)
     decoded = slab if max_error == 0 else np.empty_like(flat)
     sizes: list[int] = []
     start = 0
@@ -216,7 +222,8 @@ def predict(
         values = flat[plane.voxels].astype(np.float64)
         end = start + values.size
         context[start:end] = plane.context
-        places[start:end], integers[start:end], signs[start:end] = plane.voxels, plane.nearest, plane.sign
+        if centres is not None:
+            shift[start:end] = (plane.nearest - centres[plane.voxels]) * plane.sign
         if max_error == 0:
             error[start:end] = (values - plane.nearest) * plane.sign
         else:
@@ -230,7 +237,7 @@ def predict(
         start = end
     if max_error:
         context &= ~(UNIT - 1)
-    return Predicted(context, error, sizes, decoded.reshape(slab.shape), places, integers, signs)
+    return Predicted(context, error, sizes, decoded.reshape(slab.shape), shift)
 
 
 def decode_slab(

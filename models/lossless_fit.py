@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,12 +41,14 @@ Float = NDArray[np.float64]
 ROWS_FITTED = 30_000  # voxels that a predictor is fitted to
 ROWS_WEIGHED = 8_000  # that the weights of the fit are found with
 ROWS_COMPARED = 300_000  # by which filters are compared
-ROWS_COUNTED = 6_000  # voxels of a bucket that choose its table
+ROWS_SORTED = 400_000  # voxels by which tables are chosen ...
+ROWS_COUNTED = 6_000  # ... of a bucket at most
+PRODUCTS_ALONE = 1 << 18  # of a product of matrices, up to which OpenBLAS uses one thread
 SMALL = 1 << 12  # slabs with fewer voxels take the shipped predictor
 COEFFICIENT_COST = 12  # bits in the stream
 TAP_COST = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
 BACKGROUND = 0.02  # share of voxels that have the least value
-TILT_ERRORS = 500_000  # that tilts are counted from
+TILT_ERRORS = 200_000  # that tilts are counted from
 TILT_MOST = 32
 TILT_COST = 150  # bits of a tilt in the stream
 TILT_TIME = 5e-4  # bits per voxel that a tilt must save, for the time it takes
@@ -115,13 +118,13 @@ def fit_predictor(
     reference_taps = tuple(beside[k - len(candidates)] for k in chosen if k >= len(candidates))
     data = Data(slab, target, references, list(reference_taps), rows)
     coefficients = np.zeros((STAGES, len(chosen)))
-    coefficients[last:] = _solve(information, moment, chosen)
+    coefficients[last:] = _solve(information[np.ix_(chosen, chosen)], moment[chosen])
     for stage in range(last):
         there = [k for k, tap in enumerate(taps) if -tap[0] <= stage]
         own = [taps[k] for k in there]
         there += range(len(taps), len(chosen))
         information, moment = normal_equations(data, own, stage, stage + 1, random)
-        coefficients[stage, there] = _solve(information, moment, list(range(len(there))))
+        coefficients[stage, there] = _solve(information, moment)
     return Predictor(taps, whole_coefficients(coefficients), reference_taps)
 
 
@@ -154,7 +157,7 @@ def normal_equations(
     weights = np.ones(x.size)
     for _ in range(2):
         information, moment = _weighted(a[part], x[part], weights[part])
-        found: Float = np.abs(x - a @ np.linalg.solve(information, moment))
+        found: Float = np.abs(x - _times(a, _solve(information, moment)))
         expected = 0.8 * spread * (found.sum() / max(spread.sum(), 1e-9)) + 0.2 * found.mean() + 0.1
         weights = np.reciprocal(expected * (0.5 * expected + found))
     information, moment = _weighted(a, x, weights)
@@ -199,13 +202,26 @@ def _sample(
 
 def _weighted(a: Float, x: Float, weights: Float) -> tuple[Float, Float]:
     scaled = a * weights[:, None]
-    information: Float = scaled.T @ a
+    information, moment = np.zeros((a.shape[1], a.shape[1])), np.zeros(a.shape[1])
+    for part in _parts(a):
+        information += scaled[part].T @ a[part]
+        moment += scaled[part].T @ x[part]
     ridge = np.diag(information) * 1e-6 + 1e-3 * weights.mean()
-    return information + np.diag(ridge), scaled.T @ x
+    return information + np.diag(ridge), moment
 
 
-def _solve(information: Float, moment: Float, chosen: list[int]) -> Float:
-    return np.asarray(np.linalg.solve(information[np.ix_(chosen, chosen)], moment[chosen]), np.float64)
+def _times(a: Float, coefficients: Float) -> Float:
+    return np.concatenate([a[part] @ coefficients for part in _parts(a)])
+
+
+def _parts(a: Float) -> list[slice]:
+    """Some rows at a time, so few that OpenBLAS starts no threads: they would only be in the way of the helper processes."""
+    size = max(1, PRODUCTS_ALONE // max(a.shape[1], 1) ** 2)
+    return [slice(first, first + size) for first in range(0, len(a), size)]
+
+
+def _solve(information: Float, moment: Float) -> Float:
+    return np.asarray(np.linalg.solve(information, moment), np.float64)
 
 
 def _worthwhile(information: Float, moment: Float, cost: float) -> list[int]:
@@ -277,20 +293,21 @@ def bits(found: Predicted, kinds: NDArray[np.intp]) -> float:
 
 def choose_kinds(context: NDArray[np.integer], error: NDArray[np.int32]) -> NDArray[np.intp]:
     """The kind of tables for each bucket up to the last one met, from contexts and errors [n] of a slab."""
+    step = -(-error.size // ROWS_SORTED)
     bucket = (context >> 4).astype(np.uint8) % BUCKETS
-    order = np.argsort(bucket, kind="stable")
-    counts = np.bincount(bucket, minlength=BUCKETS)
+    met = np.bincount(bucket, minlength=BUCKETS)
+    without_error = np.bincount(bucket[error != 0], minlength=BUCKETS) == 0
     kinds = np.zeros(int(bucket.max()) + 1, np.intp)
-    start = 0
-    for b in range(kinds.size):
-        places = order[start : start + int(counts[b])]
-        start += int(counts[b])
-        if places.size == 0:
-            kinds[b] = kinds[b - 1] + 1 if b else 0
-            continue
-        if not error[places].any():
+    context, error, bucket = context[::step], error[::step], bucket[::step]
+    order = np.argsort(bucket, kind="stable")
+    ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS)).tolist()
+    for b, (start, end) in enumerate(pairwise((0, *ends[: kinds.size]))):
+        if met[b] and without_error[b]:
             continue  # kind 0
-        places = places[:: -(-places.size // ROWS_COUNTED)] if places.size > ROWS_COUNTED else places
+        if start == end:
+            kinds[b] = kinds[b - 1] + 1 if b else 1
+            continue
+        places = order[start : end : -(-(end - start) // ROWS_COUNTED)]
         kinds[b] = _best_kind((context[places] & 15).astype(np.intp), error[places])
     return np.minimum(kinds, KINDS - 1)
 

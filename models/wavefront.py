@@ -121,7 +121,7 @@ LEVELS = 5
 NODES = 33  # of a tilt: places in quarters of the scale, -4 .. 4
 VARIANTS = 1 + 2 * (LEVELS - 1)  # the largest level, then the others for positive and negative signs
 LEVEL_LIMITS = (0, 3, 5, 8)
-_LEAST_RATIO = -1
+LEAST_RATIO = -1
 
 _LEAST_WEIGHT, _MOST_WEIGHT = np.int32(-WEIGHT_MAX), np.int32(WEIGHT_MAX)
 _RING = 32  # planes kept: more than any neighbour is back
@@ -184,14 +184,14 @@ def shipped() -> Shipped:
 
 
 def _variants() -> NDArray[np.int64]:
-    """[2, limits]: context of a variant, by the sign and the quarter octaves of prediction / scale from `_LEAST_RATIO` on."""
-    ratio = np.arange(_LEAST_RATIO, LEVEL_LIMITS[-1] + 1)
+    """[2, limits]: context of a variant, by the sign and the quarter octaves of prediction / scale from `LEAST_RATIO` on."""
+    ratio = np.arange(LEAST_RATIO, LEVEL_LIMITS[-1] + 1)
     level = np.searchsorted(LEVEL_LIMITS, ratio, side="right")
     variant = np.where(level < LEVELS - 1, 1 + 2 * level, 0)
     return np.stack([variant, np.where(variant > 0, variant + 1, 0)]) * (BUCKETS * UNIT)
 
 
-_VARIANT_CONTEXTS = _variants()
+VARIANT_CONTEXTS = _variants()
 
 
 class Plane(NamedTuple):
@@ -310,10 +310,10 @@ class Wavefront:
             bucket = _octaves(around)
             ratio = _octaves(predicted + 1)
             ratio -= bucket
-            ratio -= _LEAST_RATIO
+            ratio -= LEAST_RATIO
             np.maximum(ratio, 0, out=ratio)
-            np.minimum(ratio, LEVEL_LIMITS[-1] - _LEAST_RATIO, out=ratio)
-            context = _VARIANT_CONTEXTS[negative.view(np.int8), ratio]
+            np.minimum(ratio, LEVEL_LIMITS[-1] - LEAST_RATIO, out=ratio)
+            context = VARIANT_CONTEXTS[negative.view(np.int8), ratio]
             bucket *= UNIT
             context += bucket
             context += np.abs(fraction).astype(np.int64)

@@ -193,6 +193,26 @@ def test_round_trip(calls: list[tuple[Tables, NDArray[Any], NDArray[np.int64]]])
 
 
 @settings(max_examples=60, deadline=None)
+@given(call_strategy(), st.lists(st.integers(0, 700), max_size=6))
+def test_calls_at_once_give_the_bytes_of_calls(call: tuple[Tables, NDArray[Any], NDArray[np.int64]], cuts: list[int]) -> None:
+    tables, index, values = call
+    ends = sorted(min(cut, index.size) for cut in [0, *cuts, index.size])
+    one, other = EntropyEncoder(), EntropyEncoder()
+    for start, end in itertools.pairwise(ends):
+        one.code(tables, index[start:end], values[start:end])
+    other.code_calls(tables, index, values, np.diff(ends).tolist())
+    assert other.finish() == one.finish()
+
+
+def test_calls_at_once_refuse_what_a_call_does() -> None:
+    tables = random_tables(np.random.default_rng(0), 20, 9, -4, 5)
+    index, values = np.array([3, 0], np.uint8), np.array([1, 2])
+    for sizes, message in (([1, 1], "the value 0"), ([1, 2], "expected 3")):
+        with pytest.raises(ValueError, match=message):
+            EntropyEncoder().code_calls(tables, index, values, sizes)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(call_strategy(max_size=150), max_size=3))
 def test_bytes_are_as_specified(calls: list[tuple[Tables, NDArray[Any], NDArray[np.int64]]]) -> None:
     encoder = EntropyEncoder()

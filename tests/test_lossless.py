@@ -35,6 +35,10 @@ class Coder:
         given = None if values is None else values[0]
         return self.stream.code(self.tables[table_set], index[0], given)[None]  # type: ignore[arg-type]
 
+    def code_calls(self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]) -> None:
+        assert isinstance(self.stream, EntropyEncoder)
+        self.stream.code_calls(self.tables[table_set], index, values, sizes)
+
     def add(self, table_set: str, tables: wavefront.TableSet) -> None:
         self.tables[table_set] = Tables(*tables)
 
@@ -343,6 +347,27 @@ def test_predictions_are_those_of_the_format(make: Any, shape: tuple[int, int, i
             walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
         assert sorted(voxel for voxel, _, _, _ in found) == list(range(slab.size))
         assert found == reference
+
+
+@pytest.mark.parametrize("make", [scan_like, extreme])
+@pytest.mark.parametrize("shape", [(1, 9, 13), (2, 12, 10), (5, 70, 140), (4, 16, 1), (3, 1, 20), (6, 1, 1)])
+def test_predictions_at_once_are_those_plane_by_plane(make: Any, shape: tuple[int, int, int]) -> None:
+    slab = make(shape)
+    slab -= slab.min()
+    references = [np.roll(slab, 1, axis=1)]
+    random = np.random.default_rng(2)
+    beside = tuple((0, tap) for tap in wavefront.REFERENCE_CANDIDATES if random.random() < 0.6)
+    coefficients = random.integers(-900, 900, (3, len(wavefront.CANDIDATES) + len(beside))).astype(np.int32)
+    for stage in range(3):
+        coefficients[stage, [-t > stage for t, _, _ in wavefront.CANDIDATES] + [False] * len(beside)] = 0
+    fitted = wavefront.Predictor(wavefront.CANDIDATES, coefficients, beside)
+    for predictor in (fitted, wavefront.shipped().predictor):
+        side = lossless.Side(0, int(slab.max()), border=37, filters=wavefront.NO_FILTERS, predictor=predictor)
+        fast = lossless.predict(slab, side, 0, references)
+        slow = lossless.predict(slab, side, 0, references, centre=slab)
+        assert fast.sizes == [size for size in slow.sizes if size]
+        np.testing.assert_array_equal(fast.context, slow.context)
+        np.testing.assert_array_equal(fast.error, slow.error)
 
 
 @pytest.mark.parametrize("filters", [wavefront.NO_FILTERS, wavefront.FILTERS, wavefront.LONG_FILTERS])
