@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mricodec.models.autoencoder import Autoencoder
     from mricodec.models.perceptual import ContrastNet, Lpips
     from mricodec.models.slice_training import Recipe, Task
+    from mricodec.models.zoo import Entry
 
 Report = Callable[[str], None]
 Picture = NDArray[np.float32]
@@ -40,6 +41,8 @@ DEEP = UNETS[:2]  # those whose latents are mixed: at half the resolution that i
 PARTS = ("cnn", "unet", "vae", "interpolation", "bagan", "augmentation")
 METHODS = ("none", "repetition", "pixel blending", "interpolation", "acai", "bagan")
 MIXED = ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness", "mesh", "psnr")  # of interpolants
+DRAWN = 64  # pictures of a class by which a generator is measured
+GENERATED = ("nearest", "coverage", "diversity", "sharpness", "recognised", "novelty")  # of BAGAN
 FEW = {"T1": 40, "T2": 20, "FLAIR": 10, "DWI": 5}  # pictures of the unbalanced subset
 NEAR_MM = 8.0  # largest difference in height of slices that are mixed
 T_95 = {5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # Student's t, two-sided, by the number of seeds
@@ -84,15 +87,16 @@ class Config:
         if name.startswith("cnn"):
             return Recipe(steps, self.batch, 2e-3, self.size)
         if name.startswith("acai"):
-            return Recipe(steps, self.mix_batch, 1e-3, GRID)
+            return Recipe(steps, self.mix_batch, 1e-3, self.size)
         if name.startswith("bagan"):
-            return Recipe(steps, 8 * self.mix_batch, 5e-4 if name.endswith("-start") else 2e-4, GRID // 2)
+            rate, momentum = (1e-3, 0.9) if name.endswith("-start") else (2e-4, 0.5)
+            return Recipe(steps, 4 * self.mix_batch, rate, GRID // 2, momentum=momentum)
         return Recipe(steps, 32, 2e-3, GRID // 2)
 
 
 STEPS = {
-    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 150, "bagan": 300,
-    "features": 400, "classifier": 150,
+    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 1500, "acai-unet": 500,
+    "bagan-start": 1000, "bagan": 2500, "bagan-few-start": 400, "bagan-few": 500, "features": 400, "classifier": 150,
 }  # fmt: skip
 CONFIGS = {
     "default": Config(STEPS),
@@ -106,11 +110,13 @@ class Study:
     """The corpus, the models trained so far and what was found, in a folder `out`."""
 
     def __init__(
-        self, data: Path, out: Path, *, config: str = "default", minutes: float | None = None,
+        self, data: Path, out: Path, *, config: str = "default", minutes: float | None = None, retrain: bool = False,
         lpips: Path | None = None, report: Report = lambda line: None,
     ) -> None:  # fmt: skip
-        """minutes: a budget for every model instead of the configuration's steps. ValueError without usable slices."""
+        """minutes: a budget for every model instead of the configuration's steps; without it, and without `retrain`, the
+        shipped models are used as they are. ValueError without usable slices."""
         self.out, self.config, self.report, self.minutes = out, CONFIGS[config], report, minutes
+        self.shipped = config == "default" and minutes is None and not retrain
         self.results: dict[str, Any] = {
             "config": config, "minutes": minutes, "environment": environment(), "measures": MEASURES,
         }  # fmt: skip
@@ -138,6 +144,7 @@ class Study:
         self.measured = self.slices["test"][:: self.config.test_every]
         self._networks: dict[str, Autoencoder] = {}
         self._tables: dict[str, dict[str, torch.Tensor]] = {}
+        self._logs: dict[str, Path] = {}  # of shipped models
 
     # trainings
 
@@ -157,7 +164,7 @@ class Study:
             network.eval().requires_grad_(False)
 
     def network(self, name: str) -> Autoencoder:
-        """An autoencoder, its weights rounded as they are stored; the file to be shipped is written beside."""
+        """An autoencoder, its weights rounded as they are stored: shipped, or trained and its file written beside."""
         from mricodec.models import slice_training as training
         from mricodec.models import zoo
 
@@ -166,6 +173,9 @@ class Study:
 
             torch.manual_seed(0)
             network: Any = zoo.STUDY[name]()
+            if self.shipped and name in zoo.names():
+                self._take(name, zoo.find(name))
+                return self._networks[name]
             train = self.slices["train"]
             feed = training.crops([s.pixels for s in train], [s.scan for s in train], self.config.recipe(name))
             some = [s.pixels for s in train[:: max(1, len(train) // self.config.calibrate)]]
@@ -179,6 +189,17 @@ class Study:
             self._tables[name] = {key: value for key, value in tensors.items() if key.startswith("tables.")}
             self._networks[name] = network
         return self._networks[name]
+
+    def _take(self, name: str, entry: Entry) -> None:
+        """A shipped model."""
+        from safetensors.torch import load_file
+
+        from mricodec.models import zoo
+
+        self._networks[name] = cast(Any, zoo.load_model(name)).network
+        self._tables[name] = {key: value for key, value in load_file(entry.path).items() if key.startswith("tables.")}
+        self._logs[name] = entry.path.with_name(f"{name}.jsonl")
+        self.results.setdefault("files", {})[name] = {"sha256": entry.sha256, "bytes": entry.path.stat().st_size}
 
     def _export(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         from safetensors.torch import save
@@ -208,11 +229,13 @@ class Study:
             torch.manual_seed(0)
             network: Any = zoo.STUDY[start]()
             network.load_state_dict(self.network(start).state_dict())
-            self._fit(adversarial.Acai(network), self._mixable, name)
+            recipe = self.config.recipe(name)
+            self._fit(adversarial.Acai(network), lambda rng: self._mixable(rng, recipe), name)
             self._networks[name] = network
         return self._networks[name]
 
-    def _mixable(self, rng: np.random.Generator) -> torch.Tensor:
+    def _mixable(self, rng: np.random.Generator, recipe: Recipe) -> torch.Tensor:
+        """The same window of pictures of one contrast and height."""
         import torch
 
         train = self.slices["train"]
@@ -221,7 +244,9 @@ class Study:
         own = [n for n, s in enumerate(train) if s.contrast == contrast]
         height = train[own[rng.integers(len(own))]].height_mm
         near = [n for n in own if abs(train[n].height_mm - height) <= NEAR_MM]
-        return torch.from_numpy(self.grid["train"][rng.choice(near, self.config.mix_batch)])[:, None]
+        pictures = self.grid["train"][rng.choice(near, recipe.batch)]
+        top, left = rng.integers(GRID - recipe.size + 1, size=2)
+        return torch.from_numpy(pictures[:, top : top + recipe.size, left : left + recipe.size].copy())[:, None]
 
     def labelled(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures [n, 1, 64, 64] and classes [n]."""
@@ -241,19 +266,23 @@ class Study:
         self._fit(task, _balanced(*self.labelled("train"), 32), "features")
         return network
 
-    def bagan(self, name: str, x: torch.Tensor, classes: torch.Tensor) -> Bagan:
+    def bagan(self, name: str, x: torch.Tensor, classes: torch.Tensor) -> tuple[Bagan, Bagan]:
+        """As its autoencoder started it, and trained."""
         import torch
 
         from mricodec.models.adversarial import Bagan, SmallAutoencoder
 
         torch.manual_seed(0)
         feed = _balanced(x, classes, self.config.recipe("bagan").batch)
-        start = SmallAutoencoder()
-        self._fit(start, feed, f"{name}-start")
-        bagan = Bagan(len(CONTRASTS))
-        bagan.start_from(start, x, classes)
+        autoencoder = SmallAutoencoder()
+        self._fit(autoencoder, feed, f"{name}-start")
+        start, bagan = Bagan(len(CONTRASTS)), Bagan(len(CONTRASTS))
+        for each in (start, bagan):
+            each.start_from(autoencoder, x, classes)
+        for network in start.networks.values():
+            network.eval().requires_grad_(False)
         self._fit(bagan, feed, name)
-        return bagan
+        return start, bagan
 
     # measurements
 
@@ -389,6 +418,48 @@ class Study:
                         out[n] = min(out[n], float(unit_distance(real, made).min()))
         return out
 
+    def generation(self) -> list[dict[str, Any]]:
+        """A row for every source and contrast: how its pictures lie to those of test subjects and of training."""
+        import torch
+
+        x, classes = self.labelled("train")
+        test_x, test_classes = self.labelled("test")
+        features = self.contrast_net()
+        start, bagan = self.bagan("bagan", x, classes)
+        rows = []
+        for n, contrast in enumerate(CONTRASTS):
+            train, real = x[classes == n], test_x[test_classes == n]
+            if len(train) < 2 or len(real) < 2:
+                continue
+            asked = torch.full((DRAWN,), n)
+            sources = {
+                "training pictures": train[:: -(-len(train) // DRAWN)],
+                "initialisation": start.sample(asked, torch.Generator().manual_seed(n)),
+                "BAGAN": bagan.sample(asked, torch.Generator().manual_seed(n)),
+            }
+            known = torch.cat([train, train.flip(-1)])[:, 0]
+            theirs = features.vectors(real)
+            for source, made in sources.items():
+                with torch.no_grad():
+                    guess = features(made).argmax(1)
+                mine = features.vectors(made)
+                between = torch.cdist(mine, theirs).square()
+                row = {
+                    "source": source, "contrast": contrast, "pictures": len(made),
+                    "nearest": between.amin(1).mean(), "coverage": between.amin(0).mean(),
+                    "diversity": _spread(mine) / _spread(theirs), "recognised": (guess == n).double().mean(),
+                    "sharpness": _sharpness(made) / _sharpness(real),
+                }  # fmt: skip
+                if source != "training pictures":
+                    squared = torch.stack([(known - picture).square().mean((1, 2)).amin() for picture in made])
+                    row["novelty"] = 255 * squared.sqrt().mean()
+                rows.append({key: value if isinstance(value, (str, int)) else float(value) for key, value in row.items()})
+        for source in dict.fromkeys(str(row["source"]) for row in rows):
+            own = [row for row in rows if row["source"] == source]
+            said = {key: np.mean([row[key] for row in own]) for key in GENERATED if key in own[0]}
+            self.report(f"{source}: " + ", ".join(f"{key} {value:.4g}" for key, value in said.items()))
+        return rows
+
     def subset(self) -> list[int]:
         """Training slices: FEW of every contrast, evenly spread."""
         chosen: list[int] = []
@@ -410,7 +481,7 @@ class Study:
         x, classes = (t[chosen] for t in self.labelled("train"))
         test_x, test_classes = self.labelled("test")
         cnn = self.best(CNNS)
-        bagan = self.bagan("bagan-few", x, classes)
+        _, bagan = self.bagan("bagan-few", x, classes)
         mixers = {"pixel blending": _blend, "interpolation": _latent(self.network(cnn)), "acai": _latent(self.acai(cnn))}
         most = int(torch.bincount(classes).max())
         rows = []
@@ -456,7 +527,8 @@ class Study:
     def trainings(self) -> dict[str, dict[str, Any]]:
         """What was run, from the logs."""
         out = {}
-        for path in sorted((self.out / "models").glob("*.jsonl")):
+        logs = [*(self.out / "models").glob("*.jsonl"), *(path for path in self._logs.values() if path.exists())]
+        for path in sorted(logs, key=lambda path: path.name):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             head = next(row for row in rows if "recipe" in row)
             out[path.stem] = {**head, "minutes": head.get("minutes"), **rows[-1]}
@@ -468,7 +540,7 @@ Mixer = Callable[["torch.Tensor", list[float]], "torch.Tensor"]
 
 def run(
     data: Path, out: Path, *, only: Sequence[str] = PARTS, config: str = "default", minutes: float | None = None,
-    lpips: Path | None = None, report: Report = lambda line: None,
+    retrain: bool = False, lpips: Path | None = None, report: Report = lambda line: None,
 ) -> Path:  # fmt: skip
     """Do the `only` parts of the study: `out`/study.json, figures/ and study.html; returns the page's path.
 
@@ -484,7 +556,7 @@ def run(
 
     (out / "models").mkdir(parents=True, exist_ok=True)
     (out / "figures").mkdir(exist_ok=True)
-    study = Study(data, out, config=config, minutes=minutes, lpips=lpips, report=report)
+    study = Study(data, out, config=config, minutes=minutes, retrain=retrain, lpips=lpips, report=report)
     before = out / "study.json"
     kept: dict[str, Any] = json.loads(before.read_text()) if before.exists() else {}
     results = study.results
@@ -505,12 +577,12 @@ def run(
     if "bagan" in only:
         import torch
 
-        bagan = study.bagan("bagan", *study.labelled("train"))
+        _, bagan = study.bagan("bagan", *study.labelled("train"))
         classes = torch.arange(len(CONTRASTS)).repeat_interleave(8)
         samples = bagan.sample(classes, torch.Generator().manual_seed(0))
         made = samples.reshape(len(CONTRASTS), 8, *samples.shape[2:]).numpy()
         figures.samples(made, study.grid["train"], study.slices["train"])
-        results["bagan"] = True
+        results["bagan"] = study.generation()
     if "augmentation" in only:
         results["augmentation"] = study.augmentation()
         figures.accuracies(results["augmentation"])
@@ -589,6 +661,18 @@ def _latent(network: Autoencoder) -> Mixer:
         return interpolate(network, pictures, weights).clamp(0, 1)
 
     return mix
+
+
+def _sharpness(pictures: torch.Tensor) -> float:
+    """Mean absolute gradient of [n, 1, H, W]."""
+    return float(np.mean([_gradient(picture) for picture in pictures[:, 0].numpy()]))
+
+
+def _spread(vectors: torch.Tensor) -> float:
+    """Mean squared distance of two of them."""
+    import torch
+
+    return float(torch.cdist(vectors, vectors).square().sum()) / (len(vectors) * (len(vectors) - 1))
 
 
 def _gradient(picture: Picture) -> float:

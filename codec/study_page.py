@@ -391,9 +391,22 @@ def _critics(trainings: dict[str, dict[str, Any]]) -> list[str]:
 
 def _generation(results: dict[str, Any], folder: Path) -> list[str]:
     out = []
-    if results.get("bagan"):
+    if rows := results.get("bagan"):
         caption = "A training picture of each class, then pictures drawn at random, unselected."
-        out += ["<h3>BAGAN</h3>", _figure(folder, "bagan", caption)]
+        keys = ("nearest", "coverage", "diversity", "sharpness", "recognised", "novelty")
+        lines = [[row["source"], row["contrast"], *(f"{row[key]:.3g}" if key in row else "-" for key in keys)] for row in rows]
+        out += [
+            "<h3>Table 4: BAGAN</h3>",
+            _table(["pictures", "class", *keys], lines),
+            _note("64 × 64 pixels, against the pictures of test subjects of the same contrast. Nearest: mean feature "
+                  "distance to the nearest of them; coverage: mean feature distance of them to the nearest picture made; "
+                  "diversity: mean feature distance of two pictures, and sharpness: mean absolute gradient, both over those of "
+                  "the test pictures; recognised: share that the network of the feature distance takes for their class; "
+                  "novelty: root mean squared difference to the nearest training picture of the class, mirrored or not, "
+                  "of 255. Initialisation: the decoder of the autoencoder on latents drawn from the Gaussian of the class, "
+                  "before the adversarial training."),
+            _figure(folder, "bagan", caption),
+        ]
         if row := results["trainings"].get("bagan"):
             losses = f"discriminator {row['discriminator']:.3f}, generator {row['generator']:.3f}"
             out.append(_note(f"Cross entropy at the end of the training: {losses}."))

@@ -29,10 +29,10 @@ def load_autoencoder(name: str, study: Path | None) -> Autoencoder:
     from mricodec.models import slice_training, zoo
     from mricodec.models.autoencoder import Autoencoder
 
-    if study is None:
-        shipped = {entry.name for entry in zoo.REGISTRY}
+    shipped = {entry.name for entry in zoo.REGISTRY} & zoo.STUDY.keys() - {"vae"}
+    if study is None or (name in shipped and not (study / "models" / f"{name}.safetensors").exists()):
         if name not in shipped:
-            known = ", ".join(sorted(shipped & zoo.STUDY.keys() - {"vae"})) or "none"
+            known = ", ".join(sorted(shipped))
             raise ValueError(f"no autoencoder {name} is shipped (there are: {known}); name the folder of a study with --study")
         network: Any = getattr(zoo.load_model(name), "network", None)
         if not isinstance(network, Autoencoder):

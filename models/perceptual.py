@@ -8,6 +8,7 @@ construction on it, all w_c = 1, is called *feature distance*: other numbers, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -91,6 +92,15 @@ class ContrastNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x)[-1].mean((2, 3)))
         return logits
+
+    @torch.no_grad()
+    def vectors(self, x: Tensor) -> Tensor:
+        """Pictures [N, 1, H, W] -> [N, d], whose squared Euclidean distances are feature distances."""
+        parts = []
+        for f in self.features(x):
+            unit = f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10)
+            parts.append(unit.flatten(1) / math.sqrt(f.shape[2] * f.shape[3]))
+        return torch.cat(parts, 1)
 
     @torch.no_grad()
     def distance(self, x: Tensor, y: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save, save_file
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec import slices
-from mricodec.codec.study import METHODS, _mesh
+from mricodec.codec.study import METHODS, Study, _mesh
 from mricodec.models import adversarial, perceptual, slice_training, zoo
 from mricodec.models.autoencoder import MinimalCNN
 
@@ -63,8 +64,10 @@ def parts_of(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study")
+    begin = time.process_time()
     result = invoke("study", "run", "--data", corpus, "-o", out, "--config", "debug")
     assert result.exit_code == 0, result.output
+    assert time.process_time() - begin < 120
     return out
 
 
@@ -77,10 +80,14 @@ def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
     assert all(len(row["scores"]) == 5 for row in found["augmentation"])
     assert len(found["interpolation"]) == 5
     assert all(len(row["nearest"]["values"]) == 3 for row in found["interpolation"])
+    assert {(row["source"], row["contrast"]) for row in found["bagan"]} == {
+        (source, contrast) for source in ("training pictures", "initialisation", "BAGAN") for contrast in ("T1", "T2")
+    }
     curves = {name: [row["psnr"] for row in found["vae"] if row["model"] == name] for name in ("cnn8", "vae")}
     assert curves["vae"] == sorted(curves["vae"]) and len(curves["vae"]) == len(curves["cnn8"]) == 6
     page = (study / "study.html").read_text()
-    for word in ("Table 1", "Table 2", "Table 3", "BAGAN", "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
+    tables = ("Table 1", "Table 2", "Table 3", "Table 4: BAGAN")
+    for word in (*tables, "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
         assert word in page
     assert "src='http" not in page and page.count("data:image/png") == 10
 
@@ -90,6 +97,14 @@ def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
     result = invoke("study", "run", "--data", corpus, "-o", study, "--config", "debug", "--only", "cnn")
     assert result.exit_code == 0, result.output
     assert ((study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]) == before
+
+
+def test_shipped_models_are_not_trained(corpus: Path, tmp_path: Path) -> None:
+    found = Study(corpus, tmp_path)
+    shipped = zoo.load_model("cnn8").network.state_dict()
+    mine = found.network("cnn8").state_dict()
+    assert all(torch.equal(mine[key], shipped[key]) for key in shipped) and not (tmp_path / "models").exists()
+    assert not Study(corpus, tmp_path, config="debug").shipped and not Study(corpus, tmp_path, retrain=True).shipped
 
 
 def test_wrong_parts_are_named(corpus: Path, tmp_path: Path) -> None:
@@ -135,6 +150,27 @@ def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corp
         assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
     for row in rows:
         assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
+
+
+def test_the_discriminator_sees_pictures_moved() -> None:
+    torch.manual_seed(0)
+    picture = torch.zeros(64, 1, 64, 64)
+    picture[:, :, 30, 20] = 1
+    moved = adversarial._moved(picture)
+    assert ((moved > 0).sum((1, 2, 3)) == 1).all()
+    places = (moved[:, 0] > 0).nonzero()[:, 1:]
+    low, high = places.amin(0).tolist(), places.amax(0).tolist()
+    assert low == [26, 16] and high == [34, 47]  # 20 and, mirrored, 43, each 4 to and fro
+    values = moved.amax((1, 2, 3))
+    assert 0.8 <= float(values.min()) < 0.9 < 1.1 < float(values.max()) <= 1.2
+
+
+def test_vectors_and_distances_agree() -> None:
+    torch.manual_seed(0)
+    network = perceptual.ContrastNet(4)
+    x, y = torch.rand(2, 3, 1, 32, 32).unbind()
+    squared = (network.vectors(x) - network.vectors(y)).square().sum(1)
+    assert torch.allclose(squared, network.distance(x, y), rtol=1e-4)
 
 
 def test_a_mesh_is_seen() -> None:
