@@ -145,6 +145,7 @@ class Study:
         self._networks: dict[str, Autoencoder] = {}
         self._tables: dict[str, dict[str, torch.Tensor]] = {}
         self._logs: dict[str, Path] = {}  # of shipped models
+        self._validated: dict[str, float] = {}
 
     # trainings
 
@@ -210,13 +211,19 @@ class Study:
             file.write(data)
         self.results.setdefault("files", {})[name] = {"sha256": sha, "bytes": len(data)}
 
+    def chosen_by(self, name: str) -> float:
+        """`validation` of a trained network, measured once."""
+        if name not in self._validated:
+            self._validated[name] = self.validation(self.network(name))
+        return self._validated[name]
+
     def validation(self, network: Autoencoder) -> float:
         """Mean PSNR of 12 validation slices, dB: what models are chosen by."""
         pictures = self.slices["validation"][:: max(1, len(self.slices["validation"]) // 12)]
         return float(np.mean([_psnr(s.pixels, _through(network, s.pixels)) for s in pictures]))
 
     def best(self, names: Sequence[str]) -> str:
-        return max(names, key=lambda name: self.validation(self.network(name)))
+        return max(names, key=self.chosen_by)
 
     def acai(self, start: str) -> Autoencoder:
         """The autoencoder `start`, trained on with a critic on mixed pictures of one contrast and height."""
@@ -305,7 +312,7 @@ class Study:
                 "parameters": sum(p.numel() for p in network.parameters()), "slices": len(psnr),
                 "psnr_min": psnr.min(), "psnr_max": psnr.max(), "psnr": psnr.mean(), "psnr_sd": psnr.std(ddof=1),
                 "mse": mse.mean(), "ssim": ssim.mean(), "ssim_sd": ssim.std(ddof=1), "psnr_by_contrast": by_contrast,
-                "validation_psnr": self.validation(network),
+                "validation_psnr": self.chosen_by(name),
             })  # fmt: skip
             self.report(f"{name}: {psnr.mean():.2f} ± {psnr.std(ddof=1):.2f} dB on {len(psnr)} test slices")
         return rows
@@ -317,22 +324,26 @@ class Study:
         from mricodec.models.slice_training import padded
 
         rows = []
+        octaves = range(3, 9)
         for name in names:
             network: Any = self.network(name)
-            for octave in range(3, 9):
-                gain = network.gain(torch.tensor([float(octave)]))
-                weights = self._tables[name][f"tables.{network.table_set(octave)}"]  # of values around 0, the last: beyond
-                costs = 24 - torch.log2(weights.double())
-                found = []
-                for item in self.measured[::6]:
-                    h, w = item.pixels.shape
+            found: dict[int, list[tuple[float, float]]] = {octave: [] for octave in octaves}
+            for item in self.measured[::6]:
+                h, w = item.pixels.shape
+                with torch.no_grad():
+                    latents = network.g_a(padded(item.pixels, 8))
+                for octave in octaves:
+                    gain = network.gain(torch.tensor([float(octave)]))
+                    y = (latents * gain).round()
                     with torch.no_grad():
-                        y = (network.g_a(padded(item.pixels, 8)) * gain).round()
                         x_hat = network.g_s(y / gain)[0, 0, :h, :w].clamp(0, 1).numpy()
+                    weights = self._tables[name][f"tables.{network.table_set(octave)}"]  # of values around 0, the last: beyond
+                    costs = 24 - torch.log2(weights.double())
                     column = (y[0].flatten(1) + (costs.shape[1] - 1) // 2).long().clamp(0, costs.shape[1] - 1)
-                    found.append((float(costs.gather(1, column).sum()) / (h * w), _psnr(item.pixels, x_hat)))
-                bits, psnr = np.mean(found, 0)
-                rows.append({"model": name, "octave": octave, "bits": bits, "psnr": psnr, "slices": len(found)})
+                    found[octave].append((float(costs.gather(1, column).sum()) / (h * w), _psnr(item.pixels, x_hat)))
+            for octave, points in found.items():
+                bits, psnr = np.mean(points, 0)
+                rows.append({"model": name, "octave": octave, "bits": bits, "psnr": psnr, "slices": len(points)})
         return rows
 
     def pairs(self) -> list[tuple[int, int]]:

@@ -113,15 +113,21 @@ def test_wrong_parts_are_named(corpus: Path, tmp_path: Path) -> None:
     assert "found gan" in result.output
 
 
+def with_acai(study: Path) -> str:
+    """The CNN that the study chose."""
+    return next((study / "models").glob("acai-cnn*.safetensors")).name.removeprefix("acai-").removesuffix(".safetensors")
+
+
 @pytest.mark.parametrize("weights", ["0.5,0.5", "0.2,0.5,0.3"])
 def test_interpolate_writes_a_head(weights: str, study: Path, corpus: Path, tmp_path: Path) -> None:
     scans = sorted((corpus / "train").iterdir())[: weights.count(",") + 1]
     out = tmp_path / "mixed.nii.gz"
-    arguments = ("interpolate", *scans, "--weights", weights, "-o", out, "--model", "acai-cnn8", "--study", study)
-    if not (study / "models" / "acai-cnn8.safetensors").exists():
-        arguments = (*arguments[:-3], "cnn8", *arguments[-2:])
-    result = invoke(*arguments)
+    model = f"acai-{with_acai(study)}"
+    result = invoke("interpolate", *scans, "--weights", weights, "-o", out, "--model", model, "--study", study)
     assert result.exit_code == 0, result.output
+    before = out.read_bytes()
+    result = invoke("interpolate", *scans, "--weights", weights, "-o", out, "--model", "cnn8")
+    assert result.exit_code == 2 and "exists; use --force" in result.output and out.read_bytes() == before
     image: Any = nib.load(out)  # type: ignore[attr-defined]
     assert image.shape[:2] == (slices.GRID, slices.GRID) and image.shape[2] > 10
     assert nib.aff2axcodes(image.affine) == ("L", "A", "S")  # type: ignore[attr-defined]
@@ -136,16 +142,34 @@ def test_weights_that_do_not_fit(weights: str, study: Path, corpus: Path, tmp_pa
     assert "eights" in result.output and not out.exists()
 
 
-@pytest.mark.parametrize("method", ["interpolation", "bagan"])
+def test_what_cannot_be_mixed_is_named(corpus: Path, tmp_path: Path) -> None:
+    scans = sorted((corpus / "train").iterdir())[:2]
+    for arguments, message in (
+        (("-o", tmp_path / "mixed.png"), "ends in .nii or .nii.gz"),
+        (("-o", tmp_path / "a.nii", "--model", "vae"), "expected an autoencoder of cnn8"),
+        (("-o", tmp_path / "a.nii", "--model", "acai-cnn8"), "acai-cnn8 is not shipped"),
+        (("-o", tmp_path / "a.nii", "--model", "acai-cnn8", "--study", tmp_path), "found none"),
+        (("-o", tmp_path / "a.nii", tmp_path / "none.nii"), "none.nii' does not exist"),
+    ):
+        result = invoke("interpolate", *scans, "--weights", "0.5,0.5", *arguments)
+        assert result.exit_code == 2 and message in result.output, result.output
+    result = invoke("augment", corpus, "-n", 1, "-o", tmp_path / "more", "--method", "bagan", "--study", tmp_path)
+    assert result.exit_code == 2 and "expected the weights of BAGAN" in result.output
+    result = invoke("augment", corpus, "-n", 1, "-o", tmp_path / "more", "--method", "acai")
+    assert result.exit_code == 2 and "--study" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["interpolation", "acai", "bagan"])
 def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corpus: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", "cnn8",
+        result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", with_acai(study),
                         "--study", study, "--seed", 7)  # fmt: skip
         assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((tmp_path / "one" / "manifest.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
     assert {row["seed"] for row in rows} == {"7"}
-    if method == "interpolation":
+    if method != "bagan":
         assert all(row["parents"].count("@") == 2 for row in rows)
         assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
     for row in rows:
