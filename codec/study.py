@@ -42,7 +42,7 @@ PARTS = ("cnn", "unet", "vae", "interpolation", "bagan", "augmentation")
 METHODS = ("none", "repetition", "pixel blending", "interpolation", "acai", "bagan")
 MIXED = ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness", "mesh", "psnr")  # of interpolants
 DRAWN = 64  # pictures of a class by which a generator is measured
-GENERATED = ("nearest", "coverage", "diversity", "sharpness", "recognised", "novelty")  # of BAGAN
+GENERATED = ("energy_distance", "diversity", "sharpness", "recognised", "novelty")  # of BAGAN
 FEW = {"T1": 40, "T2": 20, "FLAIR": 10, "DWI": 5}  # pictures of the unbalanced subset
 NEAR_MM = 8.0  # largest difference in height of slices that are mixed
 T_95 = {5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # Student's t, two-sided, by the number of seeds
@@ -89,14 +89,14 @@ class Config:
         if name.startswith("acai"):
             return Recipe(steps, self.mix_batch, 1e-3, self.size)
         if name.startswith("bagan"):
-            rate, momentum = (1e-3, 0.9) if name.endswith("-start") else (2e-4, 0.5)
+            rate, momentum = (1e-3, 0.9) if name.endswith("-start") else (4e-4, 0.5)
             return Recipe(steps, 4 * self.mix_batch, rate, GRID // 2, momentum=momentum)
         return Recipe(steps, 32, 2e-3, GRID // 2)
 
 
 STEPS = {
     "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 1500, "acai-unet": 500,
-    "bagan-start": 1000, "bagan": 2500, "bagan-few-start": 400, "bagan-few": 500, "features": 400, "classifier": 150,
+    "bagan-start": 2000, "bagan": 3000, "bagan-few-start": 600, "bagan-few": 800, "features": 400, "classifier": 600,
 }  # fmt: skip
 CONFIGS = {
     "default": Config(STEPS),
@@ -433,6 +433,8 @@ class Study:
         """A row for every source and contrast: how its pictures lie to those of test subjects and of training."""
         import torch
 
+        from mricodec.models.perceptual import energy_distance, mean_distance
+
         x, classes = self.labelled("train")
         test_x, test_classes = self.labelled("test")
         features = self.contrast_net()
@@ -449,22 +451,23 @@ class Study:
                 "BAGAN": bagan.sample(asked, torch.Generator().manual_seed(n)),
             }
             known = torch.cat([train, train.flip(-1)])[:, 0]
-            theirs = features.vectors(real)
+            scale = features.statistics(train)
+            centre, spread = scale.mean(0), scale.std(0) + 1e-6
+            theirs = (features.statistics(real) - centre) / spread
             for source, made in sources.items():
                 with torch.no_grad():
                     guess = features(made).argmax(1)
-                mine = features.vectors(made)
-                between = torch.cdist(mine, theirs).square()
+                mine = (features.statistics(made) - centre) / spread
                 row = {
                     "source": source, "contrast": contrast, "pictures": len(made),
-                    "nearest": between.amin(1).mean(), "coverage": between.amin(0).mean(),
-                    "diversity": _spread(mine) / _spread(theirs), "recognised": (guess == n).double().mean(),
-                    "sharpness": _sharpness(made) / _sharpness(real),
+                    "energy_distance": energy_distance(mine, theirs),
+                    "diversity": mean_distance(mine) / mean_distance(theirs),
+                    "sharpness": _sharpness(made) / _sharpness(train), "recognised": float((guess == n).double().mean()),
                 }  # fmt: skip
                 if source != "training pictures":
-                    squared = torch.stack([(known - picture).square().mean((1, 2)).amin() for picture in made])
-                    row["novelty"] = 255 * squared.sqrt().mean()
-                rows.append({key: value if isinstance(value, (str, int)) else float(value) for key, value in row.items()})
+                    squared = [float((known - picture).square().mean((1, 2)).min()) for picture in made]
+                    row["novelty"] = 255 * float(np.sqrt(squared).mean())
+                rows.append(row)
         for source in dict.fromkeys(str(row["source"]) for row in rows):
             own = [row for row in rows if row["source"] == source]
             said = {key: np.mean([row[key] for row in own]) for key in GENERATED if key in own[0]}
@@ -677,13 +680,6 @@ def _latent(network: Autoencoder) -> Mixer:
 def _sharpness(pictures: torch.Tensor) -> float:
     """Mean absolute gradient of [n, 1, H, W]."""
     return float(np.mean([_gradient(picture) for picture in pictures[:, 0].numpy()]))
-
-
-def _spread(vectors: torch.Tensor) -> float:
-    """Mean squared distance of two of them."""
-    import torch
-
-    return float(torch.cdist(vectors, vectors).square().sum()) / (len(vectors) * (len(vectors) - 1))
 
 
 def _gradient(picture: Picture) -> float:

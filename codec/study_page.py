@@ -113,6 +113,7 @@ class Figures:
             axis.set_title(f"{_named(model)}, mean {z.mean():.4f}", fontsize=10)
             axis.set_xlabel("column", fontsize=8)
             axis.set_ylabel("row", fontsize=8)
+            axis.set_zlabel("absolute error", fontsize=8, labelpad=10)
             axis.tick_params(labelsize=7)
         self._save(figure, f"{name}-surfaces")
 
@@ -393,18 +394,19 @@ def _generation(results: dict[str, Any], folder: Path) -> list[str]:
     out = []
     if rows := results.get("bagan"):
         caption = "A training picture of each class, then pictures drawn at random, unselected."
-        keys = ("nearest", "coverage", "diversity", "sharpness", "recognised", "novelty")
+        keys = ("energy_distance", "diversity", "sharpness", "recognised", "novelty")
         lines = [[row["source"], row["contrast"], *(f"{row[key]:.3g}" if key in row else "-" for key in keys)] for row in rows]
         out += [
             "<h3>Table 4: BAGAN</h3>",
-            _table(["pictures", "class", *keys], lines),
-            _note("64 × 64 pixels, against the pictures of test subjects of the same contrast. Nearest: mean feature "
-                  "distance to the nearest of them; coverage: mean feature distance of them to the nearest picture made; "
-                  "diversity: mean feature distance of two pictures, and sharpness: mean absolute gradient, both over those of "
-                  "the test pictures; recognised: share that the network of the feature distance takes for their class; "
-                  "novelty: root mean squared difference to the nearest training picture of the class, mirrored or not, "
-                  "of 255. Initialisation: the decoder of the autoencoder on latents drawn from the Gaussian of the class, "
-                  "before the adversarial training."),
+            _table(["pictures", "class", *(key.replace("_", " ") for key in keys)], lines),
+            _note("64 × 64 pixels, against the pictures of test subjects of the same contrast. Energy distance (Székely, Rizzo "
+                  "2013): of mean and standard deviation of every feature of the contrast network over a picture, in standard "
+                  "deviations of the training pictures; 0 is alike, and the training pictures show what other subjects and "
+                  "scanners make of it. Diversity: mean distance of two pictures there, over that of the test pictures. "
+                  "Sharpness: mean absolute gradient over that of the training pictures. Recognised: share that the network "
+                  "takes for their class. Novelty: root mean squared difference to the nearest training picture of the class, "
+                  "mirrored or not, of 255. Initialisation: the decoder of the autoencoder on latents drawn from the Gaussian "
+                  "of the class, before the adversarial training."),
             _figure(folder, "bagan", caption),
         ]
         if row := results["trainings"].get("bagan"):

@@ -8,7 +8,6 @@ construction on it, all w_c = 1, is called *feature distance*: other numbers, an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +33,16 @@ def unit_distance(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Te
             squared = squared * weights[n][:, None, None]
         total = total + squared.sum(1).mean((1, 2))
     return total
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of samples [n, d] and [m, d] (Szekely & Rizzo 2013), unbiased: 0 if they are alike."""
+    return float(2 * torch.cdist(x, y).mean()) - mean_distance(x) - mean_distance(y)
+
+
+def mean_distance(x: Tensor) -> float:
+    """Of two different rows of [n, d], n >= 2."""
+    return float(torch.cdist(x, x).sum()) / (len(x) * (len(x) - 1))
 
 
 class Lpips:
@@ -94,13 +103,9 @@ class ContrastNet(nn.Module):
         return logits
 
     @torch.no_grad()
-    def vectors(self, x: Tensor) -> Tensor:
-        """Pictures [N, 1, H, W] -> [N, d], whose squared Euclidean distances are feature distances."""
-        parts = []
-        for f in self.features(x):
-            unit = f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10)
-            parts.append(unit.flatten(1) / math.sqrt(f.shape[2] * f.shape[3]))
-        return torch.cat(parts, 1)
+    def statistics(self, x: Tensor) -> Tensor:
+        """Pictures [N, 1, H, W] -> [N, 224]: mean and standard deviation of every feature over the picture."""
+        return torch.cat([g for f in self.features(x) for g in (f.mean((2, 3)), f.std((2, 3)))], 1)
 
     @torch.no_grad()
     def distance(self, x: Tensor, y: Tensor) -> Tensor:

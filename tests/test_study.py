@@ -189,12 +189,12 @@ def test_the_discriminator_sees_pictures_moved() -> None:
     assert 0.8 <= float(values.min()) < 0.9 < 1.1 < float(values.max()) <= 1.2
 
 
-def test_vectors_and_distances_agree() -> None:
+def test_the_energy_distance_tells_samples_apart() -> None:
     torch.manual_seed(0)
-    network = perceptual.ContrastNet(4)
-    x, y = torch.rand(2, 3, 1, 32, 32).unbind()
-    squared = (network.vectors(x) - network.vectors(y)).square().sum(1)
-    assert torch.allclose(squared, network.distance(x, y), rtol=1e-4)
+    x, y = torch.randn(2, 300, 2).unbind()
+    assert abs(perceptual.energy_distance(x, y)) < 0.05 < 0.5 < perceptual.energy_distance(x, y + 1)
+    assert perceptual.energy_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [4.0]])) == pytest.approx(4 - 2 - 4)
+    assert perceptual.ContrastNet(4).statistics(torch.rand(3, 1, 64, 64)).shape == (3, 224)
 
 
 def test_a_mesh_is_seen() -> None:
