@@ -11,7 +11,9 @@ generator is to make pictures of the class that was asked for. Classes are drawn
 plain variant covered its pictures with dots within 500 steps, so this is one with a gradient penalty (as Huang & Jafari 2021,
 arXiv:2103.12140, do): centred at zero, on pictures between real and fake (Thanh-Tung et al. 2019, arXiv:1902.03984). The
 discriminator sees all pictures moved and brightened at random, which a few hundred of them need (Zhao et al. 2020,
-arXiv:2006.10738). Cut against the paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
+arXiv:2006.10738). The generator is trained for the log odds of the class against "fake" and goes on reconstructing: with the
+cross entropy of all classes alone it left the pictures behind within 500 steps, FLAIR bright, folds gone. Cut against the
+paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
 """
 
 from __future__ import annotations
