@@ -117,7 +117,7 @@ class Classification:
     """Cross entropy; batch (pictures, classes)."""
 
     def __init__(self, network: ContrastNet) -> None:
-        self.networks: dict[str, nn.Module] = {"": network}
+        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
         self._network = network
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Tensor]]:

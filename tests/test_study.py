@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
     result = invoke("study", "run", "--data", corpus, "-o", study, "--config", "debug", "--only", "cnn")
     assert result.exit_code == 0, result.output
     assert ((study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]) == before
+
+
+def test_lpips_stands_in_the_table_where_its_weights_are_given(study: Path, corpus: Path, tmp_path: Path) -> None:
+    lpips_file(tmp_path / "lpips.safetensors")
+    shutil.copytree(study / "models", tmp_path / "out" / "models")
+    result = invoke("study", "run", "--data", corpus, "-o", tmp_path / "out", "--config", "debug", "--only", "interpolation",
+                    "--lpips-weights", tmp_path / "lpips.safetensors")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert all(row["lpips"]["mean"] > 0 for row in parts_of(tmp_path / "out")["interpolation"])
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert "LPIPS to parents" in page and "LPIPS was not computed" not in page
 
 
 def test_shipped_models_are_not_trained(corpus: Path, tmp_path: Path) -> None:
