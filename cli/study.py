@@ -79,7 +79,8 @@ def interpolate(scans: tuple[Path, ...], weights: str, output: Path, model: str,
 @click.option("--study", "folder", type=_STUDY, help="Folder of a 'study run'; needed by acai and bagan.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 def augment(data: Path, count: int, output: Path, method: str, model: str, folder: Path | None, seed: int) -> None:
-    """Make pictures from the training scans of DATA: two of one contrast and height mixed, or drawn from a class."""
+    """Make pictures from the training scans of DATA: two of one contrast and height, of different
+    subjects, mixed, or drawn from a class; contrasts in turn."""
     from mricodec.codec import synthesis
 
     if output.exists():

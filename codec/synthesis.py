@@ -75,7 +75,8 @@ def interpolate_scans(
 
 
 def augment(data: Path, out: Path, count: int, method: str, model: str, study: Path | None, seed: int) -> None:
-    """`count` pictures `out`/00000.nii.gz ... and manifest.csv (file, method, model, contrast, parents, weights, seed)."""
+    """`count` pictures `out`/00000.nii.gz ..., contrasts in turn, and manifest.csv (file, method, model, contrast, parents,
+    weights, seed)."""
     import torch
 
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
@@ -106,8 +107,9 @@ def augment(data: Path, out: Path, count: int, method: str, model: str, study: P
         name = f"acai-{model.removeprefix('acai-')}" if method == "acai" else model
         network = load_autoencoder(name, study)
         slices, _ = read_corpus(data, "train")
-        pool = _partners(slices)
-        for _ in range(count):
+        pools = _partners(slices)
+        for n in range(count):
+            pool = pools[n % len(pools)]
             a, b = pool[rng.integers(len(pool))]
             alpha = round(float(rng.uniform(0.2, 0.8)), 4)
             with torch.no_grad():
@@ -130,17 +132,20 @@ def augment(data: Path, out: Path, count: int, method: str, model: str, study: P
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _partners(slices: Sequence[Slice]) -> list[tuple[Slice, Slice]]:
-    """Slices of different scans, of one contrast and height. ValueError if there are none."""
-    pairs = [
-        (a, b)
-        for n, a in enumerate(slices)
-        for b in slices[n + 1 :]
-        if a.contrast == b.contrast and a.scan != b.scan and abs(a.height_mm - b.height_mm) <= NEAR_MM
+def _partners(slices: Sequence[Slice]) -> list[list[tuple[Slice, Slice]]]:
+    """For every contrast that has some: slices of different subjects, of one height. ValueError if there are none."""
+    pools = [
+        [
+            (a, b)
+            for n, a in enumerate(slices)
+            for b in slices[n + 1 :]
+            if a.contrast == b.contrast == contrast and a.subject != b.subject and abs(a.height_mm - b.height_mm) <= NEAR_MM
+        ]
+        for contrast in CONTRASTS
     ]
-    if not pairs:
-        raise ValueError("expected two training scans of one contrast, found none")
-    return pairs
+    if not any(pools):
+        raise ValueError("expected training scans of one contrast of two subjects, found none")
+    return [pool for pool in pools if pool]
 
 
 def _write(path: Path, slices: NDArray[np.float32], pixel_mm: float) -> None:

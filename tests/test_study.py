@@ -182,7 +182,9 @@ def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corp
     assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
     assert {row["seed"] for row in rows} == {"7"}
     if method != "bagan":
-        assert all(row["parents"].count("@") == 2 for row in rows)
+        parents = [{parent.split("@")[0] for parent in row["parents"].split()} for row in rows]
+        assert all(len(scans) == 2 for scans in parents)
+        assert [row["contrast"] for row in rows] == ["T1", "T2", "FLAIR"]
         assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
     for row in rows:
         assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
