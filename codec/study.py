@@ -87,7 +87,7 @@ class Config:
         if name.startswith("cnn"):
             return Recipe(steps, self.batch, 2e-3, self.size)
         if name.startswith("acai"):
-            return Recipe(steps, self.mix_batch, 1e-3, self.size)
+            return Recipe(steps, self.mix_batch, 1e-3, GRID)
         if name.startswith("bagan"):
             rate, momentum = (1e-3, 0.9) if name.endswith("-start") else (4e-4, 0.5)
             return Recipe(steps, 4 * self.mix_batch, rate, GRID // 2, momentum=momentum)
@@ -95,7 +95,7 @@ class Config:
 
 
 STEPS = {
-    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 1500, "acai-unet": 500,
+    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 300,
     "bagan-start": 2000, "bagan": 3000, "bagan-few-start": 600, "bagan-few": 800, "features": 400, "classifier": 600,
 }  # fmt: skip
 CONFIGS = {
@@ -236,13 +236,12 @@ class Study:
             torch.manual_seed(0)
             network: Any = zoo.STUDY[start]()
             network.load_state_dict(self.network(start).state_dict())
-            recipe = self.config.recipe(name)
-            self._fit(adversarial.Acai(network), lambda rng: self._mixable(rng, recipe), name)
+            self._fit(adversarial.Acai(network), self._mixable, name)
             self._networks[name] = network
         return self._networks[name]
 
-    def _mixable(self, rng: np.random.Generator, recipe: Recipe) -> torch.Tensor:
-        """The same window of pictures of one contrast and height."""
+    def _mixable(self, rng: np.random.Generator) -> torch.Tensor:
+        """Whole pictures of one contrast and height."""
         import torch
 
         train = self.slices["train"]
@@ -251,9 +250,7 @@ class Study:
         own = [n for n, s in enumerate(train) if s.contrast == contrast]
         height = train[own[rng.integers(len(own))]].height_mm
         near = [n for n in own if abs(train[n].height_mm - height) <= NEAR_MM]
-        pictures = self.grid["train"][rng.choice(near, recipe.batch)]
-        top, left = rng.integers(GRID - recipe.size + 1, size=2)
-        return torch.from_numpy(pictures[:, top : top + recipe.size, left : left + recipe.size].copy())[:, None]
+        return torch.from_numpy(self.grid["train"][rng.choice(near, self.config.mix_batch)])[:, None]
 
     def labelled(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures [n, 1, 64, 64] and classes [n]."""
