@@ -23,12 +23,13 @@ def study() -> None:
 @click.option("--config", default="default", show_default=True, help="Named configuration; 'debug' ends within two minutes.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True),
               help="Budget for every training instead of the configuration's steps.")  # fmt: skip
+@click.option("--retrain", is_flag=True, help="Train the shipped models too instead of using them.")
 @click.option("--lpips-weights", type=_FILE, help="Published LPIPS weights (AlexNet) as safetensors.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
-    data: Path, output: Path, only: str, config: str, minutes: float | None, lpips_weights: Path | None,
-    threads: int | None, quiet: bool,
+    data: Path, output: Path, only: str, config: str, minutes: float | None, retrain: bool,
+    lpips_weights: Path | None, threads: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train what is missing, measure on test/, write tables, figures and one HTML page.
 
@@ -42,7 +43,9 @@ def run(
         torch.set_num_threads(threads)
     parts = [part.strip() for part in only.split(",") if part.strip()] or core.PARTS
     report = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    page = core.run(data, output, only=parts, config=config, minutes=minutes, lpips=lpips_weights, report=report)
+    page = core.run(
+        data, output, only=parts, config=config, minutes=minutes, retrain=retrain, lpips=lpips_weights, report=report
+    )
     if not quiet:
         click.echo(str(page))
 
@@ -76,7 +79,8 @@ def interpolate(scans: tuple[Path, ...], weights: str, output: Path, model: str,
 @click.option("--study", "folder", type=_STUDY, help="Folder of a 'study run'; needed by acai and bagan.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 def augment(data: Path, count: int, output: Path, method: str, model: str, folder: Path | None, seed: int) -> None:
-    """Make pictures from the training scans of DATA: two of one contrast and height mixed, or drawn from a class."""
+    """Make pictures from the training scans of DATA: two of one contrast and height, of different
+    subjects, mixed, or drawn from a class; contrasts in turn."""
     from mricodec.codec import synthesis
 
     if output.exists():

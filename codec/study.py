@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mricodec.models.autoencoder import Autoencoder
     from mricodec.models.perceptual import ContrastNet, Lpips
     from mricodec.models.slice_training import Recipe, Task
+    from mricodec.models.zoo import Entry
 
 Report = Callable[[str], None]
 Picture = NDArray[np.float32]
@@ -40,6 +41,8 @@ DEEP = UNETS[:2]  # those whose latents are mixed: at half the resolution that i
 PARTS = ("cnn", "unet", "vae", "interpolation", "bagan", "augmentation")
 METHODS = ("none", "repetition", "pixel blending", "interpolation", "acai", "bagan")
 MIXED = ("ssim", "feature_distance", "lpips", "novelty", "nearest", "sharpness", "mesh", "psnr")  # of interpolants
+DRAWN = 64  # pictures of a class by which a generator is measured
+GENERATED = ("energy_distance", "diversity", "sharpness", "recognised", "novelty")  # of BAGAN
 FEW = {"T1": 40, "T2": 20, "FLAIR": 10, "DWI": 5}  # pictures of the unbalanced subset
 NEAR_MM = 8.0  # largest difference in height of slices that are mixed
 T_95 = {5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # Student's t, two-sided, by the number of seeds
@@ -86,13 +89,14 @@ class Config:
         if name.startswith("acai"):
             return Recipe(steps, self.mix_batch, 1e-3, GRID)
         if name.startswith("bagan"):
-            return Recipe(steps, 8 * self.mix_batch, 5e-4 if name.endswith("-start") else 2e-4, GRID // 2)
+            rate, momentum = (1e-3, 0.9) if name.endswith("-start") else (4e-4, 0.5)
+            return Recipe(steps, 4 * self.mix_batch, rate, GRID // 2, momentum=momentum)
         return Recipe(steps, 32, 2e-3, GRID // 2)
 
 
 STEPS = {
-    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 150, "bagan": 300,
-    "features": 400, "classifier": 150,
+    "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 300,
+    "bagan-start": 2000, "bagan": 3000, "bagan-few-start": 600, "bagan-few": 800, "features": 400, "classifier": 600,
 }  # fmt: skip
 CONFIGS = {
     "default": Config(STEPS),
@@ -106,11 +110,13 @@ class Study:
     """The corpus, the models trained so far and what was found, in a folder `out`."""
 
     def __init__(
-        self, data: Path, out: Path, *, config: str = "default", minutes: float | None = None,
+        self, data: Path, out: Path, *, config: str = "default", minutes: float | None = None, retrain: bool = False,
         lpips: Path | None = None, report: Report = lambda line: None,
     ) -> None:  # fmt: skip
-        """minutes: a budget for every model instead of the configuration's steps. ValueError without usable slices."""
+        """minutes: a budget for every model instead of the configuration's steps; without it, and without `retrain`, the
+        shipped models are used as they are. ValueError without usable slices."""
         self.out, self.config, self.report, self.minutes = out, CONFIGS[config], report, minutes
+        self.shipped = config == "default" and minutes is None and not retrain
         self.results: dict[str, Any] = {
             "config": config, "minutes": minutes, "environment": environment(), "measures": MEASURES,
         }  # fmt: skip
@@ -138,6 +144,8 @@ class Study:
         self.measured = self.slices["test"][:: self.config.test_every]
         self._networks: dict[str, Autoencoder] = {}
         self._tables: dict[str, dict[str, torch.Tensor]] = {}
+        self._logs: dict[str, Path] = {}  # of shipped models
+        self._validated: dict[str, float] = {}
 
     # trainings
 
@@ -157,7 +165,7 @@ class Study:
             network.eval().requires_grad_(False)
 
     def network(self, name: str) -> Autoencoder:
-        """An autoencoder, its weights rounded as they are stored; the file to be shipped is written beside."""
+        """An autoencoder, its weights rounded as they are stored: shipped, or trained and its file written beside."""
         from mricodec.models import slice_training as training
         from mricodec.models import zoo
 
@@ -166,6 +174,9 @@ class Study:
 
             torch.manual_seed(0)
             network: Any = zoo.STUDY[name]()
+            if self.shipped and name in zoo.names():
+                self._take(name, zoo.find(name))
+                return self._networks[name]
             train = self.slices["train"]
             feed = training.crops([s.pixels for s in train], [s.scan for s in train], self.config.recipe(name))
             some = [s.pixels for s in train[:: max(1, len(train) // self.config.calibrate)]]
@@ -180,6 +191,17 @@ class Study:
             self._networks[name] = network
         return self._networks[name]
 
+    def _take(self, name: str, entry: Entry) -> None:
+        """A shipped model."""
+        from safetensors.torch import load_file
+
+        from mricodec.models import zoo
+
+        self._networks[name] = cast(Any, zoo.load_model(name)).network
+        self._tables[name] = {key: value for key, value in load_file(entry.path).items() if key.startswith("tables.")}
+        self._logs[name] = entry.path.with_name(f"{name}.jsonl")
+        self.results.setdefault("files", {})[name] = {"sha256": entry.sha256, "bytes": entry.path.stat().st_size}
+
     def _export(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         from safetensors.torch import save
 
@@ -189,13 +211,19 @@ class Study:
             file.write(data)
         self.results.setdefault("files", {})[name] = {"sha256": sha, "bytes": len(data)}
 
+    def chosen_by(self, name: str) -> float:
+        """`validation` of a trained network, measured once."""
+        if name not in self._validated:
+            self._validated[name] = self.validation(self.network(name))
+        return self._validated[name]
+
     def validation(self, network: Autoencoder) -> float:
         """Mean PSNR of 12 validation slices, dB: what models are chosen by."""
         pictures = self.slices["validation"][:: max(1, len(self.slices["validation"]) // 12)]
         return float(np.mean([_psnr(s.pixels, _through(network, s.pixels)) for s in pictures]))
 
     def best(self, names: Sequence[str]) -> str:
-        return max(names, key=lambda name: self.validation(self.network(name)))
+        return max(names, key=self.chosen_by)
 
     def acai(self, start: str) -> Autoencoder:
         """The autoencoder `start`, trained on with a critic on mixed pictures of one contrast and height."""
@@ -213,6 +241,7 @@ class Study:
         return self._networks[name]
 
     def _mixable(self, rng: np.random.Generator) -> torch.Tensor:
+        """Whole pictures of one contrast and height."""
         import torch
 
         train = self.slices["train"]
@@ -241,19 +270,23 @@ class Study:
         self._fit(task, _balanced(*self.labelled("train"), 32), "features")
         return network
 
-    def bagan(self, name: str, x: torch.Tensor, classes: torch.Tensor) -> Bagan:
+    def bagan(self, name: str, x: torch.Tensor, classes: torch.Tensor) -> tuple[Bagan, Bagan]:
+        """As its autoencoder started it, and trained."""
         import torch
 
         from mricodec.models.adversarial import Bagan, SmallAutoencoder
 
         torch.manual_seed(0)
         feed = _balanced(x, classes, self.config.recipe("bagan").batch)
-        start = SmallAutoencoder()
-        self._fit(start, feed, f"{name}-start")
-        bagan = Bagan(len(CONTRASTS))
-        bagan.start_from(start, x, classes)
+        autoencoder = SmallAutoencoder()
+        self._fit(autoencoder, feed, f"{name}-start")
+        start, bagan = Bagan(len(CONTRASTS)), Bagan(len(CONTRASTS))
+        for each in (start, bagan):
+            each.start_from(autoencoder, x, classes)
+        for network in start.networks.values():
+            network.eval().requires_grad_(False)
         self._fit(bagan, feed, name)
-        return bagan
+        return start, bagan
 
     # measurements
 
@@ -276,7 +309,7 @@ class Study:
                 "parameters": sum(p.numel() for p in network.parameters()), "slices": len(psnr),
                 "psnr_min": psnr.min(), "psnr_max": psnr.max(), "psnr": psnr.mean(), "psnr_sd": psnr.std(ddof=1),
                 "mse": mse.mean(), "ssim": ssim.mean(), "ssim_sd": ssim.std(ddof=1), "psnr_by_contrast": by_contrast,
-                "validation_psnr": self.validation(network),
+                "validation_psnr": self.chosen_by(name),
             })  # fmt: skip
             self.report(f"{name}: {psnr.mean():.2f} ± {psnr.std(ddof=1):.2f} dB on {len(psnr)} test slices")
         return rows
@@ -288,22 +321,26 @@ class Study:
         from mricodec.models.slice_training import padded
 
         rows = []
+        octaves = range(3, 9)
         for name in names:
             network: Any = self.network(name)
-            for octave in range(3, 9):
-                gain = network.gain(torch.tensor([float(octave)]))
-                weights = self._tables[name][f"tables.{network.table_set(octave)}"]  # of values around 0, the last: beyond
-                costs = 24 - torch.log2(weights.double())
-                found = []
-                for item in self.measured[::6]:
-                    h, w = item.pixels.shape
+            found: dict[int, list[tuple[float, float]]] = {octave: [] for octave in octaves}
+            for item in self.measured[::6]:
+                h, w = item.pixels.shape
+                with torch.no_grad():
+                    latents = network.g_a(padded(item.pixels, 8))
+                for octave in octaves:
+                    gain = network.gain(torch.tensor([float(octave)]))
+                    y = (latents * gain).round()
                     with torch.no_grad():
-                        y = (network.g_a(padded(item.pixels, 8)) * gain).round()
                         x_hat = network.g_s(y / gain)[0, 0, :h, :w].clamp(0, 1).numpy()
+                    weights = self._tables[name][f"tables.{network.table_set(octave)}"]  # of values around 0, the last: beyond
+                    costs = 24 - torch.log2(weights.double())
                     column = (y[0].flatten(1) + (costs.shape[1] - 1) // 2).long().clamp(0, costs.shape[1] - 1)
-                    found.append((float(costs.gather(1, column).sum()) / (h * w), _psnr(item.pixels, x_hat)))
-                bits, psnr = np.mean(found, 0)
-                rows.append({"model": name, "octave": octave, "bits": bits, "psnr": psnr, "slices": len(found)})
+                    found[octave].append((float(costs.gather(1, column).sum()) / (h * w), _psnr(item.pixels, x_hat)))
+            for octave, points in found.items():
+                bits, psnr = np.mean(points, 0)
+                rows.append({"model": name, "octave": octave, "bits": bits, "psnr": psnr, "slices": len(points)})
         return rows
 
     def pairs(self) -> list[tuple[int, int]]:
@@ -389,6 +426,51 @@ class Study:
                         out[n] = min(out[n], float(unit_distance(real, made).min()))
         return out
 
+    def generation(self) -> list[dict[str, Any]]:
+        """A row for every source and contrast: how its pictures lie to those of test subjects and of training."""
+        import torch
+
+        from mricodec.models.perceptual import energy_distance, mean_distance
+
+        x, classes = self.labelled("train")
+        test_x, test_classes = self.labelled("test")
+        features = self.contrast_net()
+        start, bagan = self.bagan("bagan", x, classes)
+        rows = []
+        for n, contrast in enumerate(CONTRASTS):
+            train, real = x[classes == n], test_x[test_classes == n]
+            if len(train) < 2 or len(real) < 2:
+                continue
+            asked = torch.full((DRAWN,), n)
+            sources = {
+                "training pictures": train[:: -(-len(train) // DRAWN)],
+                "initialisation": start.sample(asked, torch.Generator().manual_seed(n)),
+                "BAGAN": bagan.sample(asked, torch.Generator().manual_seed(n)),
+            }
+            known = torch.cat([train, train.flip(-1)])[:, 0]
+            scale = features.statistics(train)
+            centre, spread = scale.mean(0), scale.std(0) + 1e-6
+            theirs = (features.statistics(real) - centre) / spread
+            for source, made in sources.items():
+                with torch.no_grad():
+                    guess = features(made).argmax(1)
+                mine = (features.statistics(made) - centre) / spread
+                row = {
+                    "source": source, "contrast": contrast, "pictures": len(made),
+                    "energy_distance": energy_distance(mine, theirs),
+                    "diversity": mean_distance(mine) / mean_distance(theirs),
+                    "sharpness": _sharpness(made) / _sharpness(train), "recognised": float((guess == n).double().mean()),
+                }  # fmt: skip
+                if source != "training pictures":
+                    squared = [float((known - picture).square().mean((1, 2)).min()) for picture in made]
+                    row["novelty"] = 255 * float(np.sqrt(squared).mean())
+                rows.append(row)
+        for source in dict.fromkeys(str(row["source"]) for row in rows):
+            own = [row for row in rows if row["source"] == source]
+            said = {key: np.mean([row[key] for row in own]) for key in GENERATED if key in own[0]}
+            self.report(f"{source}: " + ", ".join(f"{key} {value:.4g}" for key, value in said.items()))
+        return rows
+
     def subset(self) -> list[int]:
         """Training slices: FEW of every contrast, evenly spread."""
         chosen: list[int] = []
@@ -410,7 +492,7 @@ class Study:
         x, classes = (t[chosen] for t in self.labelled("train"))
         test_x, test_classes = self.labelled("test")
         cnn = self.best(CNNS)
-        bagan = self.bagan("bagan-few", x, classes)
+        _, bagan = self.bagan("bagan-few", x, classes)
         mixers = {"pixel blending": _blend, "interpolation": _latent(self.network(cnn)), "acai": _latent(self.acai(cnn))}
         most = int(torch.bincount(classes).max())
         rows = []
@@ -456,7 +538,8 @@ class Study:
     def trainings(self) -> dict[str, dict[str, Any]]:
         """What was run, from the logs."""
         out = {}
-        for path in sorted((self.out / "models").glob("*.jsonl")):
+        logs = [*(self.out / "models").glob("*.jsonl"), *(path for path in self._logs.values() if path.exists())]
+        for path in sorted(logs, key=lambda path: path.name):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             head = next(row for row in rows if "recipe" in row)
             out[path.stem] = {**head, "minutes": head.get("minutes"), **rows[-1]}
@@ -468,7 +551,7 @@ Mixer = Callable[["torch.Tensor", list[float]], "torch.Tensor"]
 
 def run(
     data: Path, out: Path, *, only: Sequence[str] = PARTS, config: str = "default", minutes: float | None = None,
-    lpips: Path | None = None, report: Report = lambda line: None,
+    retrain: bool = False, lpips: Path | None = None, report: Report = lambda line: None,
 ) -> Path:  # fmt: skip
     """Do the `only` parts of the study: `out`/study.json, figures/ and study.html; returns the page's path.
 
@@ -484,7 +567,7 @@ def run(
 
     (out / "models").mkdir(parents=True, exist_ok=True)
     (out / "figures").mkdir(exist_ok=True)
-    study = Study(data, out, config=config, minutes=minutes, lpips=lpips, report=report)
+    study = Study(data, out, config=config, minutes=minutes, retrain=retrain, lpips=lpips, report=report)
     before = out / "study.json"
     kept: dict[str, Any] = json.loads(before.read_text()) if before.exists() else {}
     results = study.results
@@ -505,12 +588,12 @@ def run(
     if "bagan" in only:
         import torch
 
-        bagan = study.bagan("bagan", *study.labelled("train"))
+        _, bagan = study.bagan("bagan", *study.labelled("train"))
         classes = torch.arange(len(CONTRASTS)).repeat_interleave(8)
         samples = bagan.sample(classes, torch.Generator().manual_seed(0))
         made = samples.reshape(len(CONTRASTS), 8, *samples.shape[2:]).numpy()
         figures.samples(made, study.grid["train"], study.slices["train"])
-        results["bagan"] = True
+        results["bagan"] = study.generation()
     if "augmentation" in only:
         results["augmentation"] = study.augmentation()
         figures.accuracies(results["augmentation"])
@@ -589,6 +672,11 @@ def _latent(network: Autoencoder) -> Mixer:
         return interpolate(network, pictures, weights).clamp(0, 1)
 
     return mix
+
+
+def _sharpness(pictures: torch.Tensor) -> float:
+    """Mean absolute gradient of [n, 1, H, W]."""
+    return float(np.mean([_gradient(picture) for picture in pictures[:, 0].numpy()]))
 
 
 def _gradient(picture: Picture) -> float:

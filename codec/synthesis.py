@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +25,25 @@ SMALL = 64  # side of BAGAN's pictures
 
 
 def load_autoencoder(name: str, study: Path | None) -> Autoencoder:
-    """A shipped autoencoder, or one that a study trained. ValueError for an unknown name, OSError without the file."""
+    """An autoencoder that a study trained, or else a shipped one. ValueError for an unknown name or a missing file."""
     from mricodec.models import slice_training, zoo
-    from mricodec.models.autoencoder import Autoencoder
+    from mricodec.models.adversarial import Acai
 
-    if study is None:
-        shipped = {entry.name for entry in zoo.REGISTRY}
-        if name not in shipped:
-            known = ", ".join(sorted(shipped & zoo.STUDY.keys() - {"vae"})) or "none"
-            raise ValueError(f"no autoencoder {name} is shipped (there are: {known}); name the folder of a study with --study")
-        network: Any = getattr(zoo.load_model(name), "network", None)
-        if not isinstance(network, Autoencoder):
-            raise ValueError(f"{name} is no autoencoder")
-        return network
     plain = name.removeprefix("acai-")
     if plain not in zoo.STUDY or plain == "vae":
         raise ValueError(f"expected an autoencoder of {', '.join(key for key in zoo.STUDY if key != 'vae')}, found {plain}")
-    made: Any = zoo.STUDY[plain]()
-    path = study / "models" / f"{name}.safetensors"
-    task: Any = slice_training.Reconstruction(made)
-    if name != plain:
-        from mricodec.models.adversarial import Acai
-
-        task = Acai(made)
-    slice_training.load_trained(task, path)
-    made.eval().requires_grad_(False)
-    return made  # type: ignore[no-any-return]
+    path = None if study is None else study / "models" / f"{name}.safetensors"
+    if path is not None and path.exists():
+        made: Any = zoo.STUDY[plain]()
+        task: Any = slice_training.Reconstruction(made) if name == plain else Acai(made)
+        slice_training.load_trained(task, path)
+        made.eval().requires_grad_(False)
+        return made  # type: ignore[no-any-return]
+    if name in zoo.names():
+        network: Autoencoder = cast(Any, zoo.load_model(name)).network
+        return network
+    where = "is not shipped: name the folder of a study with --study" if path is None else f"expected in {path}, found none"
+    raise ValueError(f"{name} {where} (mricodec study run --only interpolation trains the best CNN and U-Net with ACAI)")
 
 
 def interpolate_scans(
@@ -62,6 +55,8 @@ def interpolate_scans(
     from mricodec.models import adversarial
 
     adversarial.check_weights(list(weights), len(scans))
+    if not os.fspath(out).endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{os.fspath(out)}: expected a name that ends in .nii or .nii.gz")
     each = [read_scan(Path(scan)) for scan in scans]
     for scan, slices in zip(scans, each, strict=True):
         if not slices:
@@ -80,10 +75,11 @@ def interpolate_scans(
 
 
 def augment(data: Path, out: Path, count: int, method: str, model: str, study: Path | None, seed: int) -> None:
-    """`count` pictures `out`/00000.nii.gz ... and manifest.csv (file, method, model, contrast, parents, weights, seed)."""
+    """`count` pictures `out`/00000.nii.gz ..., contrasts in turn, and manifest.csv (file, method, model, contrast, parents,
+    weights, seed)."""
     import torch
 
-    part = out.with_name(out.name + ".part")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
     rng = np.random.default_rng(seed)
     if method != "interpolation" and study is None:
         raise ValueError(f"--method {method}: expected the folder of a study that trained its model (--study), found none")
@@ -95,7 +91,10 @@ def augment(data: Path, out: Path, count: int, method: str, model: str, study: P
 
         assert study is not None
         bagan = Bagan(len(CONTRASTS))
-        slice_training.load_trained(bagan, study / "models" / "bagan.safetensors")
+        path = study / "models" / "bagan.safetensors"
+        if not path.exists():
+            raise ValueError(f"{path}: expected the weights of BAGAN, found none (mricodec study run --only bagan trains it)")
+        slice_training.load_trained(bagan, path)
         for network in bagan.networks.values():
             network.eval().requires_grad_(False)
         classes = torch.arange(count) % len(CONTRASTS)
@@ -108,8 +107,9 @@ def augment(data: Path, out: Path, count: int, method: str, model: str, study: P
         name = f"acai-{model.removeprefix('acai-')}" if method == "acai" else model
         network = load_autoencoder(name, study)
         slices, _ = read_corpus(data, "train")
-        pool = _partners(slices)
-        for _ in range(count):
+        pools = _partners(slices)
+        for n in range(count):
+            pool = pools[n % len(pools)]
             a, b = pool[rng.integers(len(pool))]
             alpha = round(float(rng.uniform(0.2, 0.8)), 4)
             with torch.no_grad():
@@ -132,17 +132,20 @@ def augment(data: Path, out: Path, count: int, method: str, model: str, study: P
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _partners(slices: Sequence[Slice]) -> list[tuple[Slice, Slice]]:
-    """Slices of different scans, of one contrast and height. ValueError if there are none."""
-    pairs = [
-        (a, b)
-        for n, a in enumerate(slices)
-        for b in slices[n + 1 :]
-        if a.contrast == b.contrast and a.scan != b.scan and abs(a.height_mm - b.height_mm) <= NEAR_MM
+def _partners(slices: Sequence[Slice]) -> list[list[tuple[Slice, Slice]]]:
+    """For every contrast that has some: slices of different subjects, of one height. ValueError if there are none."""
+    pools = [
+        [
+            (a, b)
+            for n, a in enumerate(slices)
+            for b in slices[n + 1 :]
+            if a.contrast == b.contrast == contrast and a.subject != b.subject and abs(a.height_mm - b.height_mm) <= NEAR_MM
+        ]
+        for contrast in CONTRASTS
     ]
-    if not pairs:
-        raise ValueError("expected two training scans of one contrast, found none")
-    return pairs
+    if not any(pools):
+        raise ValueError("expected training scans of one contrast of two subjects, found none")
+    return [pool for pool in pools if pool]
 
 
 def _write(path: Path, slices: NDArray[np.float32], pixel_mm: float) -> None:

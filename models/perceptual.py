@@ -35,6 +35,16 @@ def unit_distance(x: Sequence[Tensor], y: Sequence[Tensor], weights: Sequence[Te
     return total
 
 
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of samples [n, d] and [m, d] (Szekely & Rizzo 2013), unbiased: 0 if they are alike."""
+    return float(2 * torch.cdist(x, y).mean()) - mean_distance(x) - mean_distance(y)
+
+
+def mean_distance(x: Tensor) -> float:
+    """Of two different rows of [n, d], n >= 2."""
+    return float(torch.cdist(x, x).sum()) / (len(x) * (len(x) - 1))
+
+
 class Lpips:
     """LPIPS 0.1 with AlexNet from a safetensors file: `features.{0,3,6,8,10}.{weight,bias}` as torchvision names them and
     `lin{0..4}.model.1.weight` as the published package does. Both publishers' files are pickles, which are not read here:
@@ -93,6 +103,11 @@ class ContrastNet(nn.Module):
         return logits
 
     @torch.no_grad()
+    def statistics(self, x: Tensor) -> Tensor:
+        """Pictures [N, 1, H, W] -> [N, 224]: mean and standard deviation of every feature over the picture."""
+        return torch.cat([g for f in self.features(x) for g in (f.mean((2, 3)), f.std((2, 3)))], 1)
+
+    @torch.no_grad()
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Feature distance [N] of pictures [N, 1, H, W]."""
         return unit_distance(self.features(x), self.features(y))
@@ -102,7 +117,7 @@ class Classification:
     """Cross entropy; batch (pictures, classes)."""
 
     def __init__(self, network: ContrastNet) -> None:
-        self.networks: dict[str, nn.Module] = {"": network}
+        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
         self._network = network
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Tensor]]:

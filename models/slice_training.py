@@ -41,6 +41,7 @@ class Recipe:
     learning_rate: float
     size: int = 96  # of the crops, pixels
     seed: int = 0
+    momentum: float = 0.9
 
 
 class Task(Protocol):
@@ -73,15 +74,14 @@ class Reconstruction:
         self._network = network
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
-        with torch.autocast(batch.device.type, torch.bfloat16):
-            x_hat = self._network(batch)
+        x_hat = self._network(batch)
         yield "", torch.log(((x_hat - batch) ** 2).mean((1, 2, 3)) + MSE_FLOOR).mean()
 
 
 def fit(
     task: Task, feed: Callable[[np.random.Generator], Any], recipe: Recipe, out: Path, name: str, *,
-    validate: Callable[[], dict[str, float]] | None = None, betas: tuple[float, float] = (0.9, 0.98),
-    minutes: float | None = None, report: Callable[[str], None] = lambda line: None,
+    validate: Callable[[], dict[str, float]] | None = None, minutes: float | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:  # fmt: skip
     """Train; afterwards the networks hold the averaged weights, which `out/name.safetensors` has too.
 
@@ -91,7 +91,7 @@ def fit(
     final, state_file, log = (out / f"{name}{end}" for end in (".safetensors", ".checkpoint.safetensors", ".jsonl"))
     out.mkdir(parents=True, exist_ok=True)
     optimisers = {
-        key: torch.optim.AdamW(_groups(network), recipe.learning_rate, betas=betas, weight_decay=1e-4)
+        key: torch.optim.AdamW(_groups(network), recipe.learning_rate, betas=(recipe.momentum, 0.98), weight_decay=1e-4)
         for key, network in task.networks.items()
     }
     average = {key: value.detach().clone() for key, value in _state(task).items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors.torch import save, save_file
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec import slices
-from mricodec.codec.study import METHODS, _mesh
+from mricodec.codec.study import METHODS, Study, _mesh
 from mricodec.models import adversarial, perceptual, slice_training, zoo
 from mricodec.models.autoencoder import MinimalCNN
 
@@ -63,8 +65,10 @@ def parts_of(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study")
+    begin = time.process_time()
     result = invoke("study", "run", "--data", corpus, "-o", out, "--config", "debug")
     assert result.exit_code == 0, result.output
+    assert time.process_time() - begin < 120
     return out
 
 
@@ -77,10 +81,14 @@ def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
     assert all(len(row["scores"]) == 5 for row in found["augmentation"])
     assert len(found["interpolation"]) == 5
     assert all(len(row["nearest"]["values"]) == 3 for row in found["interpolation"])
+    assert {(row["source"], row["contrast"]) for row in found["bagan"]} == {
+        (source, contrast) for source in ("training pictures", "initialisation", "BAGAN") for contrast in ("T1", "T2")
+    }
     curves = {name: [row["psnr"] for row in found["vae"] if row["model"] == name] for name in ("cnn8", "vae")}
     assert curves["vae"] == sorted(curves["vae"]) and len(curves["vae"]) == len(curves["cnn8"]) == 6
     page = (study / "study.html").read_text()
-    for word in ("Table 1", "Table 2", "Table 3", "BAGAN", "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
+    tables = ("Table 1", "Table 2", "Table 3", "Table 4: BAGAN")
+    for word in (*tables, "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
         assert word in page
     assert "src='http" not in page and page.count("data:image/png") == 10
 
@@ -92,21 +100,46 @@ def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
     assert ((study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]) == before
 
 
+def test_lpips_stands_in_the_table_where_its_weights_are_given(study: Path, corpus: Path, tmp_path: Path) -> None:
+    lpips_file(tmp_path / "lpips.safetensors")
+    shutil.copytree(study / "models", tmp_path / "out" / "models")
+    result = invoke("study", "run", "--data", corpus, "-o", tmp_path / "out", "--config", "debug", "--only", "interpolation",
+                    "--lpips-weights", tmp_path / "lpips.safetensors")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert all(row["lpips"]["mean"] > 0 for row in parts_of(tmp_path / "out")["interpolation"])
+    page = (tmp_path / "out" / "study.html").read_text()
+    assert "LPIPS to parents" in page and "LPIPS was not computed" not in page
+
+
+def test_shipped_models_are_not_trained(corpus: Path, tmp_path: Path) -> None:
+    found = Study(corpus, tmp_path)
+    shipped = zoo.load_model("cnn8").network.state_dict()
+    mine = found.network("cnn8").state_dict()
+    assert all(torch.equal(mine[key], shipped[key]) for key in shipped) and not (tmp_path / "models").exists()
+    assert not Study(corpus, tmp_path, config="debug").shipped and not Study(corpus, tmp_path, retrain=True).shipped
+
+
 def test_wrong_parts_are_named(corpus: Path, tmp_path: Path) -> None:
     result = invoke("study", "run", "--data", corpus, "-o", tmp_path / "out", "--only", "cnn,gan")
     assert result.exit_code != 0
     assert "found gan" in result.output
 
 
+def with_acai(study: Path) -> str:
+    """The CNN that the study chose."""
+    return next((study / "models").glob("acai-cnn*.safetensors")).name.removeprefix("acai-").removesuffix(".safetensors")
+
+
 @pytest.mark.parametrize("weights", ["0.5,0.5", "0.2,0.5,0.3"])
 def test_interpolate_writes_a_head(weights: str, study: Path, corpus: Path, tmp_path: Path) -> None:
     scans = sorted((corpus / "train").iterdir())[: weights.count(",") + 1]
     out = tmp_path / "mixed.nii.gz"
-    arguments = ("interpolate", *scans, "--weights", weights, "-o", out, "--model", "acai-cnn8", "--study", study)
-    if not (study / "models" / "acai-cnn8.safetensors").exists():
-        arguments = (*arguments[:-3], "cnn8", *arguments[-2:])
-    result = invoke(*arguments)
+    model = f"acai-{with_acai(study)}"
+    result = invoke("interpolate", *scans, "--weights", weights, "-o", out, "--model", model, "--study", study)
     assert result.exit_code == 0, result.output
+    before = out.read_bytes()
+    result = invoke("interpolate", *scans, "--weights", weights, "-o", out, "--model", "cnn8")
+    assert result.exit_code == 2 and "exists; use --force" in result.output and out.read_bytes() == before
     image: Any = nib.load(out)  # type: ignore[attr-defined]
     assert image.shape[:2] == (slices.GRID, slices.GRID) and image.shape[2] > 10
     assert nib.aff2axcodes(image.affine) == ("L", "A", "S")  # type: ignore[attr-defined]
@@ -121,20 +154,61 @@ def test_weights_that_do_not_fit(weights: str, study: Path, corpus: Path, tmp_pa
     assert "eights" in result.output and not out.exists()
 
 
-@pytest.mark.parametrize("method", ["interpolation", "bagan"])
+def test_what_cannot_be_mixed_is_named(corpus: Path, tmp_path: Path) -> None:
+    scans = sorted((corpus / "train").iterdir())[:2]
+    for arguments, message in (
+        (("-o", tmp_path / "mixed.png"), "ends in .nii or .nii.gz"),
+        (("-o", tmp_path / "a.nii", "--model", "vae"), "expected an autoencoder of cnn8"),
+        (("-o", tmp_path / "a.nii", "--model", "acai-cnn8"), "acai-cnn8 is not shipped"),
+        (("-o", tmp_path / "a.nii", "--model", "acai-cnn8", "--study", tmp_path), "found none"),
+        (("-o", tmp_path / "a.nii", tmp_path / "none.nii"), "none.nii' does not exist"),
+    ):
+        result = invoke("interpolate", *scans, "--weights", "0.5,0.5", *arguments)
+        assert result.exit_code == 2 and message in result.output, result.output
+    result = invoke("augment", corpus, "-n", 1, "-o", tmp_path / "more", "--method", "bagan", "--study", tmp_path)
+    assert result.exit_code == 2 and "expected the weights of BAGAN" in result.output
+    result = invoke("augment", corpus, "-n", 1, "-o", tmp_path / "more", "--method", "acai")
+    assert result.exit_code == 2 and "--study" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["interpolation", "acai", "bagan"])
 def test_augment_says_what_its_pictures_come_from(method: str, study: Path, corpus: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", "cnn8",
+        result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", with_acai(study),
                         "--study", study, "--seed", 7)  # fmt: skip
         assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((tmp_path / "one" / "manifest.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
     assert {row["seed"] for row in rows} == {"7"}
-    if method == "interpolation":
-        assert all(row["parents"].count("@") == 2 for row in rows)
+    if method != "bagan":
+        parents = [{parent.split("@")[0] for parent in row["parents"].split()} for row in rows]
+        assert all(len(scans) == 2 for scans in parents)
+        assert [row["contrast"] for row in rows] == ["T1", "T2", "FLAIR"]
         assert [sum(map(float, row["weights"].split())) for row in rows] == pytest.approx([1, 1, 1])
     for row in rows:
         assert (tmp_path / "one" / row["file"]).read_bytes() == (tmp_path / "two" / row["file"]).read_bytes()
+
+
+def test_the_discriminator_sees_pictures_moved() -> None:
+    torch.manual_seed(0)
+    picture = torch.zeros(64, 1, 64, 64)
+    picture[:, :, 30, 20] = 1
+    moved = adversarial._moved(picture)
+    assert ((moved > 0).sum((1, 2, 3)) == 1).all()
+    places = (moved[:, 0] > 0).nonzero()[:, 1:]
+    low, high = places.amin(0).tolist(), places.amax(0).tolist()
+    assert low == [26, 16] and high == [34, 47]  # 20 and, mirrored, 43, each 4 to and fro
+    values = moved.amax((1, 2, 3))
+    assert 0.8 <= float(values.min()) < 0.9 < 1.1 < float(values.max()) <= 1.2
+
+
+def test_the_energy_distance_tells_samples_apart() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 300, 2).unbind()
+    assert abs(perceptual.energy_distance(x, y)) < 0.05 < 0.5 < perceptual.energy_distance(x, y + 1)
+    assert perceptual.energy_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [4.0]])) == pytest.approx(4 - 2 - 4)
+    assert perceptual.ContrastNet(4).statistics(torch.rand(3, 1, 64, 64)).shape == (3, 224)
 
 
 def test_a_mesh_is_seen() -> None:
