@@ -381,13 +381,13 @@ def test_another_zlib_is_noticed(tmp_path: Path) -> None:
 # -- damage ----------------------------------------------------------------------------------------------------
 
 
-def three_slabs() -> tuple[NDArray[Any], bytes]:
-    array = scan((120, 20, 22))
+def four_slabs() -> tuple[NDArray[Any], bytes]:
+    array = scan((152, 20, 22))
     return array, exactly(array)
 
 
 def test_a_wrong_voxel_names_its_slab(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = scan((120, 20, 22))
+    array = scan((152, 20, 22))
     true = encoding.slabcoding.checksum
     seen: list[int] = []
 
@@ -404,7 +404,7 @@ def test_a_wrong_voxel_names_its_slab(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_salvage_of_a_damaged_slab(tmp_path: Path) -> None:
-    array, stream = three_slabs()
+    array, stream = four_slabs()
     reader = ContainerReader(stream)
     place = [section for section in reader.sections() if section.type == "SLAB"][1].offset + 50
     damaged = bytearray(stream)
@@ -420,11 +420,11 @@ def test_salvage_of_a_damaged_slab(tmp_path: Path) -> None:
 
 
 def test_salvage_of_a_file_cut_short() -> None:
-    array, stream = three_slabs()
+    array, stream = four_slabs()
     slabs = [section for section in ContainerReader(stream).sections() if section.type == "SLAB"]
     lost: list[str] = []
     again = codec.Decoder().decode(stream[: slabs[2].offset + 9], salvage=lost.append).array
-    assert [line.partition(" (")[0] for line in lost] == ["slab 2"]
+    assert [line.partition(" (")[0] for line in lost] == ["slab 2", "slab 3"]
     assert (again[:80] == array[:80]).all() and not again[80:].any()
     lost.clear()
     again = codec.Decoder().decode(stream[:-3], salvage=lost.append).array
