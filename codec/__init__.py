@@ -9,6 +9,9 @@
 torch is imported only when a learned model is needed.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from mricodec.bitstream.container import MAGIC, Limits
 from mricodec.bitstream.errors import (
     ChecksumMismatch,
@@ -32,24 +35,33 @@ from .api import (
     verify,
     version,
 )
-from .deidentify import Deidentifier, Finding, identifying
 from .encoding import EncodeReport
 from .gzipping import GzipDiffers
 from .rate_control import Target
-from .series import (
-    SeriesReport,
-    decode_series,
-    encode_series,
-    encode_series_file,
-    find_series,
-    further_stacks,
-    restore_series,
-    series_files,
-    series_headers,
-)
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
-from .wrapping import unwrap, wrap
+
+if TYPE_CHECKING:
+    from .deidentify import Deidentifier, Finding, identifying
+    from .series import (
+        SeriesReport,
+        decode_series,
+        encode_series,
+        encode_series_file,
+        find_series,
+        further_stacks,
+        restore_series,
+        series_files,
+        series_headers,
+    )
+    from .wrapping import unwrap, wrap
+
+_LATER = {  # what is imported when it is first asked for, and where it is
+    **dict.fromkeys(("Deidentifier", "Finding", "identifying"), "deidentify"),
+    **dict.fromkeys(("SeriesReport", "decode_series", "encode_series", "encode_series_file", "find_series"), "series"),
+    **dict.fromkeys(("further_stacks", "restore_series", "series_files", "series_headers"), "series"),
+    **dict.fromkeys(("unwrap", "wrap"), "wrapping"),
+}
 
 __all__ = [
     "MAGIC",
@@ -92,3 +104,9 @@ __all__ = [
     "version",
     "wrap",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
