@@ -35,7 +35,9 @@ DICM, DHDR, DRAW, STCK, PADV = b"DICM", b"DHDR", b"DRAW", b"STCK", b"PADV"
 _SERIES = (DICM, DHDR, DRAW, STCK, PADV)  # any number of them, in any order, before the slabs
 
 STORE = 0  # coder: byte planes and zstd
-LATTICE = 1  # coder: lossless prediction in lattice passes; 2 and up are the learned lossy coders
+LATTICE = 1  # coder: lossless prediction in lattice passes
+LEARNED = 2  # coder: the learned lossy models; which one, the model id says
+LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 
 # name -> (code on the wire, bytes per voxel). Append only.
 DTYPES = MappingProxyType(

@@ -140,7 +140,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from mricodec.codec.api import release
+        from mricodec.codec.inspection import release
 
         click.echo(f"mricodec {release()}")
         context.exit()
@@ -340,6 +340,7 @@ def decode(
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(stream: str, phi: bool, as_json: bool) -> None:
     """What STREAM holds."""
+    _start_no_threads()
     from mricodec import codec
 
     with naming(stream), _input(stream) as source:
@@ -359,6 +360,8 @@ def verify(
 ) -> None:
     """Check the checksums of STREAMS."""
     _set_threads(threads)
+    if not deep:
+        _start_no_threads()
     from mricodec import codec
 
     bad = 0
@@ -416,6 +419,11 @@ def _set_threads(threads: int | None) -> None:
         os.environ[name] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+def _start_no_threads() -> None:
+    """Before numpy is imported, which else starts some: for what takes no longer than to start them."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @contextlib.contextmanager

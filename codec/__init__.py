@@ -6,7 +6,7 @@
     volume = codec.decode("scan.mrc", slices=(80, 100))
     volume.array[k, j, i], volume.affine, volume.spacing_mm
 
-torch is imported only when a learned model is needed.
+torch is imported only when a learned model is needed, and what codes only when it is first asked for.
 """
 
 import importlib
@@ -22,27 +22,16 @@ from mricodec.bitstream.errors import (
     UnsupportedVersion,
 )
 
-from .api import (
-    Decoder,
-    Encoder,
-    LosslessFallback,
-    TargetMissed,
-    decode,
-    decode_file,
-    encode,
-    info,
-    model_name,
-    verify,
-    version,
-)
-from .encoding import EncodeReport
 from .gzipping import GzipDiffers
+from .inspection import info, model_name, verify
 from .rate_control import Target
 from .stream import Fidelity, StreamInfo
 from .volume import Volume
 
 if TYPE_CHECKING:
+    from .api import Decoder, Encoder, LosslessFallback, TargetMissed, decode, decode_file, encode, version
     from .deidentify import Deidentifier, Finding, identifying
+    from .encoding import EncodeReport
     from .series import (
         SeriesReport,
         decode_series,
@@ -57,6 +46,9 @@ if TYPE_CHECKING:
     from .wrapping import unwrap, wrap
 
 _LATER = {  # what is imported when it is first asked for, and where it is
+    **dict.fromkeys(("Decoder", "Encoder", "LosslessFallback", "TargetMissed"), "api"),
+    **dict.fromkeys(("decode", "decode_file", "encode", "version"), "api"),
+    "EncodeReport": "encoding",
     **dict.fromkeys(("Deidentifier", "Finding", "identifying"), "deidentify"),
     **dict.fromkeys(("SeriesReport", "decode_series", "encode_series", "encode_series_file", "find_series"), "series"),
     **dict.fromkeys(("further_stacks", "restore_series", "series_files", "series_headers"), "series"),

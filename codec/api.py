@@ -29,6 +29,7 @@ from . import preview as preview_module
 from .decoding import Layered, Range, Salvage, Selection, blocks, decode_to_nifti, decode_volume, write_nifti
 from .encoding import Bound, EncodeReport, Fidelities, encode_scan
 from .formats import open_scan
+from .inspection import release
 from .output import replacing
 from .rate_control import target_of
 from .slabcoding import EFFORTS, Effort, LossyModel
@@ -117,62 +118,9 @@ def decode_file(
     )
 
 
-def info(source: Source, *, limits: Limits | None = None) -> StreamInfo:
-    """What a stream says of itself; needs neither torch nor weights. FormatError if it is none or damaged."""
-    with opened(source) as file:
-        return Stream(file, limits or DEFAULT_LIMITS).info()
-
-
-def verify(
-    source: Source,
-    *,
-    deep: bool = False,
-    limits: Limits | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> StreamInfo:
-    """Check every checksum of a stream, without torch; `deep` decodes it too and compares the digest.
-
-    FormatError (ChecksumMismatch, Truncated, ...) if it is damaged.
-    """
-    with opened(source) as file:
-        stream = Stream(file, limits or DEFAULT_LIMITS)
-        stream.reader.verify()
-        if deep and stream.table is not None:
-            from .series import verify_series
-
-            verify_series(stream, Decoder(limits=limits, device=device), progress or _silent)
-        elif deep:
-            layered = Decoder(limits=limits, device=device).layered(stream)
-            for _ in blocks(layered, Selection.of(stream, None, None), progress or _silent):
-                pass
-        return stream.info()
-
-
-def model_name(model_id: str) -> str | None:
-    """The name of the model with the id of a `StreamInfo`, or None if its weights are not here; no torch."""
-    from importlib import resources
-
-    # weights are named <name>-<first 8 digits of their SHA-256>.safetensors
-    ending = f"-{model_id[:8]}.safetensors"
-    folder = resources.files("mricodec.models") / "weights"
-    files = folder.iterdir() if folder.is_dir() else ()
-    return next((file.name.removesuffix(ending) for file in files if file.name.endswith(ending)), None)
-
-
 def version(model: str | None = None) -> str:
     """What decides the bytes of a stream: the release, and the id of the model's weights."""
     return f"{release()} {_load(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
-
-
-def release() -> str:
-    """The version of the installed package, or "source" in a source tree."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("mricodec")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 class Encoder:
@@ -338,6 +286,16 @@ class Decoder:
             selection = Selection.of(stream, slices, volumes)
             decode_to_nifti(self.layered(stream), selection, destination, progress or _silent, salvage)
             return found
+
+    def verify(self, stream: Stream, progress: Progress | None = None) -> None:
+        """Decode, and compare the digest. FormatError if it is damaged or its model unknown."""
+        if stream.table is not None:
+            from .series import verify_series
+
+            verify_series(stream, self, progress or _silent)
+            return
+        for _ in blocks(self.layered(stream), Selection.of(stream, None, None), progress or _silent):
+            pass
 
     def layered(self, stream: Stream) -> Layered:
         """The stream with its coder and those of its layers, their models loaded."""

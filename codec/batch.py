@@ -39,7 +39,7 @@ from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.files import safe_name
 
-from . import api, dicom, nifti, series
+from . import api, dicom, inspection, nifti, series
 from .workers import cores
 
 LEDGER = "mricodec-batch.jsonl"
@@ -270,7 +270,7 @@ def _done(job: Job) -> Outcome:
         elif job.kind == "file":
             shutil.copyfile(source, folder / destination.name)
             shutil.copystat(source, folder / destination.name)
-        elif api.info(source).files:
+        elif inspection.info(source).files:
             series.restore_series(source, folder, force=True)
         else:
             _decoder().decode_file(source, folder / destination.name)
@@ -334,7 +334,7 @@ def _skipped(job: Job) -> Outcome | None:
 
 def _is_sound(stream: Path, lossless: bool) -> bool:
     try:
-        return api.verify(stream).mode == "lossless" or not lossless
+        return inspection.verify(stream).mode == "lossless" or not lossless
     except FormatError:
         return False
 

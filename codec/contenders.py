@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import api, complexity, peers, video
+from . import api, complexity, inspection, peers, video
 from .complexity import Complexity
 from .output import replacing
 from .rate_distortion import LEAST_POINTS, Contender, Source
@@ -64,7 +64,8 @@ class Mricodec(Contender):
         self._decoder = api.Decoder(model=self._model, device=device)
         plain = name or ("mricodec" if self._model.name == api.DEFAULT_MODEL else f"mricodec-{self._model.name}")
         self.name = plain if effort == "default" else f"{plain}-{effort}"
-        self.version = f"{api.release()} {self._model.model_id.hex()}" + ("" if effort == "default" else f" effort {effort}")
+        trying = "" if effort == "default" else f" effort {effort}"
+        self.version = f"{inspection.release()} {self._model.model_id.hex()}{trying}"
 
     def parameters(self, count: int, psnrs: Sequence[float]) -> list[float]:
         return spread_qualities(count)

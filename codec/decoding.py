@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import LATTICE, STORE, Mode
+from mricodec.bitstream.container import LATTICE, LEARNED, LEARNED_INEXACT, STORE, Mode
 from mricodec.bitstream.errors import ChecksumMismatch, FormatError, Truncated, UnsupportedVersion
 
 from . import nifti, slabcoding
 from .gzipping import CHUNK, Wrapper
 from .output import gzipped, replacing
-from .slabcoding import LEARNED, LEARNED_INEXACT, Chain, Lattice, Lossy, LossyModel, LossyParams, SlabCoder, Store
+from .slabcoding import Chain, Lattice, Lossy, LossyModel, LossyParams, SlabCoder, Store
 from .stream import Progress, Stream
 from .tiling import FileOrder, Tiling
 from .volume import Volume, is_big_endian, to_file_order

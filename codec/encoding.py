@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from mricodec.bitstream.container import (
     DEFAULT_LIMITS,
     LATTICE,
+    LEARNED,
+    LEARNED_INEXACT,
     META,
     ORIG,
     STORE,
@@ -503,7 +505,7 @@ def _lossy_plan(
     params = LossyParams(head.step, intensity.peak, cut.turned((k, j, i)), effort)
     has_background = statistics.at_minimum >= LEAST_BACKGROUND * statistics.voxels
     return _Plan(
-        slabcoding.LEARNED if model.exact_samples else slabcoding.LEARNED_INEXACT,
+        LEARNED if model.exact_samples else LEARNED_INEXACT,
         slabcoding.Lossy(model, intensity, params, has_background),
         packed,
         mode=Mode.LOSSY,

@@ -33,7 +33,7 @@ from pydicom.pixels.encoders import base as encoders
 from mricodec.bitstream.container import END, FRAMING, MAGIC
 from mricodec.bitstream.errors import FormatError
 
-from . import api
+from . import api, inspection
 from .volume import DTYPES, dtype_name
 
 MRICODEC_LOSSLESS = uid.UID("2.25.24725342419288323833044710154595667153")
@@ -81,7 +81,7 @@ def decode_frame(frame: bytes, runner: decoders.DecodeRunner) -> bytes:
     """For pydicom: a stream -> the frame, little-endian. FormatError if it is damaged or that of another image."""
     stream = _unpadded(frame)
     dtype, shape = _layout(runner)
-    found = api.info(stream)
+    found = inspection.info(stream)
     if (found.shape, found.dtype) != (shape, dtype_name(dtype)):
         raise FormatError(
             f"expected a frame of {dtype_name(dtype)} {shape}, as the data set says, found {found.dtype} {found.shape}: "

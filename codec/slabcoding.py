@@ -29,8 +29,6 @@ from .workers import Task, Workers, processes
 if TYPE_CHECKING:
     from mricodec.models.wavefront import TableSet as LatticeTables
 
-LEARNED = 2  # coder number of the learned lossy models; which one, the model id says
-LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 PREDICTED, STORED = 0, 1  # first byte of a slab of coder 1
 STORE_SAMPLE = 1 << 14  # voxels by which zstd is tried, in a hurry ...
 STORE_RUNS = 16

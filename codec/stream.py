@@ -20,6 +20,7 @@ from mricodec.bitstream.container import (
     BASE,
     DICM,
     LATTICE,
+    LEARNED_INEXACT,
     META,
     ORIG,
     PADV,
@@ -41,7 +42,6 @@ from .fidelity import STEP_RANGE
 from .intensity import EXACT_SPAN, Intensity
 from .preview import reduced_shape
 from .rate_control import Target
-from .slabcoding import LEARNED_INEXACT
 from .tiling import Tiling
 from .volume import DTYPES, Scan, is_big_endian
 

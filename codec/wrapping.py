@@ -109,9 +109,9 @@ def _first_head(stream: bytes) -> Dataset:
     """What identifies the series: its first instance without the voxels, or nothing if the stream is of another scan."""
     from pydicom import Dataset, dcmread
 
-    from . import api
+    from . import inspection
 
-    if api.info(stream).files:
+    if inspection.info(stream).files:
         for _, head in series_headers(stream):
             if dicom.accept(head):
                 with dicom.quiet_pydicom():

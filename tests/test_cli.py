@@ -22,7 +22,7 @@ from nifti_files import single, smooth, write_pair
 
 from mricodec import codec
 from mricodec.cli import main
-from mricodec.codec import api, output
+from mricodec.codec import api, inspection, output
 
 STARTUP = 0.3  # seconds, of --help, info and verify
 
@@ -354,7 +354,7 @@ def test_compare(scan: Path, stream: Path, tmp_path: Path) -> None:
 
 def test_version() -> None:
     """Of the installed package, or without one."""
-    assert run("--version").stdout == f"mricodec {api.release()}\n"
+    assert run("--version").stdout == f"mricodec {inspection.release()}\n"
 
 
 def test_json_without_infinities(scan: Path, tmp_path: Path) -> None:

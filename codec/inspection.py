@@ -1,0 +1,59 @@
+"""What a stream says of itself, without decoding it: what `info` and `verify` answer at once.
+
+It imports only what reads streams; coders, torch and the readers of scans are for `api`.
+"""
+
+from __future__ import annotations
+
+from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
+
+from .stream import Progress, Source, Stream, StreamInfo, opened
+
+
+def info(source: Source, *, limits: Limits | None = None) -> StreamInfo:
+    """What a stream says of itself; needs neither torch nor weights. FormatError if it is none or damaged."""
+    with opened(source) as file:
+        return Stream(file, limits or DEFAULT_LIMITS).info()
+
+
+def verify(
+    source: Source,
+    *,
+    deep: bool = False,
+    limits: Limits | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> StreamInfo:
+    """Check every checksum of a stream, without torch; `deep` decodes it too and compares the digest.
+
+    FormatError (ChecksumMismatch, Truncated, ...) if it is damaged.
+    """
+    with opened(source) as file:
+        stream = Stream(file, limits or DEFAULT_LIMITS)
+        stream.reader.verify()
+        if deep:
+            from .api import Decoder
+
+            Decoder(limits=limits, device=device).verify(stream, progress)
+        return stream.info()
+
+
+def model_name(model_id: str) -> str | None:
+    """The name of the model with the id of a `StreamInfo`, or None if its weights are not here; no torch."""
+    from importlib import resources
+
+    # weights are named <name>-<first 8 digits of their SHA-256>.safetensors
+    ending = f"-{model_id[:8]}.safetensors"
+    folder = resources.files("mricodec.models") / "weights"
+    files = folder.iterdir() if folder.is_dir() else ()
+    return next((file.name.removesuffix(ending) for file in files if file.name.endswith(ending)), None)
+
+
+def release() -> str:
+    """The version of the installed package, or "source" in a source tree."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("mricodec")
+    except metadata.PackageNotFoundError:
+        return "source"
