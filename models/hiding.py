@@ -38,6 +38,7 @@ LANES = 4096  # cells that the encoder works on together
 PATTERNS = np.array([19, 29, 23, 5, 27, 13, 31, 9], np.int64)  # of HEIGHT bits; all have bit 0
 STATES = 1 << HEIGHT
 _REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [8, STATES]: the state that a change of each pattern leads to
+_CHANGE = 2 * np.arange(STATES // 2)[:, None] ^ np.arange(STATES // 2)  # [after, before]: what sum leads there
 
 Int = NDArray[np.int64]
 
@@ -113,17 +114,16 @@ class Cells:
         return np.asarray(told, np.int64)
 
 
-def syndrome(cells: Cells, odd: Int, told: Int, base: Int, size: int) -> Int:
-    """Of each sign whether the sum of the magnitudes that have to do with it is odd; a cell's begin at `base` in the result.
+def syndrome(cells: Cells, odd: Int, first: Int, told: Int) -> Int:
+    """Of each cell the bits 0 .. M - 1: whether the sum of the magnitudes that have to do with that sign of it is odd.
 
-    odd: the carriers of odd magnitude. told: M of every cell.
+    odd: the carriers of odd magnitude, rising, and `first` of them. told: M of every cell.
     """
-    sums = np.zeros(size, np.int64)
-    cell, first, pattern = cells.cell[odd], cells.first(odd, told), PATTERNS[cells.pattern[odd]]
-    for k in range(HEIGHT):
-        touched = (pattern >> k & 1 == 1) & (first + k < told[cell])
-        sums += np.bincount(base[cell[touched]] + first[touched] + k, minlength=size)
-    return sums & 1
+    upto = np.zeros(len(odd) + 1, np.int64)
+    np.bitwise_xor.accumulate(PATTERNS[cells.pattern[odd]] << first, out=upto[1:])
+    ends = np.searchsorted(cells.cell[odd], np.arange(len(told) + 1))
+    sums: Int = (upto[ends[1:]] ^ upto[ends[:-1]]) & ((1 << told) - 1)
+    return sums
 
 
 def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
@@ -133,7 +133,9 @@ def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     told = cells.said(np.arange(len(values))) if len(cells.width) else cells.width
     if not told.any():
         return cells.at[:0], cells.at[:0]
-    signs = syndrome(cells, np.flatnonzero(values & 1), told, np.cumsum(told) - told, int(told.sum()))
+    odd = np.flatnonzero(values & 1)
+    words = np.repeat(syndrome(cells, odd, cells.first(odd, told), told), told)
+    signs = words >> np.arange(len(words)) - np.repeat(np.cumsum(told) - told, told) & 1
     begins = np.searchsorted(cells.cell, np.arange(len(told)))
     rank = np.arange(len(values)) - begins[cells.cell]
     return cells.at[rank < np.append(told, 0)[cells.cell + 1]], signs
@@ -187,51 +189,58 @@ def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.
     rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
     told = rank < bits[lane]
     longest, lanes = int(bits.max()), len(order)
-    want = np.zeros((len(chosen), longest), np.int64)
-    want[lane[told], rank[told]] = value[which[told]] < 0
+    signs = np.zeros(len(chosen), np.int64)
+    np.bitwise_or.at(signs, lane[told], (value[which[told]] < 0).astype(np.int64) << rank[told])
     # what the cells say as they are
     all_told = np.zeros(len(cells.width), np.int64)
     all_told[chosen] = bits
     which, lane = _ranges(start, chosen)
-    base = np.zeros(len(cells.width), np.int64)
-    base[chosen] = np.arange(len(chosen)) * longest
-    want ^= syndrome(cells, which[value[which] & 1 == 1], all_told, base, want.size).reshape(want.shape)
-    # the cheapest change of each sign and pattern
     first = cells.first(which, all_told)
+    odd = value[which] & 1 == 1
+    signs ^= syndrome(cells, which[odd], first[odd], all_told)[chosen]
+    want = signs[order] >> np.arange(longest)[:, None] & 1
+    # the cheapest change of each sign and pattern
     place = np.full(len(chosen), -1)
     place[order] = np.arange(lanes)
     inside = place[lane] >= 0
     which, lane, first = which[inside], place[lane[inside]], first[inside]
-    best = np.full((longest, len(PATTERNS), lanes), np.inf, np.float32)
-    key = (first * len(PATTERNS) + cells.pattern[which]) * lanes + lane
+    best = np.full((len(PATTERNS), longest, lanes), np.inf, np.float32)
+    key = (cells.pattern[which] * longest + first) * lanes + lane
     np.minimum.at(best.reshape(-1), key, price[which])
-    cost = np.full((STATES, lanes), np.inf, np.float32)
-    cost[0] = 0
-    want, bits = want[order], bits[order]
-    choice = np.zeros((longest, len(PATTERNS), STATES, lanes), bool)
-    room = np.empty((STATES, lanes), np.float32)
-    for b in range(longest):
-        active = int(np.searchsorted(-bits, -b, "left"))  # the lanes with bits > b
-        least, other = cost[:, :active], room[:, :active]
-        for reached, price_of, better in zip(_REACHED, best[b, :, :active], choice[b, :, :, :active], strict=True):
-            np.take(least, reached, 0, other, "clip")
-            np.add(other, price_of, out=other)
-            np.less(other, least, out=better)
-            np.minimum(least, other, out=least)
-        least[: STATES // 2] = np.where(want[:active, b] == 1, least[1::2], least[::2])
-        least[STATES // 2 :] = np.inf
-    state = cost.argmin(0)
-    picked = np.zeros((longest, len(PATTERNS), lanes), bool)
+    bits = bits[order]
+    # the cheapest changes of the patterns of a sign whose sum with `want` is x, and which they are
+    spent = np.full((STATES, longest, lanes), np.inf, np.float32)
+    spent[0][want == 0] = spent[1][want == 1] = 0
+    other = np.empty_like(spent)
+    choice = np.empty((len(PATTERNS), *spent.shape), bool)
+    for reached, price_of, better in zip(_REACHED, best, choice, strict=True):
+        np.take(spent, reached, 0, other, "clip")
+        other += price_of
+        np.less(other, spent, out=better)
+        np.minimum(spent, other, out=spent)
+    costs = np.full((longest + 1, STATES // 2, lanes), np.inf, np.float32)
+    costs[0, 0] = 0
+    active = np.searchsorted(-bits, -np.arange(longest), "left").tolist()  # the lanes with bits > b
+    for b, m in enumerate(active):
+        ways = spent[:, b, :m].take(_CHANGE, 0)
+        ways += costs[b, :, :m]
+        ways.min(1, out=costs[b + 1, :, :m])
+    everyone = np.arange(lanes)
+    state = costs[bits, :, everyone].argmin(1)
+    sums = np.zeros(want.shape, np.int64)
     for b in range(longest - 1, -1, -1):
-        active = int(np.searchsorted(-bits, -b, "left"))
-        everyone = np.arange(active)
-        now = 2 * state[:active] + want[:active, b]
-        for pattern in range(len(PATTERNS) - 1, -1, -1):
-            flat = choice[b, pattern].reshape(-1)
-            picked[b, pattern, :active] = change = flat.take(now * lanes + everyone)
-            now ^= change * PATTERNS[pattern]
-        state[:active] = now
-    taken = np.flatnonzero(picked[first, cells.pattern[which], lane] & (price[which] == best.reshape(-1)[key]))
+        m = active[b]
+        change = _CHANGE.T.take(state[:m], 1)
+        ways = spent[:, b][change, everyone[:m]]
+        ways += costs[b, :, :m]
+        state[:m] = before = ways.argmin(0)
+        sums[b, :m] = change[before, everyone[:m]]
+    picked = np.empty(best.shape, bool)
+    places = np.arange(longest * lanes).reshape(longest, lanes)
+    for change, chose, pattern in zip(picked[::-1], choice[::-1], PATTERNS[::-1], strict=True):
+        np.take(chose.reshape(-1), sums * places.size + places, out=change)
+        sums ^= change * pattern
+    taken = np.flatnonzero(picked.reshape(-1)[key] & (price[which] == best.reshape(-1)[key]))
     _, once = np.unique(key[taken], return_index=True)  # of equally cheap ones the first
     found: Int = which[taken[once]]
     return found
