@@ -120,14 +120,15 @@ class _Targets:
 
     def of(self, p: int) -> Tensor:
         """Of pass p, [N, n]."""
-        return self._target[:, self._layout.where[p]]
+        return self._target.index_select(1, self._layout.where[p])
 
     def coded(self, p: int, y_hat: Tensor) -> None:
         """What came of pass p. In integers, so that it does not matter which planes are coded together."""
         if p == PASSES - 1:
             return
         where = self._layout.where[p]
-        self._error[:, where] = (y_hat - self._wanted[:, where]).round_().clamp_(-ERROR_MAX, ERROR_MAX)
+        error = (y_hat - self._wanted.index_select(1, where)).round_().clamp_(-ERROR_MAX, ERROR_MAX)
+        self._error.index_copy_(1, where, error)
         kernel, norms = (part.to(y_hat.device) for part in transform.gram())
         shared = F.conv2d(self._error.reshape(self._shape).permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
         self._target = self._wanted - (shared / (norms * transform.GRAM)).flatten(1)

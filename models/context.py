@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,6 +51,7 @@ from .layers import (
     compand,
     compand_table,
     level_table,
+    looked_up,
     relu8,
     round_through,
     rounded_once,
@@ -59,6 +60,7 @@ from .layers import (
 CHANNELS = 64
 PASSES = 4
 PASS_OF_TURN = (0, 2, 1, 3, 2, 3, 3, 3)  # the passes code 1/8, 1/8, 1/4, 1/2 of a plane
+PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))  # rows and columns of blocks, modulo 2
 ANCHOR = 8
 PLACES = 5  # of a plane among its neighbours, see `Step.places`; each depth has its own
 DEPTHS = transform.DEPTHS
@@ -96,11 +98,16 @@ def _smooth(x: Tensor) -> Tensor:
     return rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
 
 
+def _picked(x: Tensor, where: Tensor) -> Tensor:
+    """x [N, ...] at flat positions -> [N, n]."""
+    return x.reshape(len(x), -1).index_select(1, where)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which coefficients each pass codes, and where they lie in [h, w, 64] flattened: int64 tensors, one per pass.
 
-    Parity of a block (0,0), (1,1), (0,1), (1,0) = 0..3; coefficient c is coded in pass PASS_OF_TURN[(2 parity + c) % 8],
+    Parity of a block: its number in PARITIES; coefficient c is coded in pass PASS_OF_TURN[(2 parity + c) % 8],
     blocks in raster order, coefficients rising within a block. So the block means of parity p are coded in pass p.
     """
 
@@ -125,6 +132,52 @@ class Layout:
         return Layout(
             *([part.to(device) for part in parts] for parts in (where, channel, spatial, spectral, level, block))
         )
+
+
+@lru_cache
+@torch.inference_mode(False)
+def coded_channels(p: int) -> list[Tensor]:
+    """Of each parity the coefficients of a block that pass p codes, int64."""
+    turns = [(2 * parity + torch.arange(CHANNELS)) % 8 for parity in range(4)]
+    return [(torch.tensor(PASS_OF_TURN)[turn] == p).nonzero()[:, 0] for turn in turns]
+
+
+@lru_cache
+@torch.inference_mode(False)
+def known_channels(p: int) -> list[Tensor]:
+    """Of each parity the coefficients of a block that passes before p coded, int64."""
+    return [torch.cat(parts).sort()[0] for parts in zip(*map(coded_channels, range(p)), strict=True)]
+
+
+def _around(parity: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of a block and its neighbours: place in a 3 x 3 kernel, parity, and how many blocks of it away."""
+    r, c = PARITIES[parity]
+    for tap in range(9):
+        i, j = r + tap // 3 - 1, c + tap % 3 - 1
+        yield tap, PARITIES.index((i % 2, j % 2)), i // 2, j // 2
+
+
+@lru_cache
+@torch.inference_mode(False)
+def column_inputs(p: int, parity: int) -> Tensor:
+    """Which inputs of a convolution 3 x 3 `columns` are, int64: flat in [64, 3, 3]."""
+    known = known_channels(p)
+    return torch.cat([9 * known[other] + tap for tap, other, _, _ in _around(parity)])
+
+
+def columns(known: Tensor, p: int) -> list[Tensor]:
+    """What passes before p coded in and around the blocks of each parity: known [N, h, w, 64] -> [blocks, 9 * m]."""
+    h, w = known.shape[1:3]
+    parts = [
+        F.pad(known[:, r::2, c::2].index_select(-1, channels.to(known.device)), (0, 0, 1, 2, 1, 2))
+        for (r, c), channels in zip(PARITIES, known_channels(p), strict=True)
+    ]
+    out = []
+    for parity, (r, c) in enumerate(PARITIES):
+        rows, cols = (h - r + 1) // 2, (w - c + 1) // 2
+        near = [parts[q][:, 1 + i : 1 + i + rows, 1 + j : 1 + j + cols] for _, q, i, j in _around(parity)]
+        out.append(torch.cat(near, -1).flatten(0, 2))
+    return out
 
 
 @dataclass(frozen=True)
@@ -176,7 +229,7 @@ def _box(x: Tensor) -> Tensor:
 
 
 class ContextPass(nn.Module):
-    """One pass: the context and what is known of y_hat -> `outputs` numbers a block."""
+    """One pass: the context and what is known of y_hat -> of `outputs` numbers a block those that it codes."""
 
     def __init__(self, width: int, outputs: int, energies: int, places: int, first: bool) -> None:
         super().__init__()
@@ -191,11 +244,18 @@ class ContextPass(nn.Module):
         """[places, energies, 64] integers, in 1/64."""
         return round_through((self.energies * GATE).clamp(-SIGNED, SIGNED))
 
-    def forward(self, base: Tensor, known: Tensor) -> Tensor:
-        h = self.base(base)
-        if self.known is not None:
-            h = h + self.known(known)
-        out: Tensor = self.head(relu8(self.middle(relu8(h))))
+    def forward(self, base: Sequence[Tensor], known: Tensor, p: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """By parity, base: features of the blocks [n, width], outputs: which are wanted, -> [n, outputs]; known [N, h, w, 64].
+
+        Only what is known is multiplied, and only what is coded is computed.
+        """
+        around = [None] * len(base) if self.known is None else columns(known, p)
+        out = []
+        for parity, (features, near, wanted) in enumerate(zip(base, around, outputs, strict=True)):
+            h = self.base.of_rows(features)
+            if self.known is not None and near is not None:
+                h = h + self.known.of_rows(near, column_inputs(p, parity).to(h.device))
+            out.append(self.head.of_rows(relu8(self.middle.of_rows(relu8(h))), outputs=wanted.to(h.device)))
         return out
 
 
@@ -221,26 +281,41 @@ class PlaneNet(nn.Module):
                 for each in self.passes:
                     each.head.bias[-1] = GATE
 
-    def base(self, sources: Sequence[Tensor], place: Tensor, rate: Tensor) -> Tensor:
-        """Companded planes [N, 64, h, w], classes and rates int64 [N] -> features [N, width, h, w]."""
+    def base(self, sources: Tensor, place: Tensor, rate: Tensor) -> list[Tensor]:
+        """What the sources say together [N, h, w, width], classes and rates int64 [N] -> features of the blocks by parity."""
         bias = round_through(self.place)[place] + round_through(self.rate)[rate]
-        total = bias[:, :, None, None]
-        for layer, source in zip(self.sources, sources, strict=True):
-            total = total + layer(source)
-        total = relu8(total)
+        total = relu8((sources + bias[:, None, None]).permute(0, 3, 1, 2))
         for block in self.mix:
             total = block(total)
-        return relu8(total)
+        total = relu8(total).permute(0, 2, 3, 1)
+        return [total[:, r::2, c::2].flatten(0, 2) for r, c in PARITIES]
+
+    def outputs(self, p: int) -> list[Tensor]:
+        """Which outputs pass p uses, by parity: means, scales and gates, and the two more gates of block means."""
+        kinds = CHANNELS * torch.arange(3 if self.gates else 2)[:, None]
+        wanted = [(kinds + channels).flatten() for channels in coded_channels(p)]
+        if self.gates:
+            wanted[p] = torch.cat([wanted[p], 3 * CHANNELS + torch.arange(2)])
+        return wanted
 
 
 @dataclass(frozen=True)
 class Around:
     """What is known of N planes before their first pass."""
 
-    base: Tensor  # features [N, width, h, w]
+    base: list[Tensor]  # features of the blocks of each parity [n, width]
     place: Tensor  # int64 [N]
     y_1: Tensor  # [N, h, w, 64]: the planes a and b, or their mean; zeros for details
     energies: list[Tensor]  # log-energies [N, h, w, 64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A known plane as context of others."""
+
+    y: Tensor  # [N, h, w, 64]
+    energy: Tensor  # sum of magnitudes around every coefficient [N, h, w, 64]
+    says: list[Tensor]  # what each of a net's sources makes of it [N, h, w, width]
 
 
 class ContextCodec(nn.Module):
@@ -274,67 +349,79 @@ class ContextCodec(nn.Module):
         """Sum of magnitudes around every coefficient [N, h, w, 64]: 3 x 3 blocks, weights 4, 2, 1, zeros beyond the border."""
         return _smooth(levelled.abs().clamp(max=COMPAND_SIZE - 1))
 
-    def around_low(self, y_a: Tensor, y_b: Tensor, place: Tensor, rate: Tensor) -> Around:
-        """From the planes f = 0 of the groups around, [N, h, w, 64] (zeros: none); place 5 log2(depth) + `Step.places`."""
-        both = (place % PLACES >= 2)[:, None, None, None]
-        levelled = [self.level(y) for y in (y_a, y_b)]
-        e_a, e_b = (self.levels[self.energy(y).to(torch.int32)] for y in levelled)
-        energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
-        y_1 = torch.where(both, torch.floor((y_a + y_b + 1) / 2), y_a)
-        base = self.low.base([self.compress(y) for y in levelled], place, rate)
-        return Around(base, place, y_1, [energy])
+    def source(self, y: Tensor, levelled: Tensor, layers: Iterable[nn.Module]) -> Source:
+        """Of a plane y [N, h, w, 64], which may have block means of its own as `levelled`."""
+        companded = self.compress(levelled)
+        return Source(y, self.energy(levelled), [layer(companded).permute(0, 2, 3, 1) for layer in layers])
 
-    def around_detail(self, known: list[Tensor], rate: Tensor, depth: int) -> Around:
-        """From the known planes 0 .. f - 1 of all groups, f > 0, [S, G, h, w, 64] each, plane 0 levelled."""
+    def around_low(self, a: Source, b: Source, place: Tensor, rate: Tensor) -> Around:
+        """From the planes f = 0 of the groups around (zeros: none); place 5 log2(depth) + `Step.places`."""
+        both = (place % PLACES >= 2)[:, None, None, None]
+        e_a, e_b = (looked_up(self.levels, source.energy) for source in (a, b))
+        energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
+        y_1 = torch.where(both, torch.floor((a.y + b.y + 1) / 2), a.y)
+        return Around(self.low.base(a.says[0] + b.says[1], place, rate), place, y_1, [energy])
+
+    def around_detail(self, known: list[Source], rate: Tensor, depth: int) -> Around:
+        """From the known planes 0 .. f - 1 of all groups, f > 0, [S G, h, w, 64] each; rate [S]."""
         f = len(known)
         near, far, low = known[-1], known[max(f - 2, 0)], known[0]
-        s, g = near.shape[:2]
-        energy = self.energy(near.flatten(0, 1)).unflatten(0, (s, g))
+        n = len(near.y)
+        energy = near.energy.unflatten(0, (len(rate), -1))
         before = torch.cat([energy[:, :1], energy[:, :-1]], 1)
         after = torch.cat([energy[:, 1:], energy[:, -1:]], 1)
         wide = torch.floor((2 * energy + before + after + 2) / 4).flatten(0, 1)
-        energies = [self.levels[e.to(torch.int32)] for e in (wide, self.energy(far.flatten(0, 1)))]
-        place = torch.full((s * g,), DETAILS[depth] + f - 1, device=near.device)
-        base = self.detail.base([self.compress(y.flatten(0, 1)) for y in (near, far, low)], place, rate)
-        return Around(base, place, torch.zeros_like(energies[0]), energies)
+        energies = [looked_up(self.levels, e) for e in (wide, far.energy)]
+        place = torch.full((n,), DETAILS[depth] + f - 1, device=rate.device)
+        says = near.says[0] + far.says[1] + low.says[2]
+        base = self.detail.base(says, place, rate.repeat_interleave(n // len(rate)))
+        return Around(base, place, torch.zeros_like(near.y), energies)
 
     def predict(
         self, net: PlaneNet, p: int, around: Around, known: Tensor, y_hat: Tensor, magnitude: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor]:
-        """Means (1/16 step) and scale indices [N, n] of what pass p codes; known [N, 64, h, w], the others [N, h, w, 64]."""
-        n = len(y_hat)
+        """Means (1/16 step) and scale indices [N, n] of what pass p codes; known, y_hat and magnitude [N, h, w, 64]."""
+        n, h, w, _ = y_hat.shape
         where, channel = layout.where[p], layout.channel[p]
-        outputs = net.passes[p](around.base, known).permute(0, 2, 3, 1)
-        mean, scale = (outputs[..., i * CHANNELS : (i + 1) * CHANNELS].reshape(n, -1)[:, where] for i in range(2))
+        made = net.passes[p](around.base, known, p, net.outputs(p))
+        m = len(where) // (h * w)
+        kinds = 3 if net.gates else 2
+        outputs = made[0].new_empty(n, h, w, kinds * m)
+        for (r, c), part in zip(PARITIES, made, strict=True):
+            place = outputs[:, r::2, c::2]
+            place.copy_(part[:, : kinds * m].reshape(place.shape))
+        mean, scale, *gates = (part.reshape(n, -1) for part in outputs.split(m, -1))
         if net.gates:
-            mean = mean + self._linear(p, outputs, around.y_1, y_hat, layout)
-        energies = [energy.reshape(n, -1)[:, where] for energy in around.energies]
+            more = made[p][:, kinds * m :].reshape(n, -1, 2)
+            mean = mean + self._linear(p, gates[0], more, around.y_1, y_hat, layout)
+        energies = [_picked(energy, where) for energy in around.energies]
         if p > 0:
             sums = (_smooth(magnitude), magnitude @ self.spectrum)
             for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
-                mean_of = torch.floor(total.reshape(n, -1)[:, where] * 16 / weight)
-                energies.append(self.levels[mean_of.to(torch.int32)])
+                energies.append(looked_up(self.levels, torch.floor(_picked(total, where) * 16 / weight)))
         weights = net.passes[p].energy_weights()[around.place]
-        weighted = [weights[:, i][:, channel] * energy for i, energy in enumerate(energies)]
-        index = scale + round_through(torch.stack(weighted).sum(0) / GATE) + INDEX_ORIGIN
+        total = torch.zeros_like(scale)
+        for weight, energy in zip(weights.unbind(1), energies, strict=True):
+            total = torch.addcmul(total, weight.index_select(1, channel), energy)
+        index = scale + round_through(total / GATE) + INDEX_ORIGIN
         return F.hardtanh(mean, -MU_MAX, MU_MAX), F.hardtanh(index, 0, INDEX_MAX)
 
-    def _linear(self, p: int, outputs: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout) -> Tensor:
-        """Gated predictions [N, n] from the planes around, and of block means from their neighbours."""
-        n = len(y_1)
+    def _linear(self, p: int, gate: Tensor, more: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout) -> Tensor:
+        """Gated predictions [N, n] from the planes around, and of block means from their neighbours.
+
+        gate [N, n], more [N, block means, 2]: how much of each.
+        """
         where, level, block = layout.where[p], layout.level[p], layout.block[p]
-        gates = F.hardtanh(outputs[..., 2 * CHANNELS :], -GATE_MAX, GATE_MAX)
-        gate = gates[..., :CHANNELS].reshape(n, -1)[:, where]
-        linear = round_through(gate * y_1.reshape(n, -1)[:, where].clamp(-LINEAR_MAX, LINEAR_MAX) / GATE)
+        gate, more = (F.hardtanh(part, -GATE_MAX, GATE_MAX) for part in (gate, more))
+        linear = round_through(gate * _picked(y_1, where).clamp(-LINEAR_MAX, LINEAR_MAX) / GATE)
         before = y_1[..., 0][:, None].double()  # block means: their products need more than float32's integers
         if p == 0:
             near = slope = before
         else:
             near = _neighbours(y_hat[..., 0][:, None].double(), p == 1)
             slope = before + near - _neighbours(before, p == 1)
-        first, second, third = (plane.reshape(n, -1)[:, block] for plane in (before, near, slope))
-        more, most = (gates[..., CHANNELS + i].reshape(n, -1)[:, block] for i in range(2))
-        total = gate[:, level] * first + more * second + most * third
+        first, second, third = (_picked(plane, block) for plane in (before, near, slope))
+        total = gate[:, level] * first + more[..., 0] * second + more[..., 1] * third
         linear[:, level] = round_through(total / GATE).to(linear.dtype)
         return linear
 
@@ -344,16 +431,16 @@ class ContextCodec(nn.Module):
         y_hat, known, magnitude = (torch.zeros_like(around.y_1) for _ in range(3))
         for p in range(PASSES):
             where, level, block = layout.where[p], layout.level[p], layout.block[p]
-            mu, index = self.predict(net, p, around, known.permute(0, 3, 1, 2), y_hat, magnitude, layout)
+            mu, index = self.predict(net, p, around, known, y_hat, magnitude, layout)
             q = code(p, mu, index)
             new = (16 * q + mu.detach()).clamp(-Y_MAX, Y_MAX)
-            y_hat.view(n, -1)[:, where] = new
+            y_hat.view(n, -1).index_copy_(1, where, new)
             if p < PASSES - 1:
                 seen, size = new.clone(), new.abs()
-                seen[:, level] -= around.y_1[..., 0].reshape(n, -1)[:, block]
+                seen[:, level] -= _picked(around.y_1[..., 0], block)
                 size[:, level] = (16 * q[:, level]).abs()
-                known.view(n, -1)[:, where] = compand(seen, self.lut)
-                magnitude.view(n, -1)[:, where] = size.clamp(max=COMPAND_SIZE - 1)
+                known.view(n, -1).index_copy_(1, where, compand(seen, self.lut))
+                magnitude.view(n, -1).index_copy_(1, where, size.clamp(max=COMPAND_SIZE - 1))
         return y_hat
 
     def order(self, groups: int) -> list[Step]:
@@ -364,26 +451,31 @@ class ContextCodec(nn.Module):
         """Code the planes of slabs in order into y_hat [S, K', h, w, 64]; rate int64 [S]; `coder` is told the planes."""
         s, k = y_hat.shape[:2]
         groups = k // depth
-        done: dict[int, Tensor] = {-1: torch.zeros_like(y_hat[:, 0])}
+        nothing = torch.zeros_like(y_hat[:, 0])
+        sources: dict[int, Source] = {}  # of groups that others lean on
+
+        def stacked(chosen: Sequence[int]) -> Source:
+            y, energy = (torch.stack([getattr(sources[g], name) for g in chosen], 1).flatten(0, 1) for name in ("y", "energy"))
+            says = [torch.stack([sources[g].says[i] for g in chosen], 1).flatten(0, 1) for i in range(2)]
+            return Source(y, energy, says)
+
         for step in self.order(groups):
             m = len(step.groups)
-            y_a, y_b = (torch.stack([done[g] for g in side], 1).flatten(0, 1) for side in (step.before, step.after))
+            for g in {*step.before, *step.after} - sources.keys():
+                y = nothing if g < 0 else y_hat[:, g * depth].clone()
+                sources[g] = self.source(y, self.level(y), self.low.sources)
             place = torch.tensor(step.places(), device=y_hat.device).repeat(s) + PLACES * DEPTHS.index(depth)
-            around = self.around_low(y_a, y_b, place, rate.repeat_interleave(m))
+            around = self.around_low(stacked(step.before), stacked(step.after), place, rate.repeat_interleave(m))
             planes = [g * depth for g in step.groups]
-            new = self.plane_passes(self.low, around, layout, coder(planes)).unflatten(0, (s, m))
-            for i, g in enumerate(step.groups):
-                done[g] = new[:, i]
-                y_hat[:, g * depth] = new[:, i]
-        if depth == 1:
-            return y_hat
-        known = [self.level(y_hat[:, ::depth].flatten(0, 1)).unflatten(0, (s, groups))]
+            y_hat[:, planes] = self.plane_passes(self.low, around, layout, coder(planes)).unflatten(0, (s, m))
+        known: list[Source] = []
         for f in range(1, depth):
-            around = self.around_detail(known, rate.repeat_interleave(groups), depth)
+            y = y_hat[:, f - 1 :: depth].flatten(0, 1)
+            layers = list(self.detail.sources)[: 3 if f == 1 else 2]
+            known.append(self.source(y, self.level(y) if f == 1 else y, layers))
+            around = self.around_detail(known, rate, depth)
             planes = [g * depth + f for g in range(groups)]
-            new = self.plane_passes(self.detail, around, layout, coder(planes)).unflatten(0, (s, groups))
-            y_hat[:, f::depth] = new
-            known.append(new)
+            y_hat[:, f::depth] = self.plane_passes(self.detail, around, layout, coder(planes)).unflatten(0, (s, groups))
         return y_hat
 
     # -- training ------------------------------------------------------------------------------------------------

@@ -82,13 +82,33 @@ class IntegerConv2d(nn.Module):
         return torch.floor(torch.log2(SIGNED / largest)).clamp(0, MAX_SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self._weights()
+        return self._rounded_sum(convolve(x, weight), bias)
+
+    def of_rows(self, x: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+        """A part of the convolution, as a matrix product: rows [n, m] -> [n, outputs].
+
+        inputs: which of [inputs, kernel, kernel], flattened, the columns are, all others being zero; outputs: which are wanted.
+        """
+        weight, bias = self._weights()
+        weight, bias = weight.flatten(1), bias.flatten()
+        if inputs is not None:
+            weight = weight[:, inputs]
+        if outputs is not None:
+            weight, bias = weight[outputs], bias[outputs]
+        return self._rounded_sum(F.linear(x.to(weight.dtype), weight), bias)
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
         if self.frozen_weight is not None and self.frozen_bias is not None:
-            y = convolve(x, self.frozen_weight)
-            y = y.float() if self.exact else y.bfloat16().float()
-            return y.add_(self.frozen_bias).round_()
+            return self.frozen_weight, self.frozen_bias
         weight, bias = self._rounded or self._round()
-        y = convolve(x, weight if self.exact else weight.bfloat16())
-        return round_through(y.float() + bias)
+        return (weight if self.exact else weight.bfloat16()), bias
+
+    def _rounded_sum(self, y: Tensor, bias: Tensor) -> Tensor:
+        if self.frozen_weight is None:
+            return round_through(y.float() + bias)
+        y = y.float() if self.exact else y.bfloat16().float()
+        return y.add_(bias).round_()
 
     def _round(self) -> tuple[Tensor, Tensor]:
         scale = torch.exp2(self._shift())[:, None, None, None]
@@ -160,7 +180,12 @@ def compand_table() -> Tensor:
 def compand(x: Tensor, table: Tensor) -> Tensor:
     """x integer-valued -> table[clamp(x, -2047, 2047) + 2047]; carries no gradient."""
     limit = COMPAND_SIZE - 1
-    return table[(x.detach().clamp(-limit, limit) + limit).to(torch.int32)]
+    return looked_up(table, x.detach().clamp(-limit, limit) + limit)
+
+
+def looked_up(table: Tensor, x: Tensor) -> Tensor:
+    """table[x], x integer-valued; a third of the time of indexing."""
+    return table.index_select(0, x.flatten().to(torch.int32)).view(x.shape)
 
 
 # Logarithm of a mean magnitude, in eighths of an octave as the scale index is.

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
 from mricodec.models import coding, exact, zoo
 from mricodec.models.coding import ContextLossy
-from mricodec.models.context import ContextCodec
+from mricodec.models.context import (
+    CHANNELS,
+    PARITIES,
+    PASSES,
+    ContextCodec,
+    coded_channels,
+    column_inputs,
+    columns,
+    known_channels,
+)
 from mricodec.models.layers import IntegerConv2d
 
 SAMPLE = Path(__file__).parent.parent / "codec" / "sample" / "brain_t1w.nii.gz"
@@ -222,6 +231,30 @@ def test_inexact_arithmetic_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             exact.fastest_exact(((4, 3, 3),), "cpu")
     finally:
         exact.fastest_exact.cache_clear()
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2), (3, 1), (1, 1)])
+def test_parts_of_a_convolution_are_those_of_the_whole(model: ContextLossy, size: tuple[int, int]) -> None:
+    """What is known and what is wanted alone, by the parity of the block."""
+    generator = torch.Generator().manual_seed(0)
+    net = model._network.low
+    known = torch.zeros(2, *size, CHANNELS)
+    coded: list[list[int]] = [[] for _ in PARITIES]
+    for p in range(PASSES):
+        if p > 0:
+            layer = net.passes[p].known
+            assert isinstance(layer, IntegerConv2d)
+            whole = layer(known.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            for parity, ((r, c), near) in enumerate(zip(PARITIES, columns(known, p), strict=True)):
+                assert known_channels(p)[parity].tolist() == sorted(coded[parity])
+                wanted = torch.tensor([3, 0, 100])
+                part = layer.of_rows(near, column_inputs(p, parity), wanted)
+                assert torch.equal(part, whole[:, r::2, c::2].flatten(0, 2)[:, wanted])
+        for (r, c), channels, before in zip(PARITIES, coded_channels(p), coded, strict=True):
+            block = known[:, r::2, c::2]
+            block[..., channels] = torch.randint(-127, 128, (*block.shape[:3], len(channels)), generator=generator).float()
+            before += channels.tolist()
+    assert all(sorted(channels) == list(range(CHANNELS)) for channels in coded)
 
 
 def test_estimated_bits_are_the_file() -> None:
