@@ -298,6 +298,14 @@ class PlaneNet(nn.Module):
             wanted[p] = torch.cat([wanted[p], 3 * CHANNELS + torch.arange(2)])
         return wanted
 
+    def part_shapes(self) -> Iterator[tuple[int, int, int]]:
+        """Outputs, inputs and kernel of the parts of convolutions that the passes use."""
+        for p, each in enumerate(self.passes):
+            if each.known is not None:
+                yield each.known.weight.shape[0], len(column_inputs(p, 0)), 1
+            for wanted in self.outputs(p):
+                yield len(wanted), each.head.weight.shape[1], 1
+
 
 @dataclass(frozen=True)
 class Around:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .context import PlaneNet
 from .layers import SIGNED, UNSIGNED, IntegerConv2d, convolve
 
 HIDDEN = (torch.bfloat16, torch.float32, torch.float64)
@@ -69,8 +70,9 @@ def fastest_exact(shapes: tuple[Shape, ...], device: str) -> tuple[torch.dtype, 
 def choose_backend(model: nn.Module, device: str) -> tuple[torch.dtype, torch.dtype]:
     """Set the fastest exact arithmetic for the integer convolutions of `model`; RuntimeError if nothing here is exact."""
     layers = [layer for layer in model.modules() if isinstance(layer, IntegerConv2d)]
-    shapes = sorted({(layer.weight.shape[0], layer.weight.shape[1], layer.weight.shape[2]) for layer in layers})
-    hidden, output = fastest_exact(tuple(shapes), device)
+    shapes = {(layer.weight.shape[0], layer.weight.shape[1], layer.weight.shape[2]) for layer in layers}
+    shapes |= {shape for module in model.modules() if isinstance(module, PlaneNet) for shape in module.part_shapes()}
+    hidden, output = fastest_exact(tuple(sorted(shapes)), device)
     set_backend(model, hidden, output)
     return hidden, output
 
