@@ -742,3 +742,10 @@ def test_effort_high_of_the_default_model() -> None:
         voxels = codec.decode(stream).array.size
         prices.append((found.rmse / found.step) ** 2 * voxels + 0.1155 * 8 * len(stream))
     assert prices[1] < 0.99 * prices[0]
+
+
+def test_names_that_are_imported_later() -> None:
+    assert set(dir(codec)) == set(codec.__all__)
+    assert all(getattr(codec, name) is not None for name in codec.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        codec.no_such_name  # noqa: B018
