@@ -38,7 +38,7 @@ LANES = 4096  # cells that the encoder works on together
 PATTERNS = np.array([19, 29, 23, 5, 27, 13, 31, 9], np.int64)  # of HEIGHT bits; all have bit 0
 STATES = 1 << HEIGHT
 _REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [8, STATES]: the state that a change of each pattern leads to
-_CHANGE = 2 * np.arange(STATES // 2)[:, None] ^ np.arange(STATES // 2)  # [after, before]: what sum leads there
+_CHANGE = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(STATES // 2)  # [before, after]: what sum leads there
 
 Int = NDArray[np.int64]
 
@@ -223,14 +223,14 @@ def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.
     active = np.searchsorted(-bits, -np.arange(longest), "left").tolist()  # the lanes with bits > b
     for b, m in enumerate(active):
         ways = spent[:, b, :m].take(_CHANGE, 0)
-        ways += costs[b, :, :m]
-        ways.min(1, out=costs[b + 1, :, :m])
+        ways += costs[b, :, None, :m]
+        ways.min(0, out=costs[b + 1, :, :m])
     everyone = np.arange(lanes)
     state = costs[bits, :, everyone].argmin(1)
     sums = np.zeros(want.shape, np.int64)
     for b in range(longest - 1, -1, -1):
         m = active[b]
-        change = _CHANGE.T.take(state[:m], 1)
+        change = _CHANGE.take(state[:m], 1)
         ways = spent[:, b][change, everyone[:m]]
         ways += costs[b, :, :m]
         state[:m] = before = ways.argmin(0)
