@@ -96,7 +96,7 @@ class Config:
 
 STEPS = {
     "cnn": 2500, "unet": 1200, "unet-wide": 600, "vae": 3000, "acai-cnn": 600, "acai-unet": 300,
-    "bagan-start": 2000, "bagan": 3000, "bagan-few-start": 600, "bagan-few": 800, "features": 400, "classifier": 600,
+    "bagan-start": 2000, "bagan": 3000, "bagan-few-start": 600, "bagan-few": 800, "features": 1500, "classifier": 600,
 }  # fmt: skip
 CONFIGS = {
     "default": Config(STEPS),

@@ -82,7 +82,7 @@ class Lpips:
 
 
 class ContrastNet(nn.Module):
-    """x [N, 1, 64, 64] -> logits [N, classes]; three levels of 16, 32, 64 channels, their maxima pooled."""
+    """x [N, 1, 64, 64] -> logits [N, classes]; three levels of 16, 32, 64 channels, the maxima of one in the next."""
 
     def __init__(self, classes: int, width: int = 16) -> None:
         super().__init__()
