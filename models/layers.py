@@ -74,6 +74,7 @@ class IntegerConv2d(nn.Module):
         self.exact = exact
         self.register_buffer("frozen_weight", None, persistent=False)
         self.register_buffer("frozen_bias", None, persistent=False)
+        self._dtype = torch.float32
         self._rounded: tuple[Tensor, Tensor] | None = None
         nn.init.normal_(self.weight, std=gain * (2 / (inputs * kernel * kernel)) ** 0.5)
 
@@ -102,13 +103,11 @@ class IntegerConv2d(nn.Module):
         if self.frozen_weight is not None and self.frozen_bias is not None:
             return self.frozen_weight, self.frozen_bias
         weight, bias = self._rounded or self._round()
-        return (weight if self.exact else weight.bfloat16()), bias
+        return weight.to(self._dtype), bias
 
     def _rounded_sum(self, y: Tensor, bias: Tensor) -> Tensor:
-        if self.frozen_weight is None:
-            return round_through(y.float() + bias)
         y = y.float() if self.exact else y.bfloat16().float()
-        return y.add_(bias).round_()
+        return round_through(y + bias) if self.frozen_weight is None else y.add_(bias).round_()
 
     def _round(self) -> tuple[Tensor, Tensor]:
         scale = torch.exp2(self._shift())[:, None, None, None]
@@ -133,10 +132,10 @@ class IntegerConv2d(nn.Module):
         self.frozen_bias = integers["bias"].float()[:, None, None] / scale[:, 0]
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """The arithmetic of the sums, once frozen; `exact.choose_backend` knows which are exact."""
-        if self.frozen_weight is None:
-            raise RuntimeError("freeze the layer first")
-        self.frozen_weight = self.frozen_weight.to(dtype)
+        """The arithmetic of the sums; `exact.choose_backend` knows which are exact."""
+        self._dtype = dtype
+        if self.frozen_weight is not None:
+            self.frozen_weight = self.frozen_weight.to(dtype)
 
 
 @contextmanager

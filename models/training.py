@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .context import ContextCodec, choose_depths, rate_class
+from .exact import choose_backend
 from .hyperprior import FactorizedPrior, ScaleHyperprior
 from .transform import DEPTHS, analysis
 
@@ -224,7 +225,7 @@ def _on(batch: Batch, device: str) -> Batch:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pool: list[Item], config: Config, count: int = 24) -> dict[str, float]:
+def validate(model: nn.Module, pool: list[Item], config: Config, count: int) -> dict[str, float]:
     """Mean loss on the same `count` batches each time."""
     rng, state = np.random.default_rng(1), torch.get_rng_state()
     torch.manual_seed(1)
@@ -250,6 +251,7 @@ def train(
     final, state_file, log = out / f"{name}.safetensors", out / f"{name}.checkpoint.safetensors", out / f"{name}.jsonl"
     torch.manual_seed(config.seed)
     model = MODELS[config.model]().to(device)
+    choose_backend(model, device)
     if config.start and (out / f"{config.start}.safetensors").exists():
         model.load_state_dict(load_file(out / f"{config.start}.safetensors"), strict=False)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
@@ -288,7 +290,7 @@ def train(
             if (step % 1000 == 0 or last) and pools["validation"]:
                 kept = {key: value.clone() for key, value in model.state_dict().items()}
                 model.load_state_dict(average)
-                row["validation"] = validate(model, pools["validation"], config)
+                row["validation"] = validate(model, pools["validation"], config, min(24, config.steps))
                 model.load_state_dict(kept)
             row["seconds"] = round(time.monotonic() - begin, 1)
             _log(log, row)
