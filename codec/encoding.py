@@ -65,6 +65,7 @@ CHAIN_VOXELS = 1 << 25  # of a volume, as two are kept in memory
 PREVIEW_FROM = 1 << 18  # voxels; smaller scans decode in no time
 PREVIEW_SHARE = 0.008  # of the stream that a preview should take; it is left out if it takes twice as much
 PREVIEW_TRIES = 2
+MOST_GROWTH = 1.0008  # of the voxels, a preview included: noise has room for a coarse one at most
 
 
 @dataclass(frozen=True)
@@ -600,7 +601,10 @@ class _Small:
         if not 0 < span < math.inf:
             return
         least = max(sigma, span / 1024, 1.0 if array.dtype.kind in "iu" else 0.0)
-        room = PREVIEW_SHARE * writer.size
+        whole = math.prod(self._scan.shape) * self._scan.dtype.itemsize
+        room = min(PREVIEW_SHARE * writer.size, (MOST_GROWTH * whole - writer.size) / 2)
+        if room <= 0:
+            return
         bound = preview.bound_for(array, least, span / 8, 8 * room / array.size)
         for _ in range(PREVIEW_TRIES):
             buffer = io.BytesIO()
