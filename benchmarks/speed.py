@@ -20,6 +20,8 @@ from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
 from mricodec.codec.rate_distortion import Source
 
 RUNS = 3
+
+
 def peak_memory() -> float:
     """GB, this process and its helpers together, since each began (Linux)."""
     own = Path("/proc") / str(os.getpid())
