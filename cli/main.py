@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gc
 import importlib
 import json
 import math
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mricodec.codec import EncodeReport, Finding, StreamInfo
 
 PROGRESS_AFTER = 1.0  # seconds
+_quick = False  # nothing but files was opened, see `_start_quickly`
 
 # name -> (module:function, the line in --help); importing them costs up to two seconds
 _LAZY = {
@@ -340,7 +342,7 @@ def decode(
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(stream: str, phi: bool, as_json: bool) -> None:
     """What STREAM holds."""
-    _start_no_threads()
+    _start_quickly()
     from mricodec import codec
 
     with naming(stream), _input(stream) as source:
@@ -361,7 +363,7 @@ def verify(
     """Check the checksums of STREAMS."""
     _set_threads(threads)
     if not deep:
-        _start_no_threads()
+        _start_quickly()
     from mricodec import codec
 
     bad = 0
@@ -387,7 +389,16 @@ def verify(
 
 def main() -> None:
     """The console script."""
-    cli(prog_name="mricodec")
+    try:
+        cli(prog_name="mricodec")
+    except SystemExit as end:
+        if not _quick:
+            raise
+        code = end.code
+    with contextlib.suppress(OSError, ValueError):  # a closed pipe, or none
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
 def _check_output(output: str, source: str, force: bool) -> None:
@@ -421,8 +432,11 @@ def _set_threads(threads: int | None) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _start_no_threads() -> None:
-    """Before numpy is imported, which else starts some: for what takes no longer than to start them."""
+def _start_quickly() -> None:
+    """Before numpy is imported, for what takes no longer than to start: no threads, and at the end nothing taken apart."""
+    global _quick
+    _quick = True
+    gc.disable()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

@@ -6,9 +6,7 @@ import contextlib
 import copy
 import math
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -443,6 +441,9 @@ def seekable(source: BinaryIO) -> Iterator[BinaryIO]:
     if source.seekable():
         yield source
         return
+    import shutil
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(source, file, 1 << 20)
         file.seek(0)
