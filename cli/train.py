@@ -75,12 +75,12 @@ def train(
     """Train a model on DATA: a file made by 'mricodec cache', or a folder with train/ and validation/.
 
     A folder is packed into OUTPUT/cache.safetensors first. Repeating the command resumes an interrupted run
-    from its last checkpoint; a finished one ends with the weights in the form that is shipped.
+    from its last checkpoint; a finished one ends with the weights in the form that is shipped, but for first stages.
     """
     import torch
 
     from mricodec.codec.dataset import load_cache
-    from mricodec.models import export, training
+    from mricodec.models import export, training, zoo
 
     if config not in training.CONFIGS:
         raise click.BadParameter(
@@ -116,6 +116,9 @@ def train(
         report(f"stopped after {minutes:g} minutes; the same command goes on")
         return
     recipe = training.CONFIGS[config]
+    if recipe.model not in zoo.NETWORKS:
+        report(f"{trained}: a further stage starts from these weights")
+        return
     crops = min(export.CROPS, recipe.steps)
     path, sha256 = export.export(recipe.model, trained, slabs, output, crops=crops, report=report)
     report(f"{path}: SHA-256 {sha256}")

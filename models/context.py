@@ -46,6 +46,7 @@ from . import entropy, hiding, transform
 from .layers import (
     COMPAND_SIZE,
     SIGNED,
+    IntegerBottleneck,
     IntegerConv2d,
     IntegerResidual,
     compand,
@@ -62,6 +63,7 @@ PASSES = 4
 PASS_OF_TURN = (0, 2, 1, 3, 2, 3, 3, 3)  # the passes code 1/8, 1/8, 1/4, 1/2 of a plane
 PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))  # rows and columns of blocks, modulo 2
 ANCHOR = 8
+CACHED = 1024  # blocks whose features are not too many for the cache of a core
 PLACES = 5  # of a plane among its neighbours, see `Step.places`; each depth has its own
 DEPTHS = transform.DEPTHS
 DETAILS = {2: 0, 4: 1, 8: 4}  # first detail class of a depth: 1, 3 and 7 of them
@@ -228,6 +230,12 @@ def _box(x: Tensor) -> Tensor:
     return torch.floor((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4) / 9)
 
 
+def pieces(count: int, blocks: int = 1) -> Iterator[slice]:
+    """Of so many rows of blocks, those to take through several layers at a time; in training all of them."""
+    size = max(1, count if torch.is_grad_enabled() else CACHED // blocks)
+    return (slice(start, start + size) for start in range(0, max(1, count), size))
+
+
 class ContextPass(nn.Module):
     """One pass: the context and what is known of y_hat -> of `outputs` numbers a block those that it codes."""
 
@@ -252,27 +260,34 @@ class ContextPass(nn.Module):
         around = [None] * len(base) if self.known is None else columns(known, p)
         out = []
         for parity, (features, near, wanted) in enumerate(zip(base, around, outputs, strict=True)):
-            h = self.base.of_rows(features)
-            if self.known is not None and near is not None:
-                h = h + self.known.of_rows(near, column_inputs(p, parity).to(h.device))
-            out.append(self.head.of_rows(relu8(self.middle.of_rows(relu8(h))), outputs=wanted.to(h.device)))
+            head = self.head.part(parity, outputs=wanted)
+            first = None if self.known is None else self.known.part(parity, column_inputs(p, parity))
+            made = []
+            for rows in pieces(len(features)):
+                h = self.base.of_rows(features[rows])
+                if self.known is not None and near is not None:
+                    h = h + self.known.of_rows(near[rows], first)
+                made.append(self.head.of_rows(relu8(self.middle.of_rows(relu8(h))), head))
+            out.append(torch.cat(made))
         return out
 
 
 class PlaneNet(nn.Module):
-    """Context of a plane from `sources` known planes, and the passes that code it.
+    """Context of a plane from known planes, `kernels` of each's convolution, and the passes that code it.
 
-    `gates`: predict values from the mean of the sources (planes f = 0).
+    `gates`: predict values from the mean of the sources (planes f = 0). `wide`: see `ContextCodec`.
     """
 
-    def __init__(self, width: int, sources: int, energies: int, places: int, *, gates: bool) -> None:
+    def __init__(
+        self, width: int, kernels: tuple[int, ...], energies: int, places: int, *, gates: bool, wide: bool
+    ) -> None:
         super().__init__()
         self.gates = gates
         outputs = 3 * CHANNELS + 2 if gates else 2 * CHANNELS
-        self.sources = nn.ModuleList([IntegerConv2d(CHANNELS, width) for _ in range(sources)])
+        self.sources = nn.ModuleList([IntegerConv2d(CHANNELS, width, 3 if wide else kernel) for kernel in kernels])
         self.place = nn.Parameter(torch.zeros(places, width))
         self.rate = nn.Parameter(torch.zeros(RATES, width))
-        self.mix = nn.ModuleList([IntegerResidual(width) for _ in range(2)])
+        self.mix = nn.ModuleList([(IntegerResidual if wide else IntegerBottleneck)(width) for _ in range(2)])
         self.passes: Sequence[ContextPass] = nn.ModuleList(  # type: ignore[assignment]
             [ContextPass(width, outputs, energies, places, p == 0) for p in range(PASSES)]
         )
@@ -281,14 +296,21 @@ class PlaneNet(nn.Module):
                 for each in self.passes:
                     each.head.bias[-1] = GATE
 
-    def base(self, sources: Tensor, place: Tensor, rate: Tensor) -> list[Tensor]:
-        """What the sources say together [N, h, w, width], classes and rates int64 [N] -> features of the blocks by parity."""
+    def base(self, says: Sequence[Tensor], place: Tensor, rate: Tensor) -> list[Tensor]:
+        """What the sources say [N, h, w, width], classes and rates int64 [N] -> features of the blocks by parity."""
         bias = round_through(self.place)[place] + round_through(self.rate)[rate]
-        total = relu8((sources + bias[:, None, None]).permute(0, 3, 1, 2))
-        for block in self.mix:
-            total = block(total)
-        total = relu8(total).permute(0, 2, 3, 1)
-        return [total[:, r::2, c::2].flatten(0, 2) for r, c in PARITIES]
+        by_parity: list[list[Tensor]] = [[] for _ in PARITIES]
+        for planes in pieces(len(bias), math.prod(says[0].shape[1:3])):
+            total = bias[planes, None, None]
+            for part in says:
+                total = total + part[planes]
+            total = relu8(total.permute(0, 3, 1, 2))
+            for block in self.mix:
+                total = block(total)
+            total = relu8(total).permute(0, 2, 3, 1)
+            for (r, c), made in zip(PARITIES, by_parity, strict=True):
+                made.append(total[:, r::2, c::2].flatten(0, 2))
+        return [torch.cat(made) for made in by_parity]
 
     def outputs(self, p: int) -> list[Tensor]:
         """Which outputs pass p uses, by parity: means, scales and gates, and the two more gates of block means."""
@@ -327,17 +349,18 @@ class Source:
 
 
 class ContextCodec(nn.Module):
-    """See the module. `width`: channels of the networks."""
+    """See the module. `width`: channels of the networks; `wide`: of twice the operations, in the first stages of training."""
 
     lut: Tensor
     levels: Tensor
     spectrum: Tensor
     hiding: Tensor
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 128, *, wide: bool = False) -> None:
         super().__init__()
-        self.low = PlaneNet(width, 2, 1, PLACES * len(DEPTHS), gates=True)
-        self.detail = PlaneNet(width, 3, 2, sum(depth - 1 for depth in DETAILS), gates=False)
+        self.low = PlaneNet(width, (3, 3), 1, PLACES * len(DEPTHS), gates=True, wide=wide)
+        places = sum(depth - 1 for depth in DETAILS)
+        self.detail = PlaneNet(width, (3, 1, 3), 2, places, gates=False, wide=wide)
         self.register_buffer("lut", compand_table(), persistent=False)
         self.register_buffer("levels", level_table(), persistent=False)
         self.register_buffer("spectrum", frequency_neighbours(), persistent=False)
@@ -360,7 +383,9 @@ class ContextCodec(nn.Module):
     def source(self, y: Tensor, levelled: Tensor, layers: Iterable[nn.Module]) -> Source:
         """Of a plane y [N, h, w, 64], which may have block means of its own as `levelled`."""
         companded = self.compress(levelled)
-        return Source(y, self.energy(levelled), [layer(companded).permute(0, 2, 3, 1) for layer in layers])
+        planes = list(pieces(len(y), math.prod(y.shape[1:3])))
+        says = [torch.cat([layer(companded[part]) for part in planes]).permute(0, 2, 3, 1) for layer in layers]
+        return Source(y, self.energy(levelled), says)
 
     def around_low(self, a: Source, b: Source, place: Tensor, rate: Tensor) -> Around:
         """From the planes f = 0 of the groups around (zeros: none); place 5 log2(depth) + `Step.places`."""
@@ -368,7 +393,7 @@ class ContextCodec(nn.Module):
         e_a, e_b = (looked_up(self.levels, source.energy) for source in (a, b))
         energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
         y_1 = torch.where(both, torch.floor((a.y + b.y + 1) / 2), a.y)
-        return Around(self.low.base(a.says[0] + b.says[1], place, rate), place, y_1, [energy])
+        return Around(self.low.base([a.says[0], b.says[1]], place, rate), place, y_1, [energy])
 
     def around_detail(self, known: list[Source], rate: Tensor, depth: int) -> Around:
         """From the known planes 0 .. f - 1 of all groups, f > 0, [S G, h, w, 64] each; rate [S]."""
@@ -381,7 +406,7 @@ class ContextCodec(nn.Module):
         wide = torch.floor((2 * energy + before + after + 2) / 4).flatten(0, 1)
         energies = [looked_up(self.levels, e) for e in (wide, far.energy)]
         place = torch.full((n,), DETAILS[depth] + f - 1, device=rate.device)
-        says = near.says[0] + far.says[1] + low.says[2]
+        says = [near.says[0], far.says[1], low.says[2]]
         base = self.detail.base(says, place, rate.repeat_interleave(n // len(rate)))
         return Around(base, place, torch.zeros_like(near.y), energies)
 
@@ -394,11 +419,12 @@ class ContextCodec(nn.Module):
         made = net.passes[p](around.base, known, p, net.outputs(p))
         m = len(where) // (h * w)
         kinds = 3 if net.gates else 2
-        outputs = made[0].new_empty(n, h, w, kinds * m)
-        for (r, c), part in zip(PARITIES, made, strict=True):
-            place = outputs[:, r::2, c::2]
-            place.copy_(part[:, : kinds * m].reshape(place.shape))
-        mean, scale, *gates = (part.reshape(n, -1) for part in outputs.split(m, -1))
+        outputs = [made[0].new_empty(n, h, w, m) for _ in range(kinds)]
+        for (r, c), parts in zip(PARITIES, made, strict=True):
+            for output, part in zip(outputs, parts[:, : kinds * m].split(m, 1), strict=True):
+                place = output[:, r::2, c::2]
+                place.copy_(part.view(place.shape))
+        mean, scale, *gates = (output.flatten(1) for output in outputs)
         if net.gates:
             more = made[p][:, kinds * m :].reshape(n, -1, 2)
             mean = mean + self._linear(p, gates[0], more, around.y_1, y_hat, layout)

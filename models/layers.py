@@ -14,7 +14,7 @@ straight-through gradients, so what is trained is what is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,8 @@ from torch import Tensor, nn
 SIGNED = 127  # largest magnitude of a signed activation
 UNSIGNED = 255  # largest activation after a ReLU
 MAX_SHIFT = 14
+
+Part = tuple[Tensor, Tensor]  # weights [outputs, inputs] and biases [outputs]
 
 
 class _Round(torch.autograd.Function):
@@ -44,8 +46,8 @@ def round_through(x: Tensor) -> Tensor:
 
 
 def relu8(x: Tensor) -> Tensor:
-    """Clamped to 0 .. 255; no gradient at the limits and beyond (one fused kernel, which `clamp` has not)."""
-    return F.hardtanh(x, 0, UNSIGNED)
+    """Clamped to 0 .. 255, in place but in training; no gradient at the limits and beyond (fused, unlike `clamp`)."""
+    return F.hardtanh(x, 0, UNSIGNED, inplace=not torch.is_grad_enabled())
 
 
 def clamp8(x: Tensor) -> Tensor:
@@ -76,6 +78,7 @@ class IntegerConv2d(nn.Module):
         self.register_buffer("frozen_bias", None, persistent=False)
         self._dtype = torch.float32
         self._rounded: tuple[Tensor, Tensor] | None = None
+        self._parts: dict[Hashable, tuple[Tensor, Part]] = {}
         nn.init.normal_(self.weight, std=gain * (2 / (inputs * kernel * kernel)) ** 0.5)
 
     def _shift(self) -> Tensor:
@@ -86,17 +89,27 @@ class IntegerConv2d(nn.Module):
         weight, bias = self._weights()
         return self._rounded_sum(convolve(x, weight), bias)
 
-    def of_rows(self, x: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
-        """A part of the convolution, as a matrix product: rows [n, m] -> [n, outputs].
+    def part(self, name: Hashable, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Part:
+        """A part of the convolution for `of_rows`; one that was shipped is kept by its name.
 
         inputs: which of [inputs, kernel, kernel], flattened, the columns are, all others being zero; outputs: which are wanted.
         """
+        kept = self._parts.get(name)
+        if kept is not None and kept[0] is self.frozen_weight:
+            return kept[1]
         weight, bias = self._weights()
-        weight, bias = weight.flatten(1), bias.flatten()
+        rows, biases = weight.flatten(1), bias.flatten()
         if inputs is not None:
-            weight = weight[:, inputs]
+            rows = rows[:, inputs.to(rows.device)]
         if outputs is not None:
-            weight, bias = weight[outputs], bias[outputs]
+            rows, biases = rows[outputs.to(rows.device)], biases[outputs.to(rows.device)]
+        if self.frozen_weight is not None:
+            self._parts[name] = self.frozen_weight, (rows, biases)
+        return rows, biases
+
+    def of_rows(self, x: Tensor, part: Part | None = None) -> Tensor:
+        """The convolution, or a part of it, as a matrix product: rows [n, m] -> [n, outputs]."""
+        weight, bias = part or self.part("whole")
         return self._rounded_sum(F.linear(x.to(weight.dtype), weight), bias)
 
     def _weights(self) -> tuple[Tensor, Tensor]:
@@ -161,6 +174,20 @@ class IntegerResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x + self.second(relu8(self.first(clamp8(x))))
+        return y
+
+
+class IntegerBottleneck(nn.Module):
+    """The same with a branch of half the channels, 1 x 1, 3 x 3 and 1 x 1 (He et al. 2016): 18 % of the operations."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = IntegerConv2d(channels, channels // 2, 1)
+        self.middle = IntegerConv2d(channels // 2, channels // 2)
+        self.second = IntegerConv2d(channels // 2, channels, 1, gain=0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.second(relu8(self.middle(relu8(self.first(clamp8(x))))))
         return y
 
 

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ class Config:
 
 SHAPES = ((2, 16, 96), (1, 32, 96), (1, 48, 80))
 CONFIGS: dict[str, Config] = {
-    "default-first": Config("default", steps=6_600, shapes=SHAPES, learning_rate=8e-4),
-    "default": Config("default", steps=11_000, shapes=SHAPES, learning_rate=6e-4, start="default-first", seed=1),
+    "default-first": Config("default-wide", steps=6_600, shapes=SHAPES, learning_rate=8e-4),
+    "default-wide": Config("default-wide", steps=11_000, shapes=SHAPES, learning_rate=6e-4, start="default-first", seed=1),
+    "default": Config("default", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-wide", seed=2),
     "factorized": Config(
         "factorized", steps=6_000, shapes=((8, 1, 96),), learning_rate=1e-3, steps_range=(3, 8.5)
     ),
@@ -65,6 +67,7 @@ CONFIGS: dict[str, Config] = {
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
+    "default-wide": partial(ContextCodec, wide=True),
     "factorized": FactorizedPrior,
     "hyperprior": ScaleHyperprior,
 }
@@ -131,6 +134,11 @@ class Batch:
     depth: int
 
 
+def _in_planes(config: Config) -> bool:
+    """Whether slices are transformed together."""
+    return config.model.startswith("default")
+
+
 def octaves(config: Config, rng: np.random.Generator) -> float:
     """u of `Config.steps_range`: of three numbers, LOW_RATES of the draws lie between the first two."""
     low, *middle, high = config.steps_range
@@ -183,7 +191,7 @@ def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augme
     Where slices are taken together, some batches have as many slices as the codec's slabs.
     """
     while True:
-        depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if config.model == "default" else 1
+        depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if _in_planes(config) else 1
         count, slices, size = config.shapes[0 if depth == 1 else rng.integers(len(config.shapes))]
         first = slices == config.shapes[0][1]
         p = np.array([item.weight * (first or len(item.voxels) >= slices) for item in pool])
@@ -193,7 +201,7 @@ def batches(pool: list[Item], config: Config, rng: np.random.Generator, *, augme
         while len(crops) < count:
             item = pool[rng.choice(len(pool), p=p / p.sum())]
             x, rate = crop(item, config, slices, size, rng, augment=augment)
-            suited = config.model != "default" or suits(x, depth) or rng.random() < UNSUITED
+            suited = not _in_planes(config) or suits(x, depth) or rng.random() < UNSUITED
             if suited:
                 crops.append((x, rate))
         yield Batch(
@@ -253,7 +261,7 @@ def train(
     model = MODELS[config.model]().to(device)
     choose_backend(model, device)
     if config.start and (out / f"{config.start}.safetensors").exists():
-        model.load_state_dict(load_file(out / f"{config.start}.safetensors"), strict=False)
+        start_from(model, load_file(out / f"{config.start}.safetensors"))
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     parameters = dict(model.named_parameters())
     priors = [value for key, value in parameters.items() if "bottleneck" in key]
@@ -302,6 +310,18 @@ def train(
         if over:
             break
     return final if step >= config.steps else None
+
+
+def start_from(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Take the weights that the model has too; of kernels that are larger, the centre."""
+    own = model.state_dict()
+    for key in tensors.keys() & own.keys():
+        value, size = tensors[key], own[key].shape
+        if value.dim() == 4 and value.shape[-1] > size[-1]:
+            edge = (value.shape[-1] - size[-1]) // 2
+            value = value[..., edge : edge + size[-2], edge : edge + size[-1]]
+        if value.shape == size:
+            own[key].copy_(value)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

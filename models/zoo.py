@@ -69,7 +69,7 @@ REGISTRY: tuple[Entry, ...] = (
         "unet-2level", partial(unet.UNet, unet.TWO_LEVELS), "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095"
     ),
     Entry("vae", ResidualVAE, "b5a30a905c551bd47472bb403a0ff2a0e56cac340151add80e52c63715f31b06"),
-    Entry("default", ContextCodec, "4e3bb87e212d244b6cc36c6606c851365fb27ed9a6acb32a01c6d77a4838ea8b"),
+    Entry("default", ContextCodec, "095c0218c3c5c3c41762c7a1a80e2e6ab3174a3a2ac47145fac88e681f50c394"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 

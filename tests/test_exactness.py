@@ -197,9 +197,10 @@ def permute_hidden_channels(network: ContextCodec) -> None:
         outputs(one.middle, p)
         inputs(one.head, p)
     for block in (*network.low.mix, *network.detail.mix):
-        p = order(block.first)
-        outputs(block.first, p)
-        inputs(block.second, p)
+        for layer, following in ((block.first, block.middle), (block.middle, block.second)):
+            p = order(layer)
+            outputs(layer, p)
+            inputs(following, p)
 
 
 def test_slabs_stand_alone(model: ContextLossy, scan: NDArray[np.int32]) -> None:
@@ -248,7 +249,7 @@ def test_parts_of_a_convolution_are_those_of_the_whole(model: ContextLossy, size
             for parity, ((r, c), near) in enumerate(zip(PARITIES, columns(known, p), strict=True)):
                 assert known_channels(p)[parity].tolist() == sorted(coded[parity])
                 wanted = torch.tensor([3, 0, 100])
-                part = layer.of_rows(near, column_inputs(p, parity), wanted)
+                part = layer.of_rows(near, layer.part(parity, column_inputs(p, parity), wanted))
                 assert torch.equal(part, whole[:, r::2, c::2].flatten(0, 2)[:, wanted])
         for (r, c), channels, before in zip(PARITIES, coded_channels(p), coded, strict=True):
             block = known[:, r::2, c::2]
