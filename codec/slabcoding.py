@@ -45,6 +45,7 @@ FAST_PART_VOXELS = 1 << 18  # ... if it is to be fast: then there are no filters
 PART_SLICES = 8
 LEAST_SHARED = 1 << 19  # voxels from which on starting a process is worth it
 LEAST_SHARED_LOSSY = 1 << 21  # the same, of one that loads a model
+LEAST_AWAITED_LOSSY = 1 << 23  # the same, where none is ready: coding takes longer than its start
 
 Shape = tuple[int, int, int]
 Beside = Sequence[NDArray[np.int32]]  # codes that the decoder has already, of the shape of the one slab that is coded
@@ -461,9 +462,12 @@ class Lossy:
         groups: dict[Shape, list[int]] = {}
         for n, shape in enumerate(shapes):
             groups.setdefault(shape, []).append(n)
-        if self._workers is None or sum(map(math.prod, shapes)) < LEAST_SHARED_LOSSY:
+        voxels = sum(map(math.prod, shapes))
+        if self._workers is None or voxels < LEAST_SHARED_LOSSY:
             return list(groups.values()), None
-        count = 1 + self._workers.ready(min(len(shapes), processes()) - 1)
+        count = min(len(shapes), processes())
+        if voxels < LEAST_AWAITED_LOSSY:
+            count = 1 + self._workers.ready(count - 1)
         halves = ((group, parts(len(group), min(count, len(group)))) for group in groups.values())
         return [group[part] for group, spans in halves for part in spans], self._workers
 

@@ -123,7 +123,7 @@ class Workers:
                 threads.append(threading.Thread(target=ask, args=(helper,), daemon=True))
                 threads[-1].start()
             while (n := take()) is not None:
-                with beside() if any(helper.ready.is_set() for helper in helpers) else contextlib.nullcontext():
+                with beside() if helpers else contextlib.nullcontext():
                     results[n] = work(*tasks[n])
         except BaseException:  # what they do is not needed any more, and may take long
             for helper in helpers:
