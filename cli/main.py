@@ -389,16 +389,23 @@ def verify(
 
 def main() -> None:
     """The console script."""
+    code = 0
     try:
         cli(prog_name="mricodec")
     except SystemExit as end:
-        if not _quick:
-            raise
-        code = end.code
-    with contextlib.suppress(OSError, ValueError):  # a closed pipe, or none
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    at_once = _quick
+    try:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
-    os._exit(code if isinstance(code, int) else 1 if code else 0)
+    except (OSError, ValueError) as error:  # a full device, a closed pipe: Python would end with 120 and a traceback
+        if code == 0 and getattr(error, "errno", None) != errno.EPIPE:
+            with contextlib.suppress(OSError, ValueError):
+                click.echo(f"Error: stdout: {getattr(error, 'strerror', None) or error}", err=True)
+        code, at_once = code or 1, True
+    if at_once:
+        os._exit(code)
+    sys.exit(code)
 
 
 def _check_output(output: str, source: str, force: bool) -> None:

@@ -275,16 +275,21 @@ def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_full_device(scan: Path) -> None:
+def test_full_device(scan: Path, stream: Path) -> None:
     result = run("encode", scan, "-o", "/dev/full", "--lossless")
     assert result.exit_code == 1
     assert_one_line(result.stderr, "/dev/full", os.strerror(errno.ENOSPC))
     assert Path("/dev/full").is_char_device()
-    with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "mricodec.cli", "encode", str(scan), "-o", "-", "--lossless"]
-        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert process.returncode == 1
-    assert_one_line(process.stderr, "stdout", os.strerror(errno.ENOSPC))
+    for arguments in (["encode", str(scan), "-o", "-", "--lossless"], ["info", str(stream)]):
+        for more in ({}, {"PYTHONUNBUFFERED": "1"}):
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"} | more
+            with open("/dev/full", "wb") as full:
+                command = [sys.executable, "-m", "mricodec.cli", *arguments]
+                process = subprocess.run(
+                    command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+                )
+            assert process.returncode == 1
+            assert_one_line(process.stderr, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="closes a descriptor of the child")
