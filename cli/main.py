@@ -440,11 +440,13 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _start_quickly() -> None:
-    """Before numpy is imported, for what takes no longer than to start: no threads, and at the end nothing taken apart."""
+    """Import what reads streams, for what takes no longer: numpy without threads, and at the end nothing is taken apart."""
     global _quick
     _quick = True
-    gc.disable()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()  # importing leaves no garbage; streams may
+    importlib.import_module("mricodec.codec")
+    gc.enable()
 
 
 @contextlib.contextmanager

@@ -349,7 +349,7 @@ class Source:
 
 
 class ContextCodec(nn.Module):
-    """See the module. `width`: channels of the networks; `wide`: of twice the operations, in the first stages of training."""
+    """See the module. `width`: channels of the networks; `wide`: 2.2 times the operations, for early stages of training."""
 
     lut: Tensor
     levels: Tensor

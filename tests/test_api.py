@@ -680,7 +680,7 @@ def test_every_truncation(model: FakeModel, kind: str) -> None:
             codec.decode(stream[:size])
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["store", "lattice", "lossy"]), st.data())
 def test_damage_behind_sound_checksums(model: FakeModel, kind: str, data: st.DataObject) -> None:
     """Fields are changed and every CRC made right again: an error of ours, or some volume; nothing else."""

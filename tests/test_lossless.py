@@ -79,7 +79,7 @@ SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
 PATTERNS = st.sampled_from(["noise", "walk", "sparse", "few", "ramp"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(SHAPES, st.integers(-(2**31), 2**31 - 2**24), st.integers(0, 2**24 - 1), PATTERNS, st.integers(0, 9))
 def test_every_slab_comes_back(shape: tuple[int, int, int], low: int, span: int, pattern: str, seed: int) -> None:
     random = np.random.default_rng(seed)
