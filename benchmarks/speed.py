@@ -40,7 +40,7 @@ def timed_parts() -> dict[str, float]:
         "hiding of signs": [(hiding.Cells, "of"), (hiding, "hide"), (hiding, "hidden")],
         "entropy coding": [(EntropyEncoder, "code"), (EntropyDecoder, "code")],
         "transform": [(transform, f"{way}{axis}") for way in ("analysis", "synthesis") for axis in ("", "_across")],
-        "aiming at errors": [(coding._Targets, "coded")],
+        "aiming at errors": [(coding._Targets, way) for way in ("of", "coded")],
     }
     spent = dict.fromkeys(parts, 0.0)
 

@@ -6,9 +6,11 @@ values are given when encoding and None when decoding; and `of(slabs)`, the same
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +32,11 @@ from .context import (
     Layout,
     bits_to_grow,
     choose_depths,
+    coded_channels,
+    column_inputs,
+    columns,
+    grown,
+    interleaved,
     quantise,
     rate_class,
 )
@@ -114,24 +121,35 @@ class _Targets:
     def __init__(self, wanted: Tensor, layout: Layout) -> None:
         """wanted: in 1/16 step."""
         self._shape = wanted.shape
-        self._wanted = self._target = wanted.flatten(1)
-        self._error = torch.zeros(self._wanted.shape, device=wanted.device)
-        self._layout = layout
+        self._wanted = [wanted.flatten(1).index_select(1, where) for where in layout.where]
+        self._error: Tensor | None = None  # see `columns`
 
     def of(self, p: int) -> Tensor:
         """Of pass p, [N, n]."""
-        return self._target.index_select(1, self._layout.where[p])
+        if self._error is None:
+            return self._wanted[p]
+        shared = []
+        for near, (kernel, norms) in zip(columns(self._error), _shared(p), strict=True):
+            shared.append((near @ kernel.to(near.device)).div_(norms.to(near.device)))
+        return self._wanted[p] - interleaved(shared, *self._shape[:3]).flatten(1)
 
     def coded(self, p: int, y_hat: Tensor) -> None:
         """What came of pass p. In integers, so that it does not matter which planes are coded together."""
-        if p == PASSES - 1:
-            return
-        where = self._layout.where[p]
-        error = (y_hat - self._wanted.index_select(1, where)).round_().clamp_(-ERROR_MAX, ERROR_MAX)
-        self._error.index_copy_(1, where, error)
-        kernel, norms = (part.to(y_hat.device) for part in transform.gram())
-        shared = F.conv2d(self._error.reshape(self._shape).permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
-        self._target = self._wanted - (shared / (norms * transform.GRAM)).flatten(1)
+        if p < PASSES - 1:
+            error = (y_hat - self._wanted[p]).round_().clamp_(-ERROR_MAX, ERROR_MAX)
+            self._error = grown(self._error, error, *self._shape[1:3])
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _shared(p: int) -> list[tuple[Tensor, Tensor]]:
+    """Of the blocks of each parity what the coefficients of pass p have in common with those known around them: float32
+    [inputs, m], integers in 1 / GRAM, and GRAM times the norms of those coefficients [m]."""
+    kernel, norms = transform.gram()
+    return [
+        (kernel[wanted].flatten(1)[:, column_inputs(p, parity)].T.contiguous(), norms[wanted] * transform.GRAM)
+        for parity, wanted in enumerate(coded_channels(p))
+    ]
 
 
 class _Symbols:
@@ -169,7 +187,7 @@ class ContextLossy:
         samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS))
         # slab by slab: the streams must not depend on which of them are coded together
         slabs = (torch.cat([transform.analysis(part.to(self._device)) for part in slab.split(32)]) for slab in samples)
-        y = torch.stack([slab.permute(0, 2, 3, 1) for slab in slabs])
+        y = torch.stack(list(slabs))
         return self._run(x.shape, y, self.depths(x, y, params), coder, params)
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
@@ -218,15 +236,18 @@ class ContextLossy:
         layout = Layout.of(*size, device)
 
         def coder_of(planes: Sequence[int]) -> Code:
-            targets = None if y is None else _Targets(y[:, list(planes)].flatten(0, 1), layout)
+            wanted = None if y is None else y[:, list(planes)].flatten(0, 1)
+            targets: list[_Targets] = []  # of each part
 
-            def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
-                row = torch.where(index < INDEX_SKIP, 0, index)
-                if targets is None:
-                    return self._pass(p, row, None, s, coder)
-                q = self._pass(p, row, (targets.of(p) - mu) / 16, s, coder)
-                targets.coded(p, 16 * q + mu)
-                return q
+            def code(p: int, means: Sequence[Tensor], indices: Sequence[Tensor]) -> Sequence[Tensor]:
+                sizes = [len(mu) for mu in means]
+                if wanted is not None and not targets:
+                    targets.extend(_Targets(part, layout) for part in wanted.split(sizes))
+                symbols = self._pass(p, means, indices, [target.of(p) for target in targets], s, coder)
+                parts: tuple[Tensor, ...] = torch.from_numpy(symbols).to(device).split(sizes)
+                for target, q, mu in zip(targets, parts, means, strict=False):
+                    target.coded(p, 16 * q + mu)
+                return parts
 
             return code
 
@@ -234,41 +255,55 @@ class ContextLossy:
         y_hat = torch.empty((s, -(-k // depth) * depth, *size, CHANNELS), device=device)
         return self._network.run(y_hat, depth, rate, layout, coder_of)
 
-    def _pass(self, p: int, row: Tensor, error: Tensor | None, s: int, coder: SlabsCoder) -> Tensor:
-        """Symbols of a pass from scale indices [N, n], 0 for those not sent; to encode, from what they are the rounding of.
+    def _pass(
+        self, p: int, means: Sequence[Tensor], indices: Sequence[Tensor], wanted: Sequence[Tensor], s: int, coder: SlabsCoder
+    ) -> NDArray[np.float32]:
+        """Symbols [N, n] of a pass from means and scale indices [.., n] of parts of its planes; to encode, of what is wanted.
 
         Magnitudes first, then the signs that parities do not say (hiding.py).
         """
-        index = row.to(torch.uint8).cpu().numpy()
+        shape = (sum(map(len, means)), means[0].shape[1])
+        index = np.empty(shape, np.uint8)
+        error = np.empty(shape if wanted else 0, np.float32)
+        found: NDArray[Any] = np.empty(error.shape, np.int32)
+        start = 0
+        for n, (mu, row) in enumerate(zip(means, indices, strict=True)):
+            part = slice(start, start := start + len(mu))
+            row = torch.where(row < INDEX_SKIP, 0, row)
+            index[part] = row.to(torch.uint8).cpu()
+            if wanted:
+                e = (wanted[n] - mu).div_(16)
+                q = quantise(e, row).masked_fill_(row == 0, 0).clamp_(1 - SYMBOL_MAX, SYMBOL_MAX - 1)
+                error[part], found[part] = e.cpu(), q.cpu()
         cells = hiding.Cells.of(index, self._hiding)
-        q = None
-        if error is not None:
-            found = quantise(error, row).masked_fill_(row == 0, 0).cpu().numpy().astype(np.int64)
-            found = np.clip(found, 1 - SYMBOL_MAX, SYMBOL_MAX - 1)
-            q = hiding.hide(cells, found, error.cpu().numpy(), self._costs, index)
-        got = coder.code(f"pass{p}", index.reshape(s, -1), None if q is None else np.abs(q).reshape(s, -1))
-        size = np.clip(got, 0, SYMBOL_MAX).reshape(index.shape)
+        if wanted:
+            found = hiding.hide(cells, found, error, self._costs, index)
+            size = np.abs(found)
+            coder.code(f"pass{p}", index.reshape(s, -1), size.reshape(s, -1))
+        else:
+            got = coder.code(f"pass{p}", index.reshape(s, -1), None)
+            size = np.clip(got, 0, SYMBOL_MAX).astype(np.int32)
+        size = size.reshape(-1)
         at, negative = hiding.hidden(cells, size)
+        minus = np.zeros(size.size, bool)
+        minus[at] = negative == 1
+        told = size > 0
+        nonzero = np.flatnonzero(told)
+        told[at] = False
         # the signs, of what is not zero alone: slabs have the same number of symbols for the coder, so rows are filled up
-        nonzero = np.flatnonzero(size)
-        minus = np.zeros(len(nonzero), bool)
-        minus[np.searchsorted(nonzero, at)] = negative == 1
-        slab = nonzero // max(size.size // s, 1)
-        begins = np.searchsorted(slab, np.arange(s))
-        rank = np.arange(len(slab)) - begins[slab]
-        told = np.ones(len(nonzero), np.uint8)
-        told[np.searchsorted(nonzero, at)] = 0
-        rows = np.zeros((s, int(rank.max(initial=-1)) + 1), np.uint8)
-        rows[slab, rank] = told
-        negatives = None
-        if q is not None:
-            negatives = np.zeros(rows.shape, np.uint8)
-            negatives[slab, rank] = (q.reshape(-1)[nonzero] < 0) & (told > 0)
+        begins = np.searchsorted(nonzero, np.arange(s + 1) * (size.size // s)).tolist()
+        rows = np.zeros((s, max(b - a for a, b in itertools.pairwise(begins))), np.uint8)
+        negatives = np.zeros(rows.shape, np.uint8) if wanted else None
+        for slab, (a, b) in enumerate(itertools.pairwise(begins)):
+            rows[slab, : b - a] = told[nonzero[a:b]]
+            if negatives is not None:
+                negatives[slab, : b - a] = (found.reshape(-1)[nonzero[a:b]] < 0) & told[nonzero[a:b]]
         signs = coder.code(SIGNS, rows, negatives)
-        minus |= signs[slab, rank] == 1
-        symbols = size.astype(np.float32)
-        symbols.reshape(-1)[nonzero[minus]] *= -1
-        return torch.from_numpy(symbols).to(row.device)
+        for slab, (a, b) in enumerate(itertools.pairwise(begins)):
+            minus[nonzero[a:b]] |= signs[slab, : b - a] == 1
+        symbols: NDArray[np.float32] = size.astype(np.float32).reshape(shape)
+        np.negative(symbols, out=symbols, where=minus.reshape(shape))
+        return symbols
 
     def _samples(
         self, y_hat: Tensor, shape: tuple[int, ...], depth: int, params: Params
@@ -276,15 +311,16 @@ class ContextLossy:
         """Planes [S, K', h, w, 64] -> codes int32 [S, K, H, W]: (16ths of a step * step + 2**19) >> 20."""
         s, k, height, width = shape
         step = integer_step(params)
-        many = max(1, SAMPLES_AT_ONCE // y_hat[0, 0].numel())
         out = np.empty((s, k, height, width), np.int32)
         half = 1 << (STEP_BITS + 3)
+        many = max(1, SAMPLES_AT_ONCE // y_hat[0, 0].numel())
+        ends = sorted({0, k, *range(depth // 2, k, max(depth, many // depth * depth))})  # boundaries of groups lie within
         for slab, planes in zip(out, y_hat, strict=True):
-            slices = transform.synthesis_across(planes.flatten(1), depth)[:k].unflatten(1, planes.shape[1:]).permute(0, 3, 1, 2)
-            for n, part in enumerate(slices.split(many)):
-                samples = transform.synthesis(part).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width].to(torch.int64)
+            for start, stop in itertools.pairwise(ends):
+                slices = transform.synthesis_across(planes.flatten(1), depth, slice(start, stop)).unflatten(1, planes.shape[1:])
+                samples = transform.synthesis(slices).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width].to(torch.int64)
                 codes = samples.mul_(step).add_(half) >> (STEP_BITS + 4)
-                slab[n * many : (n + 1) * many] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
+                slab[start:stop] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
         return out
 
 

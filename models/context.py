@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,7 +63,7 @@ PASSES = 4
 PASS_OF_TURN = (0, 2, 1, 3, 2, 3, 3, 3)  # the passes code 1/8, 1/8, 1/4, 1/2 of a plane
 PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))  # rows and columns of blocks, modulo 2
 ANCHOR = 8
-CACHED = 1024  # blocks whose features are not too many for the cache of a core
+CACHED = 4096  # blocks that are worked on together: their features are not too many for the cache of a core
 PLACES = 5  # of a plane among its neighbours, see `Step.places`; each depth has its own
 DEPTHS = transform.DEPTHS
 DETAILS = {2: 0, 4: 1, 8: 4}  # first detail class of a depth: 1, 3 and 7 of them
@@ -81,7 +81,7 @@ INDEX_HIDING = 16  # lower ones (sigma below 0.2) say no signs
 SIGNS = "sign"  # table set
 RDO_LAMBDA = 0.1155  # squared steps per bit: -dD/dR of a uniform quantiser at high rate, 2 ln 2 / 12
 
-Code = Callable[[int, Tensor, Tensor], Tensor]  # pass, mu [N, n], index [N, n] -> q [N, n]
+Code = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]  # pass, of parts mu and index [N, n] -> q
 Coder = Callable[[Sequence[int]], Code]  # of planes
 
 
@@ -96,8 +96,8 @@ def frequency_neighbours() -> Tensor:
 def _smooth(x: Tensor) -> Tensor:
     """x [N, h, w, C] filtered by (1, 2, 1) along h and w, zeros beyond the border."""
     p = F.pad(x, (0, 0, 1, 1, 1, 1))
-    rows = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
-    return rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
+    rows = (p[:, :-2] + p[:, 2:]).add_(p[:, 1:-1], alpha=2)
+    return (rows[:, :, :-2] + rows[:, :, 2:]).add_(rows[:, :, 1:-1], alpha=2)
 
 
 def _picked(x: Tensor, where: Tensor) -> Tensor:
@@ -146,39 +146,47 @@ def coded_channels(p: int) -> list[Tensor]:
 
 @lru_cache
 @torch.inference_mode(False)
-def known_channels(p: int) -> list[Tensor]:
-    """Of each parity the coefficients of a block that passes before p coded, int64."""
-    return [torch.cat(parts).sort()[0] for parts in zip(*map(coded_channels, range(p)), strict=True)]
-
-
-def _around(parity: int) -> Iterator[tuple[int, int, int, int]]:
-    """Of a block and its neighbours: place in a 3 x 3 kernel, parity, and how many blocks of it away."""
-    r, c = PARITIES[parity]
-    for tap in range(9):
-        i, j = r + tap // 3 - 1, c + tap % 3 - 1
-        yield tap, PARITIES.index((i % 2, j % 2)), i // 2, j // 2
-
-
-@lru_cache
-@torch.inference_mode(False)
 def column_inputs(p: int, parity: int) -> Tensor:
-    """Which inputs of a convolution 3 x 3 `columns` are, int64: flat in [64, 3, 3]."""
-    known = known_channels(p)
-    return torch.cat([9 * known[other] + tap for tap, other, _, _ in _around(parity)])
+    """Which inputs of a convolution 3 x 3 the `columns` of pass p are for blocks of a parity, int64: flat in [64, 3, 3]."""
+    r, c = PARITIES[parity]
+    inputs = []
+    for tap in range(9):
+        other = PARITIES.index(((r + tap // 3 - 1) % 2, (c + tap % 3 - 1) % 2))
+        inputs += [9 * coded_channels(before)[other] + tap for before in range(p)]
+    return torch.cat(inputs)
 
 
-def columns(known: Tensor, p: int) -> list[Tensor]:
-    """What passes before p coded in and around the blocks of each parity: known [N, h, w, 64] -> [blocks, 9 * m]."""
-    h, w = known.shape[1:3]
-    parts = [
-        F.pad(known[:, r::2, c::2].index_select(-1, channels.to(known.device)), (0, 0, 1, 2, 1, 2))
-        for (r, c), channels in zip(PARITIES, known_channels(p), strict=True)
-    ]
+def columns(known: Tensor) -> list[Tensor]:
+    """What is known of the blocks of each parity and the blocks around them: known [N, h + 2, w + 2, m] -> [blocks, 9 * m].
+
+    m are the coefficients of earlier passes, of each block its own, one pass after another; zeros beyond the border.
+    """
+    n, height, width, m = known.shape
+    plane, row, block, _ = known.stride()
     out = []
-    for parity, (r, c) in enumerate(PARITIES):
-        rows, cols = (h - r + 1) // 2, (w - c + 1) // 2
-        near = [parts[q][:, 1 + i : 1 + i + rows, 1 + j : 1 + j + cols] for _, q, i, j in _around(parity)]
-        out.append(torch.cat(near, -1).flatten(0, 2))
+    for r, c in PARITIES:
+        shape = (n, (height - 1 - r) // 2, (width - 1 - c) // 2, 3, 3 * m)
+        near = known.as_strided(shape, (plane, 2 * row, 2 * block, row, 1), known.storage_offset() + r * row + c * block)
+        out.append(near.reshape(-1, 9 * m))
+    return out
+
+
+def grown(known: Tensor | None, new: Tensor, h: int, w: int) -> Tensor:
+    """`known` of `columns` with what another pass coded, new [N, n]."""
+    before = 0 if known is None else known.shape[-1]
+    out = new.new_zeros(len(new), h + 2, w + 2, before + new.shape[1] // (h * w))
+    if known is not None:
+        out[..., :before] = known
+    out[:, 1:-1, 1:-1, before:] = new.view(len(new), h, w, -1)
+    return out
+
+
+def interleaved(parts: Sequence[Tensor], n: int, h: int, w: int) -> Tensor:
+    """What belongs to the blocks of each parity [blocks, m] of n planes -> [n, h, w, m]."""
+    out = parts[0].new_empty(n, h, w, parts[0].shape[1])
+    for (r, c), part in zip(PARITIES, parts, strict=True):
+        place = out[:, r::2, c::2]
+        place.copy_(part.view(place.shape))
     return out
 
 
@@ -230,10 +238,10 @@ def _box(x: Tensor) -> Tensor:
     return torch.floor((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4) / 9)
 
 
-def pieces(count: int, blocks: int = 1) -> Iterator[slice]:
-    """Of so many rows of blocks, those to take through several layers at a time; in training all of them."""
-    size = max(1, count if torch.is_grad_enabled() else CACHED // blocks)
-    return (slice(start, start + size) for start in range(0, max(1, count), size))
+def pieces(planes: int, blocks: int) -> list[slice]:
+    """Of planes of so many blocks, those that are worked on together; in training all of them."""
+    size = planes if torch.is_grad_enabled() else CACHED // blocks
+    return [slice(start, start + max(1, size)) for start in range(0, planes, max(1, size))]
 
 
 class ContextPass(nn.Module):
@@ -252,23 +260,19 @@ class ContextPass(nn.Module):
         """[places, energies, 64] integers, in 1/64."""
         return round_through((self.energies * GATE).clamp(-SIGNED, SIGNED))
 
-    def forward(self, base: Sequence[Tensor], known: Tensor, p: int, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """By parity, base: features of the blocks [n, width], outputs: which are wanted, -> [n, outputs]; known [N, h, w, 64].
+    def forward(self, base: Sequence[Tensor], known: Tensor | None, p: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """By parity, base: features of the blocks [n, width], outputs: which are wanted, -> [n, outputs]; known: see `columns`.
 
         Only what is known is multiplied, and only what is coded is computed.
         """
-        around = [None] * len(base) if self.known is None else columns(known, p)
+        around = [None] * len(base) if known is None else columns(known)
         out = []
         for parity, (features, near, wanted) in enumerate(zip(base, around, outputs, strict=True)):
-            head = self.head.part(parity, outputs=wanted)
-            first = None if self.known is None else self.known.part(parity, column_inputs(p, parity))
-            made = []
-            for rows in pieces(len(features)):
-                h = self.base.of_rows(features[rows])
-                if self.known is not None and near is not None:
-                    h = h + self.known.of_rows(near[rows], first)
-                made.append(self.head.of_rows(relu8(self.middle.of_rows(relu8(h))), head))
-            out.append(torch.cat(made))
+            h = self.base.of_rows(features)
+            if self.known is not None and near is not None:
+                h = h + self.known.of_rows(near, self.known.part(parity, column_inputs(p, parity)))
+            h = relu8(self.middle.of_rows(relu8(h)))
+            out.append(self.head.of_rows(h, self.head.part(parity, outputs=wanted)))
         return out
 
 
@@ -298,19 +302,14 @@ class PlaneNet(nn.Module):
 
     def base(self, says: Sequence[Tensor], place: Tensor, rate: Tensor) -> list[Tensor]:
         """What the sources say [N, h, w, width], classes and rates int64 [N] -> features of the blocks by parity."""
-        bias = round_through(self.place)[place] + round_through(self.rate)[rate]
-        by_parity: list[list[Tensor]] = [[] for _ in PARITIES]
-        for planes in pieces(len(bias), math.prod(says[0].shape[1:3])):
-            total = bias[planes, None, None]
-            for part in says:
-                total = total + part[planes]
-            total = relu8(total.permute(0, 3, 1, 2))
-            for block in self.mix:
-                total = block(total)
-            total = relu8(total).permute(0, 2, 3, 1)
-            for (r, c), made in zip(PARITIES, by_parity, strict=True):
-                made.append(total[:, r::2, c::2].flatten(0, 2))
-        return [torch.cat(made) for made in by_parity]
+        total = (round_through(self.place)[place] + round_through(self.rate)[rate])[:, None, None]
+        for part in says:
+            total = total + part
+        total = relu8(total.permute(0, 3, 1, 2))
+        for block in self.mix:
+            total = block(total)
+        total = relu8(total).permute(0, 2, 3, 1)
+        return [total[:, r::2, c::2].flatten(0, 2) for r, c in PARITIES]
 
     def outputs(self, p: int) -> list[Tensor]:
         """Which outputs pass p uses, by parity: means, scales and gates, and the two more gates of block means."""
@@ -329,14 +328,32 @@ class PlaneNet(nn.Module):
                 yield len(wanted), each.head.weight.shape[1], 1
 
 
-@dataclass(frozen=True)
-class Around:
-    """What is known of N planes before their first pass."""
+@dataclass
+class Planes:
+    """N planes that are being coded, some of those of a step, and what is known of them so far."""
 
-    base: list[Tensor]  # features of the blocks of each parity [n, width]
-    place: Tensor  # int64 [N]
-    y_1: Tensor  # [N, h, w, 64]: the planes a and b, or their mean; zeros for details
+    base: Sequence[Tensor]  # features of the blocks of each parity [n, width]
+    place: Tensor  # int64 [N], or [1] if it is the same of all
+    y_1: Tensor | None  # [N, h, w, 64]: the planes a and b, or their mean; None for details
     energies: list[Tensor]  # log-energies [N, h, w, 64]
+    y_hat: Tensor  # [N, h, w, 64], 0 where it is not known
+    magnitude: Tensor  # the same of what was sent
+    known: Tensor | None = None  # see `columns`
+
+    def coded(self, p: int, q: Tensor, mu: Tensor, layout: Layout, lut: Tensor) -> None:
+        """What came of pass p: q and mu [N, n]."""
+        n, h, w, _ = self.y_hat.shape
+        where, level, block = layout.where[p], layout.level[p], layout.block[p]
+        new = (16 * q + mu.detach()).clamp_(-Y_MAX, Y_MAX)
+        self.y_hat.view(n, -1).index_copy_(1, where, new)
+        if p == PASSES - 1:
+            return
+        size = new.abs()
+        size[:, level] = (16 * q[:, level]).abs()
+        self.magnitude.view(n, -1).index_copy_(1, where, size.clamp_(max=COMPAND_SIZE - 1))
+        if self.y_1 is not None:
+            new[:, level] -= _picked(self.y_1[..., 0], block)
+        self.known = grown(self.known, compand(new, lut), h, w)
 
 
 @dataclass(frozen=True)
@@ -345,7 +362,7 @@ class Source:
 
     y: Tensor  # [N, h, w, 64]
     energy: Tensor  # sum of magnitudes around every coefficient [N, h, w, 64]
-    says: list[Tensor]  # what each of a net's sources makes of it [N, h, w, width]
+    says: list[Sequence[Tensor]]  # what each of a net's sources makes of it, [.., h, w, width] of `pieces`
 
 
 class ContextCodec(nn.Module):
@@ -370,7 +387,9 @@ class ContextCodec(nn.Module):
 
     def level(self, y: Tensor) -> Tensor:
         """y [N, h, w, 64] with block means relative to their 3 x 3 neighbourhood."""
-        return torch.cat([y[..., :1] - _box(y[..., 0][:, None])[:, 0, ..., None], y[..., 1:]], -1)
+        levelled = y.clone()
+        levelled[..., 0] -= _box(y[..., 0][:, None])[:, 0]
+        return levelled
 
     def compress(self, levelled: Tensor) -> Tensor:
         """[N, h, w, 64] in 1/16 step -> companded [N, 64, h, w]."""
@@ -378,66 +397,70 @@ class ContextCodec(nn.Module):
 
     def energy(self, levelled: Tensor) -> Tensor:
         """Sum of magnitudes around every coefficient [N, h, w, 64]: 3 x 3 blocks, weights 4, 2, 1, zeros beyond the border."""
-        return _smooth(levelled.abs().clamp(max=COMPAND_SIZE - 1))
+        return _smooth(levelled.abs().clamp_(max=COMPAND_SIZE - 1))
 
-    def source(self, y: Tensor, levelled: Tensor, layers: Iterable[nn.Module]) -> Source:
-        """Of a plane y [N, h, w, 64], which may have block means of its own as `levelled`."""
-        companded = self.compress(levelled)
-        planes = list(pieces(len(y), math.prod(y.shape[1:3])))
-        says = [torch.cat([layer(companded[part]) for part in planes]).permute(0, 2, 3, 1) for layer in layers]
-        return Source(y, self.energy(levelled), says)
+    def source(self, y: Tensor, layers: Sequence[nn.Module], *, levelled: bool) -> Source:
+        """Of planes y [N, h, w, 64]; levelled: of those whose block means are large."""
+        energies, says = [], []
+        for part in pieces(len(y), math.prod(y.shape[1:3])):
+            values = self.level(y[part]) if levelled else y[part]
+            energies.append(self.energy(values))
+            companded = self.compress(values)
+            says.append([layer(companded).permute(0, 2, 3, 1) for layer in layers])
+        return Source(y, torch.cat(energies), list(zip(*says, strict=True)))
 
-    def around_low(self, a: Source, b: Source, place: Tensor, rate: Tensor) -> Around:
-        """From the planes f = 0 of the groups around (zeros: none); place 5 log2(depth) + `Step.places`."""
-        both = (place % PLACES >= 2)[:, None, None, None]
-        e_a, e_b = (looked_up(self.levels, source.energy) for source in (a, b))
-        energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
-        y_1 = torch.where(both, torch.floor((a.y + b.y + 1) / 2), a.y)
-        return Around(self.low.base([a.says[0], b.says[1]], place, rate), place, y_1, [energy])
+    def low_planes(self, a: Source, b: Source, place: Tensor, rate: Tensor) -> list[Planes]:
+        """After the planes f = 0 of the groups around (zeros: none); place 5 log2(depth) + `Step.places`, rate [N]."""
+        out = []
+        for i, part in enumerate(pieces(len(place), math.prod(a.y.shape[1:3]))):
+            both = (place[part] % PLACES >= 2)[:, None, None, None]
+            e_a, e_b = (looked_up(self.levels, source.energy[part]) for source in (a, b))
+            energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
+            y_1 = torch.where(both, torch.floor((a.y[part] + b.y[part] + 1) / 2), a.y[part])
+            base = self.low.base([a.says[0][i], b.says[1][i]], place[part], rate[part])
+            out.append(Planes(base, place[part], y_1, [energy], torch.zeros_like(y_1), torch.zeros_like(y_1)))
+        return out
 
-    def around_detail(self, known: list[Source], rate: Tensor, depth: int) -> Around:
-        """From the known planes 0 .. f - 1 of all groups, f > 0, [S G, h, w, 64] each; rate [S]."""
+    def detail_planes(self, known: Sequence[Source], rate: Tensor, depth: int) -> list[Planes]:
+        """After the known planes 0 .. f - 1 of all groups, f > 0, [S G, h, w, 64] each; rate [S]."""
         f = len(known)
         near, far, low = known[-1], known[max(f - 2, 0)], known[0]
-        n = len(near.y)
-        energy = near.energy.unflatten(0, (len(rate), -1))
-        before = torch.cat([energy[:, :1], energy[:, :-1]], 1)
-        after = torch.cat([energy[:, 1:], energy[:, -1:]], 1)
-        wide = torch.floor((2 * energy + before + after + 2) / 4).flatten(0, 1)
-        energies = [looked_up(self.levels, e) for e in (wide, far.energy)]
-        place = torch.full((n,), DETAILS[depth] + f - 1, device=rate.device)
-        says = [near.says[0], far.says[1], low.says[2]]
-        base = self.detail.base(says, place, rate.repeat_interleave(n // len(rate)))
-        return Around(base, place, torch.zeros_like(near.y), energies)
+        n, groups = len(near.y), len(near.y) // len(rate)
+        plane = torch.arange(n, device=rate.device)
+        before, after = plane - (plane % groups > 0).long(), plane + (plane % groups < groups - 1).long()
+        place = torch.full((1,), DETAILS[depth] + f - 1, device=rate.device)
+        rates = rate.repeat_interleave(groups)
+        out = []
+        for i, part in enumerate(pieces(n, math.prod(near.y.shape[1:3]))):
+            wide = (near.energy[before[part]] + near.energy[after[part]]).add_(near.energy[part], alpha=2)
+            energies = [looked_up(self.levels, e) for e in ((wide + 2) / 4, far.energy[part])]
+            base = self.detail.base([near.says[0][i], far.says[1][i], low.says[2][i]], place, rates[part])
+            nothing = [torch.zeros_like(near.y[part]) for _ in range(2)]
+            out.append(Planes(base, place, None, energies, *nothing))
+        return out
 
-    def predict(
-        self, net: PlaneNet, p: int, around: Around, known: Tensor, y_hat: Tensor, magnitude: Tensor, layout: Layout
-    ) -> tuple[Tensor, Tensor]:
-        """Means (1/16 step) and scale indices [N, n] of what pass p codes; known, y_hat and magnitude [N, h, w, 64]."""
-        n, h, w, _ = y_hat.shape
+    def predict(self, net: PlaneNet, p: int, planes: Planes, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Means (1/16 step) and scale indices [N, n] of what pass p codes."""
+        n, h, w, _ = planes.y_hat.shape
         where, channel = layout.where[p], layout.channel[p]
-        made = net.passes[p](around.base, known, p, net.outputs(p))
+        made = net.passes[p](planes.base, planes.known, p, net.outputs(p))
         m = len(where) // (h * w)
         kinds = 3 if net.gates else 2
-        outputs = [made[0].new_empty(n, h, w, m) for _ in range(kinds)]
-        for (r, c), parts in zip(PARITIES, made, strict=True):
-            for output, part in zip(outputs, parts[:, : kinds * m].split(m, 1), strict=True):
-                place = output[:, r::2, c::2]
-                place.copy_(part.view(place.shape))
-        mean, scale, *gates = (output.flatten(1) for output in outputs)
-        if net.gates:
+        split = zip(*(part[:, : kinds * m].split(m, 1) for part in made), strict=True)
+        mean, scale, *gates = (interleaved(parts, n, h, w).flatten(1) for parts in split)
+        if planes.y_1 is not None:
             more = made[p][:, kinds * m :].reshape(n, -1, 2)
-            mean = mean + self._linear(p, gates[0], more, around.y_1, y_hat, layout)
-        energies = [_picked(energy, where) for energy in around.energies]
+            mean = mean + self._linear(p, gates[0], more, planes.y_1, planes.y_hat, layout)
+        energies = [_picked(energy, where) for energy in planes.energies]
         if p > 0:
-            sums = (_smooth(magnitude), magnitude @ self.spectrum)
+            sums = (_smooth(planes.magnitude), planes.magnitude @ self.spectrum)
             for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
-                energies.append(looked_up(self.levels, torch.floor(_picked(total, where) * 16 / weight)))
-        weights = net.passes[p].energy_weights()[around.place]
+                energies.append(looked_up(self.levels, _picked(total, where).mul_(16).div_(weight)))
+        weights = net.passes[p].energy_weights()[planes.place] / GATE  # exact, as the sums are
         total = torch.zeros_like(scale)
         for weight, energy in zip(weights.unbind(1), energies, strict=True):
             total = torch.addcmul(total, weight.index_select(1, channel), energy)
-        index = scale + round_through(total / GATE) + INDEX_ORIGIN
+        index = (round_through(total) + scale).add_(INDEX_ORIGIN)
         return F.hardtanh(mean, -MU_MAX, MU_MAX), F.hardtanh(index, 0, INDEX_MAX)
 
     def _linear(self, p: int, gate: Tensor, more: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout) -> Tensor:
@@ -459,23 +482,13 @@ class ContextCodec(nn.Module):
         linear[:, level] = round_through(total / GATE).to(linear.dtype)
         return linear
 
-    def plane_passes(self, net: PlaneNet, around: Around, layout: Layout, code: Code) -> Tensor:
-        """y_hat [N, h, w, 64] of N planes; `code` codes the symbols of a pass."""
-        n = len(around.y_1)
-        y_hat, known, magnitude = (torch.zeros_like(around.y_1) for _ in range(3))
+    def plane_passes(self, net: PlaneNet, parts: Sequence[Planes], layout: Layout, code: Code) -> Tensor:
+        """y_hat [N, h, w, 64] of N planes in parts; `code` codes the symbols of a pass."""
         for p in range(PASSES):
-            where, level, block = layout.where[p], layout.level[p], layout.block[p]
-            mu, index = self.predict(net, p, around, known, y_hat, magnitude, layout)
-            q = code(p, mu, index)
-            new = (16 * q + mu.detach()).clamp(-Y_MAX, Y_MAX)
-            y_hat.view(n, -1).index_copy_(1, where, new)
-            if p < PASSES - 1:
-                seen, size = new.clone(), new.abs()
-                seen[:, level] -= _picked(around.y_1[..., 0], block)
-                size[:, level] = (16 * q[:, level]).abs()
-                known.view(n, -1).index_copy_(1, where, compand(seen, self.lut))
-                magnitude.view(n, -1).index_copy_(1, where, size.clamp(max=COMPAND_SIZE - 1))
-        return y_hat
+            means, indices = zip(*(self.predict(net, p, part, layout) for part in parts), strict=True)
+            for part, q, mu in zip(parts, code(p, means, indices), means, strict=True):
+                part.coded(p, q, mu, layout, self.lut)
+        return torch.cat([part.y_hat for part in parts])
 
     def order(self, groups: int) -> list[Step]:
         """In which the planes f = 0 are coded."""
@@ -490,26 +503,26 @@ class ContextCodec(nn.Module):
 
         def stacked(chosen: Sequence[int]) -> Source:
             y, energy = (torch.stack([getattr(sources[g], name) for g in chosen], 1).flatten(0, 1) for name in ("y", "energy"))
-            says = [torch.stack([sources[g].says[i] for g in chosen], 1).flatten(0, 1) for i in range(2)]
-            return Source(y, energy, says)
+            says = [torch.stack([torch.cat(list(sources[g].says[i])) for g in chosen], 1).flatten(0, 1) for i in range(2)]
+            parts = pieces(len(y), math.prod(y.shape[1:3]))
+            return Source(y, energy, [[layer[part] for part in parts] for layer in says])
 
         for step in self.order(groups):
             m = len(step.groups)
             for g in {*step.before, *step.after} - sources.keys():
                 y = nothing if g < 0 else y_hat[:, g * depth].clone()
-                sources[g] = self.source(y, self.level(y), self.low.sources)
+                sources[g] = self.source(y, list(self.low.sources), levelled=True)
             place = torch.tensor(step.places(), device=y_hat.device).repeat(s) + PLACES * DEPTHS.index(depth)
-            around = self.around_low(stacked(step.before), stacked(step.after), place, rate.repeat_interleave(m))
+            parts = self.low_planes(stacked(step.before), stacked(step.after), place, rate.repeat_interleave(m))
             planes = [g * depth for g in step.groups]
-            y_hat[:, planes] = self.plane_passes(self.low, around, layout, coder(planes)).unflatten(0, (s, m))
+            y_hat[:, planes] = self.plane_passes(self.low, parts, layout, coder(planes)).unflatten(0, (s, m))
         known: list[Source] = []
         for f in range(1, depth):
             y = y_hat[:, f - 1 :: depth].flatten(0, 1)
-            layers = list(self.detail.sources)[: 3 if f == 1 else 2]
-            known.append(self.source(y, self.level(y) if f == 1 else y, layers))
-            around = self.around_detail(known, rate, depth)
+            known.append(self.source(y, list(self.detail.sources)[: 3 if f == 1 else 2], levelled=f == 1))
+            parts = self.detail_planes(known, rate, depth)
             planes = [g * depth + f for g in range(groups)]
-            y_hat[:, f::depth] = self.plane_passes(self.detail, around, layout, coder(planes)).unflatten(0, (s, groups))
+            y_hat[:, f::depth] = self.plane_passes(self.detail, parts, layout, coder(planes)).unflatten(0, (s, groups))
         return y_hat
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -518,7 +531,7 @@ class ContextCodec(nn.Module):
         """x [B, K, H, W] in steps, rate int64 [B] -> bits per sample [B] and squared error per sample [B] in steps^2."""
         b, k, h, w = x.shape
         size = (h // 8, w // 8)
-        y = transform.analysis(x.flatten(0, 1)).permute(0, 2, 3, 1).unflatten(0, (b, k)) * 16
+        y = transform.analysis(x.flatten(0, 1)).unflatten(0, (b, k)) * 16
         y = transform.analysis_across(y, depth)
         layout = Layout.of(*size, x.device)
         coded: list[tuple[Tensor, Tensor, Tensor]] = []  # q, y - mu in steps, index of every pass, [B, ...]
@@ -526,11 +539,12 @@ class ContextCodec(nn.Module):
         def coder(planes: Sequence[int]) -> Code:
             given = y[:, list(planes)].reshape(b * len(planes), -1)
 
-            def code(p: int, mu: Tensor, index: Tensor) -> Tensor:
+            def code(p: int, means: Sequence[Tensor], indices: Sequence[Tensor]) -> Sequence[Tensor]:
+                (mu,), (index,) = means, indices  # one part
                 e = (given[:, layout.where[p]] - mu) / 16
                 q = quantise(e.detach(), index.detach())
                 coded.append((q.reshape(b, -1), e.reshape(b, -1), index.reshape(b, -1)))
-                return q
+                return [q]
 
             return code
 
@@ -539,7 +553,7 @@ class ContextCodec(nn.Module):
         q, e, index = (torch.cat(parts, 1) for parts in zip(*coded, strict=True))
         bits = entropy.coded_bits(index, e, q, torch.rand_like(e) - 0.5).sum(1)
         with torch.no_grad():
-            slices = transform.synthesis_across_float(y_hat, depth)[:, :k].flatten(0, 1).permute(0, 3, 1, 2)
+            slices = transform.synthesis_across_float(y_hat, depth)[:, :k].flatten(0, 1)
             samples = transform.synthesis_float(slices).unflatten(0, (b, k)) / 16
         return {"y": bits / (k * h * w), "mse": ((samples - x) ** 2).mean((1, 2, 3))}
 
@@ -590,9 +604,7 @@ def quantise(e: Tensor, index: Tensor) -> Tensor:
     not coded (INDEX_SKIP) is up to the caller: in training it is, lest small scales be a way to save bits.
     """
     table = 0.5 * RDO_LAMBDA * bits_to_grow().to(e.device)
-    row = index.long()
-    first, later = (0.5 + table[0].clamp(max=0.8))[row], (0.5 - table[1].clamp(max=0.4))[row]
+    first, later = looked_up(0.5 + table[0].clamp(max=0.8), index), looked_up(0.5 - table[1].clamp(max=0.4), index)
     a = e.abs()
-    n = torch.floor(a + later)
-    n = torch.where(n <= 1, (a > first).to(a.dtype), n)
-    return torch.sign(e) * n
+    n = (a + later).floor_().clamp_(min=1).mul_(a > first)  # first < 1.5, so what it decides is 0 or 1
+    return n.copysign_(e)

@@ -129,7 +129,8 @@ def syndrome(cells: Cells, odd: Int, first: Int, told: Int) -> Int:
 def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     """Flat positions of the symbols whose signs are not sent, and the signs (1: negative); magnitudes [N, n]."""
     values = magnitude.reshape(-1)[cells.at]
-    cells, values = cells.kept(values != 0), values[values != 0]
+    nonzero = np.flatnonzero(values)
+    cells, values = cells.kept(nonzero), values[nonzero]
     told = cells.said(np.arange(len(values))) if len(cells.width) else cells.width
     if not told.any():
         return cells.at[:0], cells.at[:0]
@@ -141,15 +142,17 @@ def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     return cells.at[rank < np.append(told, 0)[cells.cell + 1]], signs
 
 
-def hide(cells: Cells, q: Int, error: NDArray[np.float32], costs: NDArray[Any], index: NDArray[np.uint8]) -> Int:
-    """Symbols q [N, n] with cheap changes that make `hidden` true; encoder only.
+def hide(
+    cells: Cells, q: NDArray[Any], error: NDArray[np.float32], costs: NDArray[Any], index: NDArray[np.uint8]
+) -> NDArray[Any]:
+    """Symbols q [N, n], integers, with cheap changes that make `hidden` true; encoder only.
 
     error [N, n]: what q is the rounding of, in steps. costs [2, 256]: by scale index the squared error (steps^2) that 1 is
     worth instead of 0 in bits, and n + 1 instead of n.
     """
     if not len(cells.width):
         return q
-    value, given, row = q.reshape(-1)[cells.at], error.reshape(-1)[cells.at], index.reshape(-1)[cells.at]
+    value, given, row = q.reshape(-1)[cells.at].astype(np.int64), error.reshape(-1)[cells.at], index.reshape(-1)[cells.at]
     n = np.abs(value)
     a = np.where(value != 0, given * np.sign(value), np.abs(given)) - n
     up = 1 - 2 * a + costs[(n > 0).astype(np.int64), row]
@@ -192,12 +195,10 @@ def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.
     signs = np.zeros(len(chosen), np.int64)
     np.bitwise_or.at(signs, lane[told], (value[which[told]] < 0).astype(np.int64) << rank[told])
     # what the cells say as they are
-    all_told = np.zeros(len(cells.width), np.int64)
-    all_told[chosen] = bits
     which, lane = _ranges(start, chosen)
-    first = cells.first(which, all_told)
-    odd = value[which] & 1 == 1
-    signs ^= syndrome(cells, which[odd], first[odd], all_told)[chosen]
+    first = bits[lane] * cells.offset[which] // cells.width[chosen][lane]
+    odd = np.flatnonzero(value[which] & 1)
+    np.bitwise_xor.at(signs, lane[odd], PATTERNS[cells.pattern[which[odd]]] << first[odd])
     want = signs[order] >> np.arange(longest)[:, None] & 1
     # the cheapest change of each sign and pattern
     place = np.full(len(chosen), -1)

@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
-from mricodec.models import coding, exact, zoo
+from mricodec.models import coding, exact, transform, zoo
 from mricodec.models.coding import ContextLossy
 from mricodec.models.context import (
     CHANNELS,
     PARITIES,
-    PASSES,
     ContextCodec,
-    coded_channels,
+    Layout,
     column_inputs,
     columns,
-    known_channels,
+    grown,
+    interleaved,
 )
 from mricodec.models.layers import IntegerConv2d
 
@@ -234,28 +235,49 @@ def test_inexact_arithmetic_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         exact.fastest_exact.cache_clear()
 
 
-@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 2), (3, 1), (1, 1)])
+SIZES = [(6, 8), (5, 7), (1, 2), (3, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_parts_of_a_convolution_are_those_of_the_whole(model: ContextLossy, size: tuple[int, int]) -> None:
     """What is known and what is wanted alone, by the parity of the block."""
     generator = torch.Generator().manual_seed(0)
     net = model._network.low
+    layout = Layout.of(*size)
     known = torch.zeros(2, *size, CHANNELS)
-    coded: list[list[int]] = [[] for _ in PARITIES]
-    for p in range(PASSES):
+    beside: Tensor | None = None
+    for p, where in enumerate(layout.where):
         if p > 0:
             layer = net.passes[p].known
-            assert isinstance(layer, IntegerConv2d)
+            assert isinstance(layer, IntegerConv2d) and beside is not None
             whole = layer(known.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            for parity, ((r, c), near) in enumerate(zip(PARITIES, columns(known, p), strict=True)):
-                assert known_channels(p)[parity].tolist() == sorted(coded[parity])
+            parts = []
+            for parity, ((r, c), near) in enumerate(zip(PARITIES, columns(beside), strict=True)):
                 wanted = torch.tensor([3, 0, 100])
-                part = layer.of_rows(near, layer.part(parity, column_inputs(p, parity), wanted))
-                assert torch.equal(part, whole[:, r::2, c::2].flatten(0, 2)[:, wanted])
-        for (r, c), channels, before in zip(PARITIES, coded_channels(p), coded, strict=True):
-            block = known[:, r::2, c::2]
-            block[..., channels] = torch.randint(-127, 128, (*block.shape[:3], len(channels)), generator=generator).float()
-            before += channels.tolist()
-    assert all(sorted(channels) == list(range(CHANNELS)) for channels in coded)
+                parts.append(layer.of_rows(near, layer.part(parity, column_inputs(p, parity), wanted)))
+                assert torch.equal(parts[-1], whole[:, r::2, c::2].flatten(0, 2)[:, wanted])
+            assert torch.equal(interleaved(parts, 2, *size), whole[..., wanted])
+        new = torch.randint(-127, 128, (2, len(where)), generator=generator).float()
+        known.view(2, -1)[:, where] = new
+        beside = grown(beside, new, *size)
+    assert sorted(torch.cat(layout.where).tolist()) == list(range(known[0].numel()))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_targets_are_those_of_the_whole_transform(size: tuple[int, int]) -> None:
+    """Errors of earlier passes, and what all coefficients have in common with them."""
+    layout = Layout.of(*size)
+    kernel, norms = transform.gram()
+    wanted = 100 * torch.randn(2, *size, CHANNELS, generator=torch.Generator().manual_seed(0))
+    targets = coding._Targets(wanted, layout)
+    error = torch.zeros_like(wanted)
+    for p, where in enumerate(layout.where):
+        shared = torch.nn.functional.conv2d(error.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+        expected = wanted - shared / (norms * transform.GRAM)
+        assert torch.equal(targets.of(p), expected.flatten(1)[:, where])
+        sent = 16 * (targets.of(p) / 16).round()
+        targets.coded(p, sent)
+        error.view(2, -1)[:, where] = (sent - wanted.flatten(1)[:, where]).round()
 
 
 def test_estimated_bits_are_the_file() -> None:
