@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +9,7 @@ from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.sections import compress, decompress
 
 TILE = 8  # voxels along both axes of a slice
+ALL = np.uint64(0x0101010101010101)  # 8 flags that are set
 DEAREST = 1 / 32  # of the coded slab; a larger mask is left out, and the background is only nearly exact
 
 
@@ -19,8 +18,8 @@ def mask_for(codes: NDArray[np.int32], decoded: NDArray[np.int32], coded_size: i
 
     Any mask between "background but decoded otherwise" and "background" does; the shorter one is taken.
     """
-    background = _tiles(codes == 0).all((2, 4))
-    wrong = background & _tiles(decoded != 0).any((2, 4))
+    background = (_tiles(codes == 0) == ALL).all(2)
+    wrong = background & (_tiles(decoded != 0) != 0).any(2)
     if not wrong.any():
         return b""
     packed = min((compress(np.packbits(mask).tobytes()) for mask in (background, wrong)), key=len)
@@ -45,8 +44,8 @@ def restore(decoded: NDArray[np.int32], mask: bytes) -> NDArray[np.int32]:
     return np.where(flags.repeat(TILE, 1)[:, :h].repeat(TILE, 2)[:, :, :w], 0, decoded)
 
 
-def _tiles(flags: NDArray[np.bool_]) -> NDArray[Any]:
-    """[n, h, w] -> [n, h/8, 8, w/8, 8], the border repeated."""
+def _tiles(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """[n, h, w] -> [n, h/8, 8, w/8], the 8 bytes of a row of a tile as one number; the border repeated."""
     n, h, w = flags.shape
     padded = np.pad(flags, ((0, 0), (0, -h % TILE), (0, -w % TILE)), "edge")
-    return padded.reshape(n, padded.shape[1] // TILE, TILE, padded.shape[2] // TILE, TILE)
+    return padded.view(np.uint64).reshape(n, padded.shape[1] // TILE, TILE, padded.shape[2] // TILE)
