@@ -63,7 +63,7 @@ PASSES = 4
 PASS_OF_TURN = (0, 2, 1, 3, 2, 3, 3, 3)  # the passes code 1/8, 1/8, 1/4, 1/2 of a plane
 PARITIES = ((0, 0), (1, 1), (0, 1), (1, 0))  # rows and columns of blocks, modulo 2
 ANCHOR = 8
-CACHED = 8192  # blocks that are worked on together: their features are not too many for the cache of a core
+TOGETHER = 8192  # blocks that are worked on at once: more gain nothing, and take memory
 PLACES = 5  # of a plane among its neighbours, see `Step.places`; each depth has its own
 DEPTHS = transform.DEPTHS
 DETAILS = {2: 0, 4: 1, 8: 4}  # first detail class of a depth: 1, 3 and 7 of them
@@ -240,7 +240,7 @@ def _box(x: Tensor) -> Tensor:
 
 def pieces(planes: int, blocks: int) -> list[slice]:
     """Of planes of so many blocks, those that are worked on together; in training all of them."""
-    size = planes if torch.is_grad_enabled() else CACHED // blocks
+    size = planes if torch.is_grad_enabled() else TOGETHER // blocks
     return [slice(start, start + max(1, size)) for start in range(0, planes, max(1, size))]
 
 
