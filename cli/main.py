@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mricodec.codec import EncodeReport, Finding, StreamInfo
 
 PROGRESS_AFTER = 1.0  # seconds
-_quick = False  # nothing but files was opened, see `_start_quickly`
+GARBAGE = 100_000  # objects between collections: imports make many, and hardly any garbage
+_at_once = False  # see `_end_at_once`
 
 # name -> (module:function, the line in --help); importing them costs up to two seconds
 _LAZY = {
@@ -223,6 +224,7 @@ def encode(
     _set_threads(threads)
     from . import series
 
+    _end_at_once()
     scan = paths[0]
     dicom = series.is_series(paths)
     if not dicom:
@@ -289,6 +291,7 @@ def decode(
 ) -> None:
     """Restore the scan from STREAM, or a part of it."""
     _set_threads(threads)
+    _end_at_once()
     from . import series
 
     if series.decodes_to_files(stream, output, form):
@@ -389,12 +392,13 @@ def verify(
 
 def main() -> None:
     """The console script."""
+    gc.set_threshold(GARBAGE)
     code = 0
     try:
         cli(prog_name="mricodec")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    at_once = _quick
+    at_once = _at_once
     try:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
@@ -439,14 +443,17 @@ def _set_threads(threads: int | None) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def _end_at_once() -> None:
+    """At the end of the command nothing is taken apart: files are closed by then, and torch takes most of a second."""
+    global _at_once
+    _at_once = True
+
+
 def _start_quickly() -> None:
-    """Import what reads streams, for what takes no longer: numpy without threads, and at the end nothing is taken apart."""
-    global _quick
-    _quick = True
+    """Import what reads streams, for what takes no longer: numpy without threads."""
+    _end_at_once()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.disable()  # importing leaves no garbage; streams may
     importlib.import_module("mricodec.codec")
-    gc.enable()
 
 
 @contextlib.contextmanager

@@ -26,11 +26,13 @@ POLL = 0.05  # seconds
 PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
 # The package itself would load all that it has, of which a helper needs a part: it sees an empty one in the same folder.
 _START = """
-import sys, types
+import gc, os, sys, types
+gc.set_threshold(100_000)
 package = sys.modules["mricodec.codec"] = types.ModuleType("mricodec.codec")
 package.__path__ = [sys.argv[3]]
 from mricodec.codec import workers
 workers.serve()
+os._exit(0)
 """
 
 Task = tuple[dict[str, Any], Sequence[NDArray[Any]]]
