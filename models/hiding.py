@@ -114,15 +114,13 @@ class Cells:
         return np.asarray(told, np.int64)
 
 
-def syndrome(cells: Cells, odd: Int, first: Int, told: Int) -> Int:
-    """Of each cell the bits 0 .. M - 1: whether the sum of the magnitudes that have to do with that sign of it is odd.
+def syndrome(cells: Cells, odd: Int, first: Int, owner: Int, count: int) -> Int:
+    """Of so many cells the bits 0 .. M - 1: whether the sum of the magnitudes that have to do with that sign of it is odd.
 
-    odd: the carriers of odd magnitude, rising, and `first` of them. told: M of every cell.
+    odd: the carriers of odd magnitude, `first` of them, and the cells that they are in. Higher bits have no meaning.
     """
-    upto = np.zeros(len(odd) + 1, np.int64)
-    np.bitwise_xor.accumulate(PATTERNS[cells.pattern[odd]] << first, out=upto[1:])
-    ends = np.searchsorted(cells.cell[odd], np.arange(len(told) + 1))
-    sums: Int = (upto[ends[1:]] ^ upto[ends[:-1]]) & ((1 << told) - 1)
+    sums = np.zeros(count, np.int64)
+    np.bitwise_xor.at(sums, owner, PATTERNS[cells.pattern[odd]] << first)
     return sums
 
 
@@ -135,7 +133,7 @@ def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     if not told.any():
         return cells.at[:0], cells.at[:0]
     odd = np.flatnonzero(values & 1)
-    words = np.repeat(syndrome(cells, odd, cells.first(odd, told), told), told)
+    words = np.repeat(syndrome(cells, odd, cells.first(odd, told), cells.cell[odd], len(told)), told)
     signs = words >> np.arange(len(words)) - np.repeat(np.cumsum(told) - told, told) & 1
     begins = np.searchsorted(cells.cell, np.arange(len(told)))
     rank = np.arange(len(values)) - begins[cells.cell]
@@ -198,7 +196,7 @@ def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.
     which, lane = _ranges(start, chosen)
     first = bits[lane] * cells.offset[which] // cells.width[chosen][lane]
     odd = np.flatnonzero(value[which] & 1)
-    np.bitwise_xor.at(signs, lane[odd], PATTERNS[cells.pattern[which[odd]]] << first[odd])
+    signs ^= syndrome(cells, which[odd], first[odd], lane[odd], len(chosen))
     want = signs[order] >> np.arange(longest)[:, None] & 1
     # the cheapest change of each sign and pattern
     place = np.full(len(chosen), -1)
