@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
@@ -52,6 +53,7 @@ from .stream import (
 )
 from .tiling import FileOrder, Tiling
 from .volume import ArrayScan, Scan, Volume, dtype_name, is_big_endian, to_file_order
+from .workers import processes
 
 NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median. Without loss one is enough, for the preview
 LEAST_BACKGROUND = 0.02  # of the voxels at the minimum, from which on a mask is worth a byte per slab
@@ -414,13 +416,18 @@ def _survey(scan: Scan, cut: Tiling, noise_slabs: int, progress: Progress) -> tu
     statistics = Statistics(scan.dtype)
     sampled = {(2 * n + 1) * cut.slabs // (2 * noise_slabs) for n in range(noise_slabs)}
     sigmas = []
-    for number, slab in enumerate(scan.blocks(cut)):
-        statistics.add(slab)
-        if number in sampled and statistics.numeric and statistics.finite:
-            with np.errstate(over="ignore", invalid="ignore"):  # a range so wide is coded without loss
-                sigmas.append(noise.sigma_hat(slab))
-        progress((number + 1) / cut.slabs)
-    return statistics, float(np.median(sigmas)) if sigmas else 0.0
+    with ThreadPoolExecutor(processes()) as pool:
+        for number, slab in enumerate(scan.blocks(cut)):
+            statistics.add(slab)
+            if number in sampled and statistics.numeric and statistics.finite:
+                sigmas.append(pool.submit(_sigma, noise.sampled(slab)))
+            progress((number + 1) / cut.slabs)
+    return statistics, float(np.median([sigma.result() for sigma in sigmas])) if sigmas else 0.0
+
+
+def _sigma(slices: NDArray[Any]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):  # a range so wide is coded without loss
+        return noise.sigma_hat(slices)
 
 
 def _plan(

@@ -17,6 +17,12 @@ EDGE = 0.1  # half the width over which the edge of the occupied band is looked 
 DROP = 2.0  # fall of the amplitude across such an edge; a 1/f spectrum falls by 1.3, 1/f**2 by 1.7 at most
 
 
+def sampled(volume: NDArray[Any]) -> NDArray[Any]:
+    """The slices [n, h, w] that `sigma_hat` looks at."""
+    count = len(volume)
+    return volume if count <= MAX_SLICES else volume[np.linspace(0, count - 1, MAX_SLICES).round().astype(int)]
+
+
 def sigma_hat(volume: NDArray[Any]) -> float:
     """Standard deviation of the noise per voxel of ``volume`` [n, h, w] (slices first), in stored units.
 
@@ -30,10 +36,7 @@ def sigma_hat(volume: NDArray[Any]) -> float:
     does not count. 0.0 for a volume without diagonal detail, such as a constant one or one of a single voxel.
     Non-finite values must be replaced before.
     """
-    count = len(volume)
-    if count > MAX_SLICES:
-        volume = volume[np.linspace(0, count - 1, MAX_SLICES).round().astype(int)]
-    voxels = np.asarray(volume, np.float64)
+    voxels = np.asarray(sampled(volume), np.float64)
     voxels = voxels - voxels.min()
     bands = [_occupied(voxels, axis) for axis in (1, 2)]
     if min(bands) < 1.0:
