@@ -275,7 +275,7 @@ class ContextLossy:
                 e = (wanted[n] - mu).div_(16)
                 q = quantise(e, row).masked_fill_(row == 0, 0).clamp_(1 - SYMBOL_MAX, SYMBOL_MAX - 1)
                 error[part], found[part] = e.cpu(), q.cpu()
-        cells = hiding.Cells.of(index, self._hiding)
+        cells = hiding.Cells.of(index, self._hiding, s)
         if wanted:
             found = hiding.hide(cells, found, error, self._costs, index)
             size = np.abs(found)

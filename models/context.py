@@ -247,12 +247,12 @@ def pieces(planes: int, blocks: int) -> list[slice]:
 class ContextPass(nn.Module):
     """One pass: the context and what is known of y_hat -> of `outputs` numbers a block those that it codes."""
 
-    def __init__(self, width: int, outputs: int, energies: int, places: int, first: bool) -> None:
+    def __init__(self, width: int, outputs: int, energies: int, places: int, *, first: bool, base: bool) -> None:
         super().__init__()
-        self.base = IntegerConv2d(width, width, 1)
+        self.base = IntegerConv2d(width, width, 1) if base else None
         self.known = None if first else IntegerConv2d(CHANNELS, width)
         self.middle = IntegerConv2d(width, width, 1)
-        self.head = IntegerConv2d(width, outputs, 1, exact=True, gain=0.3)
+        self.head = IntegerConv2d(width, outputs, 1, gain=0.3)
         count = energies if first else energies + 2
         self.energies = nn.Parameter(torch.full((places, count, CHANNELS), 0.75 / count))
 
@@ -268,9 +268,9 @@ class ContextPass(nn.Module):
         around = [None] * len(base) if known is None else columns(known)
         out = []
         for parity, (features, near, wanted) in enumerate(zip(base, around, outputs, strict=True)):
-            h = self.base.of_rows(features)
+            h = features.clone() if self.base is None else self.base.of_rows(relu8(features))
             if self.known is not None and near is not None:
-                h = h + self.known.of_rows(near, self.known.part(parity, column_inputs(p, parity)))
+                h += self.known.of_rows(near, self.known.part(parity, column_inputs(p, parity)))
             h = relu8(self.middle.of_rows(relu8(h)))
             out.append(self.head.of_rows(h, self.head.part(parity, outputs=wanted)))
         return out
@@ -283,7 +283,7 @@ class PlaneNet(nn.Module):
     """
 
     def __init__(
-        self, width: int, kernels: tuple[int, ...], energies: int, places: int, *, gates: bool, wide: bool
+        self, width: int, kernels: tuple[int, ...], energies: int, places: int, *, gates: bool, wide: bool, base: bool
     ) -> None:
         super().__init__()
         self.gates = gates
@@ -293,7 +293,7 @@ class PlaneNet(nn.Module):
         self.rate = nn.Parameter(torch.zeros(RATES, width))
         self.mix = nn.ModuleList([(IntegerResidual if wide else IntegerBottleneck)(width) for _ in range(2)])
         self.passes: Sequence[ContextPass] = nn.ModuleList(  # type: ignore[assignment]
-            [ContextPass(width, outputs, energies, places, p == 0) for p in range(PASSES)]
+            [ContextPass(width, outputs, energies, places, first=p == 0, base=base) for p in range(PASSES)]
         )
         if gates:
             with torch.no_grad():
@@ -308,7 +308,7 @@ class PlaneNet(nn.Module):
         total = relu8(total.permute(0, 3, 1, 2))
         for block in self.mix:
             total = block(total)
-        total = relu8(total).permute(0, 2, 3, 1)
+        total = total.permute(0, 2, 3, 1)
         return [total[:, r::2, c::2].flatten(0, 2) for r, c in PARITIES]
 
     def outputs(self, p: int) -> list[Tensor]:
@@ -366,18 +366,19 @@ class Source:
 
 
 class ContextCodec(nn.Module):
-    """See the module. `width`: channels of the networks; `wide`: 2.2 times the operations, for early stages of training."""
+    """See the module. `width`: channels of the networks. Early stages of training have more: `base`, another layer in every
+    pass, and `wide`, residual blocks of two whole convolutions."""
 
     lut: Tensor
     levels: Tensor
     spectrum: Tensor
     hiding: Tensor
 
-    def __init__(self, width: int = 128, *, wide: bool = False) -> None:
+    def __init__(self, width: int = 96, *, base: bool = False, wide: bool = False) -> None:
         super().__init__()
-        self.low = PlaneNet(width, (3, 3), 1, PLACES * len(DEPTHS), gates=True, wide=wide)
+        self.low = PlaneNet(width, (3, 3), 1, PLACES * len(DEPTHS), gates=True, wide=wide, base=base)
         places = sum(depth - 1 for depth in DETAILS)
-        self.detail = PlaneNet(width, (3, 1, 3), 2, places, gates=False, wide=wide)
+        self.detail = PlaneNet(width, (3, 1, 3), 2, places, gates=False, wide=wide, base=base)
         self.register_buffer("lut", compand_table(), persistent=False)
         self.register_buffer("levels", level_table(), persistent=False)
         self.register_buffer("spectrum", frequency_neighbours(), persistent=False)

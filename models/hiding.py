@@ -8,14 +8,17 @@ all magnitudes of a pass are coded in one call.
 
     the symbols j of a plane in a pass, in the order in which they are coded, weigh w_j = weights[index_j]: about how many
     signs they can say; those of weight > 0 are carriers
-    C = sum of w; G = floor(C / CELL + 1/2) cells, none if G < 2; before_j = w_0 + .. + w_(j-1)
-    cell c = 0 .. G - 1 has the symbols of e(c) <= before_j < e(c + 1), e(c) = ceil(c C / G); c is a multiple of CHAIN, or the
-    cell says the signs of the first M carriers of cell c - 1 that are not zero,
+    C = sum of w; before_j = w_0 + .. + w_(j-1); T = sum of C over the planes of the slab in this pass
+    G = floor(C / S + 1/2) cells, S = min(CELL, floor(sqrt(EDGE T)))
+    cell c = 0 .. G - 1 of the plane has the symbols of e(c) <= before_j < e(c + 1), e(c) = ceil(c C / G)
+    the cells of all these planes are one sequence; every cell but each CHAIN-th, from the first on, says the signs of the
+    first M carriers of the one before it that are not zero,
         M = min(their number, floor((e(c + 1) - e(c)) / SHARE))
     a carrier j in it has to do with sign b + k, if that is below M, for each bit k that is set in
-        PATTERNS[floor(40503 j / 2**8) mod 8],   b = floor(M (before_j - e(c)) / (e(c + 1) - e(c)))
+        PATTERNS[floor(40503 j / 2**8) mod 4],   b = floor(M (before_j - e(c)) / (e(c + 1) - e(c)))
     a sign is negative if the sum of the magnitudes that have to do with it is odd
 
+At its ends a cell wastes about as much as EDGE / UNIT weighs, and the first of a chain is not used: S makes up between them.
 The encoder goes along the chains: the signs of cell c - 1 are settled when carriers of cell c are changed. Of those with the
 same b and pattern only the cheapest can be; as w_j <= UNIT < SHARE there is one for each b.
 """
@@ -30,22 +33,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIT = 1024  # weight of a symbol of a large scale
-CELL = 40 * UNIT
+CELL = 160 * UNIT  # 240 in one at most, and as many bits as fit an int64
+EDGE = 8 * UNIT
 SHARE = 4 * UNIT
-CHAIN = 16
-HEIGHT = 5
-LANES = 4096  # cells that the encoder works on together
-PATTERNS = np.array([19, 29, 23, 5, 27, 13, 31, 9], np.int64)  # of HEIGHT bits; all have bit 0
+CHAIN = 8
+HEIGHT = 4
+LANES = 256  # cells that the encoder works on together
+PATTERNS = np.array([9, 13, 11, 15], np.int64)  # of HEIGHT bits; all have bit 0
 STATES = 1 << HEIGHT
-_REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [8, STATES]: the state that a change of each pattern leads to
+_REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [4, STATES]: the state that a change of each pattern leads to
 _CHANGE = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(STATES // 2)  # [before, after]: what sum leads there
+_STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, np.inf).astype(np.float32)
 
 Int = NDArray[np.int64]
 
 
+def _divided(a: Int, b: Int) -> Int:
+    """floor(a / b) of a >= 0 and b > 0 below 2**53, faster than of integers: a quotient that is none is farther from it than
+    float64 rounds."""
+    quotient: Int = (a / b).astype(np.int64)
+    return quotient
+
+
 @dataclass(frozen=True)
 class Cells:
-    """Of the symbols [N, n] of N planes; cells are numbered through all planes. One entry a carrier, unless said otherwise."""
+    """Of the symbols [N, n] of the planes of slabs; cells are numbered through. One entry a carrier, unless said otherwise."""
 
     at: Int  # flat positions, rising
     plane: Int
@@ -58,8 +70,9 @@ class Cells:
     turn: Int  # of each cell: its place in its chain
 
     @staticmethod
-    def of(index: NDArray[np.uint8], weights: NDArray[np.int32]) -> Cells:
-        """index [N, n]: scale indices, 0 for symbols that are not sent; weights int32 [256], at most UNIT."""
+    def of(index: NDArray[np.uint8], weights: NDArray[np.int32], slabs: int) -> Cells:
+        """index [N, n]: scale indices of the planes of so many slabs, slab after slab, 0 for symbols that are not sent;
+        weights int32 [256], at most UNIT."""
         n = max(index.shape[1], 1)
         at = np.flatnonzero(np.take(weights > 0, index))
         plane = at // n
@@ -67,16 +80,19 @@ class Cells:
         ends = np.searchsorted(plane, np.arange(len(index) + 1))
         sums = np.append(0, upto)[ends]
         before = np.append(0, upto[:-1])[: len(at)] - sums[plane]
-        total = np.maximum(np.diff(sums), 1)
-        count = (2 * total + CELL) // (2 * CELL)
-        count[count < 2] = 0
+        total = np.diff(sums)
+        cell = np.sqrt(EDGE * total.reshape(slabs, -1).sum(1)).astype(np.int64).clip(1, CELL).repeat(len(index) // slabs)
+        count = (2 * total + cell) // (2 * cell)
+        total = np.maximum(total, 1)
         if not count.all():
             inside = count[plane] > 0
             at, plane, before = at[inside], plane[inside], before[inside]
         owner = np.repeat(np.arange(len(count)), count)
         number = np.arange(len(owner)) - (np.cumsum(count) - count)[owner]
-        start, end = (-(-c * total[owner] // np.maximum(count[owner], 1)) for c in (number, number + 1))
-        return Cells(at, plane, before, n, count, total, end - start, start, number % CHAIN)
+        start, end = (-(-c * total[owner] // count[owner]) for c in (number, number + 1))
+        of_slab = count.reshape(slabs, -1).sum(1)
+        turn = (np.arange(len(owner)) - np.repeat(np.cumsum(of_slab) - of_slab, of_slab)) % CHAIN
+        return Cells(at, plane, before, n, count, total, end - start, start, turn)
 
     def kept(self, which: NDArray[Any]) -> Cells:
         """With some of the carriers."""
@@ -84,7 +100,7 @@ class Cells:
 
     @cached_property
     def cell(self) -> Int:
-        place: Int = self.before * self.count[self.plane] // self.total[self.plane]
+        place = _divided(self.before * self.count[self.plane], self.total[self.plane])
         place += (np.cumsum(self.count) - self.count)[self.plane]
         return place
 
@@ -97,14 +113,13 @@ class Cells:
     @cached_property
     def pattern(self) -> Int:
         """Which of PATTERNS."""
-        number: Int = 40503 * (self.at % self.symbols) >> 8 & 7
+        number: Int = 40503 * (self.at - self.plane * self.symbols) >> 8 & 3
         return number
 
     def first(self, which: Int, told: Int) -> Int:
         """The first sign b that carriers have to do with; told: M of every cell."""
         cell = self.cell[which]
-        sign: Int = told[cell] * self.offset[which] // self.width[cell]
-        return sign
+        return _divided(told[cell] * self.offset[which], self.width[cell])
 
     def said(self, nonzero: Int) -> Int:
         """M of every cell; nonzero: which carriers are not zero."""
@@ -114,13 +129,13 @@ class Cells:
         return np.asarray(told, np.int64)
 
 
-def syndrome(cells: Cells, odd: Int, first: Int, owner: Int, count: int) -> Int:
+def syndrome(pattern: Int, first: Int, owner: Int, count: int) -> Int:
     """Of so many cells the bits 0 .. M - 1: whether the sum of the magnitudes that have to do with that sign of it is odd.
 
-    odd: the carriers of odd magnitude, `first` of them, and the cells that they are in. Higher bits have no meaning.
+    Of the carriers of odd magnitude: their patterns, first signs and cells. Higher bits have no meaning.
     """
     sums = np.zeros(count, np.int64)
-    np.bitwise_xor.at(sums, owner, PATTERNS[cells.pattern[odd]] << first)
+    np.bitwise_xor.at(sums, owner, PATTERNS[pattern] << first)
     return sums
 
 
@@ -133,7 +148,7 @@ def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     if not told.any():
         return cells.at[:0], cells.at[:0]
     odd = np.flatnonzero(values & 1)
-    words = np.repeat(syndrome(cells, odd, cells.first(odd, told), cells.cell[odd], len(told)), told)
+    words = np.repeat(syndrome(cells.pattern[odd], cells.first(odd, told), cells.cell[odd], len(told)), told)
     signs = words >> np.arange(len(words)) - np.repeat(np.cumsum(told) - told, told) & 1
     begins = np.searchsorted(cells.cell, np.arange(len(told)))
     rank = np.arange(len(values)) - begins[cells.cell]
@@ -145,101 +160,130 @@ def hide(
 ) -> NDArray[Any]:
     """Symbols q [N, n], integers, with cheap changes that make `hidden` true; encoder only.
 
-    error [N, n]: what q is the rounding of, in steps. costs [2, 256]: by scale index the squared error (steps^2) that 1 is
-    worth instead of 0 in bits, and n + 1 instead of n.
+    error [N, n]: what q is the rounding of, in steps, and has the sign of. costs [2, 256]: by scale index the squared error
+    (steps^2) that 1 is worth instead of 0 in bits, and n + 1 instead of n.
     """
     if not len(cells.width):
         return q
-    value, given, row = q.reshape(-1)[cells.at].astype(np.int64), error.reshape(-1)[cells.at], index.reshape(-1)[cells.at]
+    # cells side by side: first those that begin a chain, then the ones after them, and so on, long chains first
+    chain = np.cumsum(cells.turn == 0) - 1
+    length = np.bincount(chain)
+    lanes = np.empty(len(length), np.int64)
+    lanes[np.argsort(-length, kind="stable")] = np.arange(len(length))
+    order = np.lexsort((lanes[chain], cells.turn))
+    start = np.searchsorted(cells.cell, np.arange(len(order) + 1))
+    size = (start[1:] - start[:-1])[order]
+    ends = np.append(0, np.cumsum(size))
+    which = np.arange(ends[-1]) + np.repeat(start[order] - ends[:-1], size)
+    at = cells.at[which]
+    value, given, row = q.reshape(-1)[at].astype(np.int64), error.reshape(-1)[at], index.reshape(-1)[at]
     n = np.abs(value)
-    a = np.where(value != 0, given * np.sign(value), np.abs(given)) - n
-    up = 1 - 2 * a + costs[(n > 0).astype(np.int64), row]
-    down = np.where(n > 0, 1 + 2 * a - costs[(n > 1).astype(np.int64), row], np.inf)
-    price = np.minimum(up, down).astype(np.float32)
-    sign = np.where(value != 0, value < 0, given < 0)
-    changed = value + np.where(up <= down, 1, -1) * np.where(sign, -1, 1)
-    start = np.searchsorted(cells.cell, np.arange(len(cells.width) + 1))
-    for turn in range(1, CHAIN):
-        chosen = np.flatnonzero(cells.turn == turn)
-        for part in np.split(chosen, range(LANES, len(chosen), LANES)):
-            which = _embed(cells, value, part, start, price)
-            value[which] = changed[which]
+    twice = 2 * (np.abs(given) - n.astype(np.float32))
+    first, later = costs[0].take(row), costs[1].take(row)
+    up = 1 - twice + np.where(n > 0, later, first)
+    down = np.where(n > 0, 1 + twice - np.where(n > 1, later, first), np.inf)
+    changed = value + np.where((up <= down) == (given < 0), -1, 1)
+    carriers = _Carriers(
+        value,
+        np.minimum(up, down).astype(np.float32),
+        np.repeat(lanes[chain[order]], size),
+        cells.pattern[which],
+        cells.before[which] - np.repeat(cells.start[order], size),
+        np.repeat(cells.width[order], size),
+    )
+    begins = np.append(0, np.cumsum(np.bincount(cells.turn))).tolist()  # of the cells of each turn
+    for last, begin, end in zip(begins, begins[1:], begins[2:], strict=False):
+        for first in range(0, end - begin, LANES):
+            many = min(LANES, end - begin - first)
+            before, here = (slice(ends[n], ends[n + many]) for n in (last + first, begin + first))
+            room = cells.width[order[begin + first :][:many]] // SHARE
+            changes = here.start + _embed(carriers.part(before, first), carriers.part(here, first), room)
+            value[changes] = changed[changes]
     flat = q.reshape(-1).copy()
-    flat[cells.at] = value
+    flat[at] = value
     return flat.reshape(q.shape)
 
 
-def _ranges(start: Int, cells: Int) -> tuple[Int, Int]:
-    """The carriers of some cells, and which of these cells each is in."""
-    sizes = start[cells + 1] - start[cells]
-    owner = np.repeat(np.arange(len(cells)), sizes)
-    found: Int = np.arange(len(owner)) + (start[cells] - (np.cumsum(sizes) - sizes))[owner]
-    return found, owner
+@dataclass(frozen=True)
+class _Carriers:
+    """Of cells side by side, in order."""
+
+    value: Int
+    price: NDArray[np.float32]  # of a change
+    lane: Int
+    pattern: Int
+    offset: Int
+    width: Int  # of the cell
+
+    def part(self, span: slice, first: int) -> _Carriers:
+        """Those of cells from lane `first` on."""
+        value, price, lane, *others = (getattr(self, name)[span] for name in self.__dataclass_fields__)
+        return _Carriers(value, price, lane - first, *others)
 
 
-def _embed(cells: Cells, value: Int, chosen: Int, start: Int, price: NDArray[np.float32]) -> Int:
-    """Which carriers to change so that the chosen cells say the signs of the cells before them."""
-    which, lane = _ranges(start, chosen - 1)
-    nonzero = value[which] != 0
-    which, lane = which[nonzero], lane[nonzero]
-    counts = np.bincount(lane, minlength=len(chosen))
-    bits = np.minimum(counts, cells.width[chosen] // SHARE)
-    order = np.argsort(-bits, kind="stable")[: np.count_nonzero(bits)]  # lanes by falling length
-    if not len(order):
+def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
+    """Which carriers to change so that cells say the signs of the cells before them, at most `room` of each."""
+    lanes = len(room)
+    nonzero = np.flatnonzero(before.value)
+    lane = before.lane[nonzero]
+    counts = np.bincount(lane, minlength=lanes)
+    bits = np.minimum(counts, room)
+    longest = int(bits.max())
+    if not longest:
         return np.zeros(0, np.int64)
     rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
-    told = rank < bits[lane]
-    longest, lanes = int(bits.max()), len(order)
-    signs = np.zeros(len(chosen), np.int64)
-    np.bitwise_or.at(signs, lane[told], (value[which[told]] < 0).astype(np.int64) << rank[told])
+    minus = np.flatnonzero((before.value[nonzero] < 0) & (rank < bits[lane]))
+    signs = np.zeros(lanes, np.int64)
+    np.bitwise_or.at(signs, lane[minus], 1 << rank[minus])
     # what the cells say as they are
-    which, lane = _ranges(start, chosen)
-    first = bits[lane] * cells.offset[which] // cells.width[chosen][lane]
-    odd = np.flatnonzero(value[which] & 1)
-    signs ^= syndrome(cells, which[odd], first[odd], lane[odd], len(chosen))
-    want = signs[order] >> np.arange(longest)[:, None] & 1
+    first = _divided(bits[here.lane] * here.offset, here.width)
+    odd = np.flatnonzero(here.value & 1)
+    signs ^= syndrome(here.pattern[odd], first[odd], here.lane[odd], lanes)
+    want = signs >> np.arange(longest)[:, None] & 1
     # the cheapest change of each sign and pattern
-    place = np.full(len(chosen), -1)
-    place[order] = np.arange(lanes)
-    inside = place[lane] >= 0
-    which, lane, first = which[inside], place[lane[inside]], first[inside]
     best = np.full((len(PATTERNS), longest, lanes), np.inf, np.float32)
-    key = (cells.pattern[which] * longest + first) * lanes + lane
-    np.minimum.at(best.reshape(-1), key, price[which])
-    bits = bits[order]
+    key = (here.pattern * longest + first) * lanes + here.lane
+    np.minimum.at(best.reshape(-1), key, here.price)
     # the cheapest changes of the patterns of a sign whose sum with `want` is x, and which they are
     spent = np.full((STATES, longest, lanes), np.inf, np.float32)
     spent[0][want == 0] = spent[1][want == 1] = 0
     other = np.empty_like(spent)
     choice = np.empty((len(PATTERNS), *spent.shape), bool)
-    for reached, price_of, better in zip(_REACHED, best, choice, strict=True):
+    for reached, price, better in zip(_REACHED, best, choice, strict=True):
         np.take(spent, reached, 0, other, "clip")
-        other += price_of
+        other += price
         np.less(other, spent, out=better)
         np.minimum(spent, other, out=spent)
-    costs = np.full((longest + 1, STATES // 2, lanes), np.inf, np.float32)
-    costs[0, 0] = 0
-    active = np.searchsorted(-bits, -np.arange(longest), "left").tolist()  # the lanes with bits > b
-    for b, m in enumerate(active):
-        ways = spent[:, b, :m].take(_CHANGE, 0)
-        ways += costs[b, :, None, :m]
-        ways.min(0, out=costs[b + 1, :, :m])
+    # from state to state; lanes stay where they are from their last sign on
+    told = np.arange(longest)[:, None] < bits
+    ways = spent.transpose(1, 0, 2).take(_CHANGE, 1)
+    ways.transpose(0, 3, 1, 2)[~told] = _STAY
+    costs = np.full((STATES // 2, lanes), np.inf, np.float32)
+    costs[0] = 0
+    for way in ways:
+        way += costs[:, None]
+        costs = way
+        while len(costs) > 1:  # faster than `min`
+            costs = np.minimum(costs[: len(costs) // 2], costs[len(costs) // 2 :])
+        costs = costs[0]
+    # and back from the cheapest end
+    states = np.empty((longest + 1, lanes), np.int64)
+    states[-1] = costs.argmin(0)
     everyone = np.arange(lanes)
-    state = costs[bits, :, everyone].argmin(1)
-    sums = np.zeros(want.shape, np.int64)
     for b in range(longest - 1, -1, -1):
-        m = active[b]
-        change = _CHANGE.take(state[:m], 1)
-        ways = spent[:, b][change, everyone[:m]]
-        ways += costs[b, :, :m]
-        state[:m] = before = ways.argmin(0)
-        sums[b, :m] = change[before, everyone[:m]]
+        states[b] = ways[b][:, states[b + 1], everyone].argmin(0)
+    change = states[:-1] ^ 2 * states[1:]
+    places = np.arange(want.size).reshape(want.shape)
     picked = np.empty(best.shape, bool)
-    places = np.arange(longest * lanes).reshape(longest, lanes)
-    for change, chose, pattern in zip(picked[::-1], choice[::-1], PATTERNS[::-1], strict=True):
-        np.take(chose.reshape(-1), sums * places.size + places, out=change)
-        sums ^= change * pattern
-    taken = np.flatnonzero(picked.reshape(-1)[key] & (price[which] == best.reshape(-1)[key]))
-    _, once = np.unique(key[taken], return_index=True)  # of equally cheap ones the first
-    found: Int = which[taken[once]]
+    for chosen, better, pattern in zip(picked[::-1], choice[::-1], PATTERNS[::-1], strict=True):
+        np.take(better.reshape(-1), change * want.size + places, None, chosen, "clip")
+        change ^= chosen * pattern
+    picked &= told
+    taken = np.flatnonzero(picked.reshape(-1)[key])
+    key = key[taken]
+    least = here.price[taken] == best.reshape(-1)[key]
+    taken, key = taken[least], key[least]
+    one = np.empty(best.size, np.int64)  # of equally cheap ones
+    one[key] = taken
+    found: Int = taken[one[key] == taken]
     return found

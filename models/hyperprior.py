@@ -97,7 +97,7 @@ class ScaleHyperprior(TransformCoder):
         self.bottleneck_z = entropy.EntropyBottleneck(HYPER)
         self.h_s_first = IntegerConv2d(HYPER, width)
         self.h_s_second = IntegerConv2d(width, 4 * width)
-        self.h_s_head = IntegerConv2d(width, LATENT, exact=True, gain=0.3)
+        self.h_s_head = IntegerConv2d(width, LATENT, gain=0.3)
 
     def analyse_hyper(self, y: Tensor) -> Tensor:
         z: Tensor = self.h_a(torch.log2(1 + y.abs()))

@@ -3,13 +3,11 @@
 Integer convolution. Activations are integers A; one unit is 1/16 of a quantisation step wherever they stand for samples
 or coefficients. Weights are integers |W| <= 127 with a power of two 2**s per output channel; B is the integer bias.
 
-    S   = bf16(sum W * A)             exact integer sum, rounded to 8 significant bits, ties to even
-    out = round((S + B) / 2**s)       ties to even
+    out = round((sum W * A + B) / 2**s)       ties to even
 
-An output layer (`exact`) leaves the bf16 rounding out. With |A| <= 255 and sum |W| * 255 + |B| < 2**24 every sum is exact
-in float32 in any order, and a bfloat16 convolution that accumulates in float32 returns S itself: the same bits on every
-backend. Training runs the same arithmetic with weights W / 2**s (a scaling by powers of two changes no rounding) and
-straight-through gradients, so what is trained is what is decoded.
+With |A| <= 255 and sum |W| * 255 + |B| < 2**24 every sum is exact in float32 in any order: the same on every backend.
+Training runs the same arithmetic with weights W / 2**s and biases B / 2**s (a scaling by powers of two changes no rounding)
+and straight-through gradients, so what is trained is what is decoded.
 """
 
 from __future__ import annotations
@@ -55,12 +53,12 @@ def clamp8(x: Tensor) -> Tensor:
     return F.hardtanh(x, -SIGNED, SIGNED)
 
 
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Same-size convolution with zero padding, in the dtype of `weight`; 1 x 1 kernels as one matrix product."""
     x = x.to(weight.dtype)
     if weight.shape[-1] == 1:
-        return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 class IntegerConv2d(nn.Module):
@@ -69,11 +67,10 @@ class IntegerConv2d(nn.Module):
     frozen_weight: Tensor | None
     frozen_bias: Tensor | None
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, exact: bool = False, gain: float = 1.0) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.exact = exact
         self.register_buffer("frozen_weight", None, persistent=False)
         self.register_buffer("frozen_bias", None, persistent=False)
         self._dtype = torch.float32
@@ -86,8 +83,7 @@ class IntegerConv2d(nn.Module):
         return torch.floor(torch.log2(SIGNED / largest)).clamp(0, MAX_SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self._weights()
-        return self._rounded_sum(convolve(x, weight), bias)
+        return self._rounded_sum(convolve(x, *self._weights()))
 
     def part(self, name: Hashable, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Part:
         """A part of the convolution for `of_rows`; one that was shipped is kept by its name.
@@ -98,7 +94,7 @@ class IntegerConv2d(nn.Module):
         if kept is not None and kept[0] is self.frozen_weight:
             return kept[1]
         weight, bias = self._weights()
-        rows, biases = weight.flatten(1), bias.flatten()
+        rows, biases = weight.flatten(1), bias
         if inputs is not None:
             rows = rows[:, inputs.to(rows.device)]
         if outputs is not None:
@@ -110,22 +106,23 @@ class IntegerConv2d(nn.Module):
     def of_rows(self, x: Tensor, part: Part | None = None) -> Tensor:
         """The convolution, or a part of it, as a matrix product: rows [n, m] -> [n, outputs]."""
         weight, bias = part or self.part("whole")
-        return self._rounded_sum(F.linear(x.to(weight.dtype), weight), bias)
+        return self._rounded_sum(F.linear(x.to(weight.dtype), weight, bias))
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         if self.frozen_weight is not None and self.frozen_bias is not None:
             return self.frozen_weight, self.frozen_bias
         weight, bias = self._rounded or self._round()
-        return weight.to(self._dtype), bias
+        return weight.to(self._dtype), bias.to(self._dtype)
 
-    def _rounded_sum(self, y: Tensor, bias: Tensor) -> Tensor:
-        y = y.float() if self.exact else y.bfloat16().float()
-        return round_through(y + bias) if self.frozen_weight is None else y.add_(bias).round_()
+    def _rounded_sum(self, y: Tensor) -> Tensor:
+        y = y.float()
+        return round_through(y) if self.frozen_weight is None else y.round_()
 
     def _round(self) -> tuple[Tensor, Tensor]:
-        scale = torch.exp2(self._shift())[:, None, None, None]
-        weight = round_through(self.weight.clamp(-SIGNED, SIGNED) * scale) / scale
-        return weight, round_through(self.bias[:, None, None] * scale[:, 0]) / scale[:, 0]
+        scale = torch.exp2(self._shift())
+        each = scale[:, None, None, None]
+        weight = round_through(self.weight.clamp(-SIGNED, SIGNED) * each) / each
+        return weight, round_through(self.bias * scale) / scale
 
     def integers(self) -> dict[str, Tensor]:
         """What is shipped: weight int8 [o, i, k, k], bias int32 [o], shift uint8 [o]."""
@@ -139,16 +136,16 @@ class IntegerConv2d(nn.Module):
 
     def freeze(self, integers: dict[str, Tensor]) -> None:
         """Use shipped integers from now on."""
-        scale = torch.exp2(integers["shift"].float())[:, None, None, None]
-        weight = integers["weight"].float() / scale
+        scale = torch.exp2(integers["shift"].float())
+        weight = integers["weight"].float() / scale[:, None, None, None]
         self.frozen_weight = weight.contiguous(memory_format=torch.channels_last)
-        self.frozen_bias = integers["bias"].float()[:, None, None] / scale[:, 0]
+        self.frozen_bias = integers["bias"].float() / scale
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """The arithmetic of the sums; `exact.choose_backend` knows which are exact."""
+        """The arithmetic of the sums; `exact.choose_backend` knows which is exact."""
         self._dtype = dtype
-        if self.frozen_weight is not None:
-            self.frozen_weight = self.frozen_weight.to(dtype)
+        if self.frozen_weight is not None and self.frozen_bias is not None:
+            self.frozen_weight, self.frozen_bias = self.frozen_weight.to(dtype), self.frozen_bias.to(dtype)
 
 
 @contextmanager

@@ -51,7 +51,8 @@ SHAPES = ((2, 16, 96), (1, 32, 96), (1, 48, 80))
 CONFIGS: dict[str, Config] = {
     "default-first": Config("default-wide", steps=6_600, shapes=SHAPES, learning_rate=8e-4),
     "default-wide": Config("default-wide", steps=11_000, shapes=SHAPES, learning_rate=6e-4, start="default-first", seed=1),
-    "default": Config("default", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-wide", seed=2),
+    "default-base": Config("default-base", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-wide", seed=2),
+    "default": Config("default", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-base", seed=3),
     "factorized": Config(
         "factorized", steps=6_000, shapes=((8, 1, 96),), learning_rate=1e-3, steps_range=(3, 8.5)
     ),
@@ -67,7 +68,8 @@ CONFIGS: dict[str, Config] = {
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
-    "default-wide": partial(ContextCodec, wide=True),
+    "default-wide": partial(ContextCodec, 128, base=True, wide=True),
+    "default-base": partial(ContextCodec, 128, base=True),
     "factorized": FactorizedPrior,
     "hyperprior": ScaleHyperprior,
 }
@@ -313,13 +315,14 @@ def train(
 
 
 def start_from(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take the weights that the model has too; of kernels that are larger, the centre."""
+    """Take the weights that the model has too; of kernels that are larger, the centre, of channels the first."""
     own = model.state_dict()
     for key in tensors.keys() & own.keys():
         value, size = tensors[key], own[key].shape
         if value.dim() == 4 and value.shape[-1] > size[-1]:
             edge = (value.shape[-1] - size[-1]) // 2
             value = value[..., edge : edge + size[-2], edge : edge + size[-1]]
+        value = value[tuple(slice(n) for n in size)]
         if value.shape == size:
             own[key].copy_(value)
 

@@ -59,7 +59,7 @@ class Entry:
 
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("hyperprior", ScaleHyperprior, "96407c4ec15e9605ada7e225f27dd5a73d25ce87f169aa21e090fd32e3a3b8a5"),
+    Entry("hyperprior", ScaleHyperprior, "9b65e38e47004fd2676c3574a53645d0aaa327613c41dd34905421a363ba65b0"),
     Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
     Entry("cnn8", partial(MinimalCNN, 8), "5b1aaf3f4ae42a851c1991cd97d90f0d648e197b4205ca774369af78a7582434"),
     Entry("cnn16", partial(MinimalCNN, 16), "65ebe9b9466c34fbe9498db35bb71be3a0838494c2f052ae4ac10c67566514f8"),
@@ -69,7 +69,7 @@ REGISTRY: tuple[Entry, ...] = (
         "unet-2level", partial(unet.UNet, unet.TWO_LEVELS), "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095"
     ),
     Entry("vae", ResidualVAE, "b5a30a905c551bd47472bb403a0ff2a0e56cac340151add80e52c63715f31b06"),
-    Entry("default", ContextCodec, "095c0218c3c5c3c41762c7a1a80e2e6ab3174a3a2ac47145fac88e681f50c394"),
+    Entry("default", ContextCodec, "35adcd5a3b56f2ffa4f1599a3aed9beeac540d4cb445c5aab02430d9c68e0383"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +38,7 @@ def price(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
 @pytest.mark.parametrize("scales", [(0, 8), (0, 30), (10, 60), (40, 207)])
 def test_parities_say_the_signs(shape: tuple[int, int], scales: tuple[int, int]) -> None:
     index, error, q = symbols(*shape, *scales)
-    cells = hiding.Cells.of(index, WEIGHTS)
+    cells = hiding.Cells.of(index, WEIGHTS, 1)
     changed = hiding.hide(cells, q, error, COSTS, index)
     at, negative = hiding.hidden(cells, np.abs(changed))
     assert ((changed.reshape(-1)[at] < 0) == (negative == 1)).all()
@@ -47,33 +50,38 @@ def test_parities_say_the_signs(shape: tuple[int, int], scales: tuple[int, int])
 
 def test_cells() -> None:
     """As FORMAT.md defines them, symbol by symbol."""
-    index, _, q = symbols(4, 3000, 0, 50)
+    index, _, q = symbols(8, 6000, 0, 50)
     index[2] = 0  # nothing sent
-    index[3, 100:] = 0  # too little for two cells
+    index[3, 100:] = 0  # too little for a cell
+    index[4:, 600:] = 0  # a slab of smaller cells
     q[index == 0] = 0
-    patterns = (19, 29, 23, 5, 27, 13, 31, 9)
+    patterns = (9, 13, 11, 15)
     expected = []
-    for n in range(4):
-        weight = [int(WEIGHTS[i]) for i in index[n]]
-        before = [sum(weight[:j]) for j in range(len(weight))]
-        total = sum(weight)
-        count = (2 * total + 40960) // 81920
-        if count < 2:
-            continue
-        carriers = [j for j, w in enumerate(weight) if w]
-        edge = [-(-c * total // count) for c in range(count + 1)]
-        for c in range(1, count):
-            width = edge[c + 1] - edge[c]
-            asked = [j for j in carriers if before[j] * count // total == c - 1 and q[n, j]]
-            told = min(len(asked), width // 4096) if c % 16 else 0
+    for slab in (range(4), range(4, 8)):
+        whole = sum(int(WEIGHTS[i]) for n in slab for i in index[n])
+        size = min(160 * 1024, math.isqrt(8 * 1024 * whole))
+        cells = []  # of all planes: plane, its carriers, what lies before them, start, width
+        for n in slab:
+            weight = [int(WEIGHTS[i]) for i in index[n]]
+            before = [sum(weight[:j]) for j in range(len(weight))]
+            total = sum(weight)
+            count = (2 * total + size) // (2 * size)
+            edge = [-(-c * total // count) for c in range(count + 1)] if count else []
+            for c in range(count):
+                inside = [j for j, w in enumerate(weight) if w and edge[c] <= before[j] < edge[c + 1]]
+                cells.append((n, inside, before, edge[c], edge[c + 1] - edge[c]))
+        assert {cell[0] for cell in cells} == set(slab) - {2, 3}
+        for c, (last, cell) in enumerate(itertools.pairwise(cells), 1):
+            n, inside, before, start, width = cell
+            asked = [j for j in last[1] if q[last[0], j]]
+            told = min(len(asked), width // 4096) if c % 8 else 0
             sums = [0] * told
-            for j in carriers:
-                if before[j] * count // total == c:
-                    first = told * (before[j] - edge[c]) // width
-                    for k in range(5):
-                        if first + k < told and patterns[(40503 * j // 256) % 8] >> k & 1:
-                            sums[first + k] += abs(int(q[n, j]))
-            expected += [(3000 * n + j, total % 2) for j, total in zip(asked, sums, strict=False)]
-    at, negative = hiding.hidden(hiding.Cells.of(index, WEIGHTS), np.abs(q))
+            for j in inside:
+                first = told * (before[j] - start) // width
+                for k in range(4):
+                    if first + k < told and patterns[(40503 * j // 256) % 4] >> k & 1:
+                        sums[first + k] += abs(int(q[n, j]))
+            expected += [(6000 * last[0] + j, total % 2) for j, total in zip(asked, sums, strict=False)]
+    at, negative = hiding.hidden(hiding.Cells.of(index, WEIGHTS, 2), np.abs(q))
     assert list(zip(at.tolist(), negative.tolist(), strict=True)) == expected
     assert len(expected) > 100
