@@ -193,11 +193,11 @@ def hide(
     )
     begins = np.append(0, np.cumsum(np.bincount(cells.turn))).tolist()  # of the cells of each turn
     for last, begin, end in zip(begins, begins[1:], begins[2:], strict=False):
-        for first in range(0, end - begin, LANES):
-            many = min(LANES, end - begin - first)
-            before, here = (slice(ends[n], ends[n + many]) for n in (last + first, begin + first))
-            room = cells.width[order[begin + first :][:many]] // SHARE
-            changes = here.start + _embed(carriers.part(before, first), carriers.part(here, first), room)
+        for lane in range(0, end - begin, LANES):
+            many = min(LANES, end - begin - lane)
+            before, here = (slice(ends[n], ends[n + many]) for n in (last + lane, begin + lane))
+            room = cells.width[order[begin + lane :][:many]] // SHARE
+            changes = here.start + _embed(carriers.part(before, lane), carriers.part(here, lane), room)
             value[changes] = changed[changes]
     flat = q.reshape(-1).copy()
     flat[at] = value
@@ -215,10 +215,10 @@ class _Carriers:
     offset: Int
     width: Int  # of the cell
 
-    def part(self, span: slice, first: int) -> _Carriers:
-        """Those of cells from lane `first` on."""
-        value, price, lane, *others = (getattr(self, name)[span] for name in self.__dataclass_fields__)
-        return _Carriers(value, price, lane - first, *others)
+    def part(self, span: slice, lane: int) -> _Carriers:
+        """Those of cells from that lane on."""
+        value, price, lanes, *others = (getattr(self, name)[span] for name in self.__dataclass_fields__)
+        return _Carriers(value, price, lanes - lane, *others)
 
 
 def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
