@@ -413,49 +413,30 @@ class Lossy:
         self.exact = model.exact_samples
         self._model = model
         self._tables = _tables(model.tables)
-        self._intensity = intensity
-        self._settings = {"model": model.model_id.hex(), **asdict(params)}
-        self._peak = params.peak
-        self._has_background = has_background
+        self._settings = {
+            "model": model.model_id.hex(), **asdict(params),
+            "intensity": intensity.pack().hex(), "dtype": intensity.dtype.str, "background": has_background,
+        }  # fmt: skip
         self._workers = helpers_of(model)
 
     def encode(self, slabs: Sequence[NDArray[Any]], beside: Beside = ()) -> list[tuple[bytes, NDArray[Any]]]:
-        codes = [self._intensity.codes(slab) for slab in slabs]
         groups, helpers = self._split([slab.shape for slab in slabs])
-        found: dict[int, tuple[bytes, NDArray[np.int32]]] = {}
-        tasks = [(self._settings, [np.stack([codes[n] for n in group])]) for group in groups]
-        for group, (decoded, *streams) in zip(groups, self._run(tasks, helpers), strict=True):
-            found.update(zip(group, zip((stream.tobytes() for stream in streams), decoded, strict=True), strict=True))
-        return [self._finished(codes[n], found[n][1], found[n][0]) for n in range(len(slabs))]
-
-    def _finished(
-        self, codes: NDArray[np.int32], decoded: NDArray[np.int32], payload: bytes
-    ) -> tuple[bytes, NDArray[Any]]:
-        decoded = np.clip(decoded, 0, self._peak)
-        if self._has_background:
-            mask = background.mask_for(codes, decoded, len(payload))
-            decoded = background.restore(decoded, mask)
-            payload = pack_varint(len(mask)) + mask + payload
-        return payload, self._intensity.values(decoded)
+        found: dict[int, tuple[bytes, NDArray[Any]]] = {}
+        tasks = [(self._settings, [np.stack([slabs[n] for n in group])]) for group in groups]
+        for group, (decoded, *payloads) in zip(groups, self._run(tasks, helpers), strict=True):
+            found.update(zip(group, zip((payload.tobytes() for payload in payloads), decoded, strict=True), strict=True))
+        return [found[n] for n in range(len(slabs))]
 
     def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: Beside = ()) -> list[NDArray[Any]]:
-        masks = [b""] * len(payloads)
-        if self._has_background:
-            pairs = [_split_mask(payload) for payload in payloads]
-            masks, payloads = [mask for mask, _ in pairs], [payload for _, payload in pairs]
         groups, helpers = self._split(shapes)
         tasks: list[Task] = [
             ({**self._settings, "shape": shapes[group[0]]}, [np.frombuffer(payloads[n], np.uint8) for n in group])
             for group in groups
         ]
-        found: dict[int, NDArray[np.int32]] = {}
+        found: dict[int, NDArray[Any]] = {}
         for group, (decoded,) in zip(groups, self._run(tasks, helpers), strict=True):
             found.update(zip(group, decoded, strict=True))
-        clipped = (np.clip(found[n], 0, self._peak) for n in range(len(payloads)))
-        return [
-            self._intensity.values(background.restore(slab, mask))
-            for slab, mask in zip(clipped, masks, strict=True)
-        ]
+        return [found[n] for n in range(len(payloads))]
 
     def _split(self, shapes: Sequence[Shape]) -> tuple[list[list[int]], Workers | None]:
         """Numbers of slabs of one shape that are coded side by side in one process, and helpers if it is worth it."""
@@ -525,17 +506,30 @@ def _model_of(model_id: str) -> tuple[LossyModel, dict[str, Tables]]:
 def _lossy_part(
     model: LossyModel, tables: Mapping[str, Tables], settings: dict[str, Any], arrays: Sequence[NDArray[Any]]
 ) -> list[NDArray[Any]]:
-    """Codes [S, K, H, W] -> what they decode to, and the stream of each; with "shape" in the settings streams -> codes."""
+    """Slabs [S, K, H, W] -> what they decode to, and the payload of each; with "shape" in the settings payloads -> slabs."""
     params = LossyParams(settings["step"], settings["peak"], tuple(settings["spacing_mm"]), settings["effort"])
+    intensity = Intensity.unpack(ByteReader(bytes.fromhex(settings["intensity"]), "HEAD"), np.dtype(settings["dtype"]))
+    masks = [b""] * len(arrays)
     if "shape" in settings:
-        readers = [EntropyDecoder(stream.tobytes()) for stream in arrays]
-        decoded = model.decode((len(readers), *settings["shape"]), params, _SideBySide(tables, readers))
+        payloads = [payload.tobytes() for payload in arrays]
+        if settings["background"]:
+            masks, payloads = map(list, zip(*map(_split_mask, payloads), strict=True))
+        readers = [EntropyDecoder(payload) for payload in payloads]
+        decoded = model.decode((len(readers), *settings["shape"]), params, _SideBySide(tables, readers)).clip(0, params.peak)
         for reader in readers:
             reader.finish()
-        return [decoded]
-    streams = [EntropyEncoder() for _ in arrays[0]]
-    decoded = model.encode(arrays[0], params.step, _SideBySide(tables, streams), params)
-    return [decoded, *(np.frombuffer(stream.finish(), np.uint8) for stream in streams)]
+        return [np.stack([intensity.values(background.restore(*pair)) for pair in zip(decoded, masks, strict=True)])]
+    codes = intensity.codes(arrays[0])
+    streams = [EntropyEncoder() for _ in codes]
+    decoded = model.encode(codes, params.step, _SideBySide(tables, streams), params).clip(0, params.peak)
+    values, payloads = [], [stream.finish() for stream in streams]
+    for n, slab in enumerate(decoded):
+        if settings["background"]:
+            mask = background.mask_for(codes[n], slab, len(payloads[n]))
+            slab = background.restore(slab, mask)
+            payloads[n] = pack_varint(len(mask)) + mask + payloads[n]
+        values.append(intensity.values(slab))
+    return [np.stack(values), *(np.frombuffer(payload, np.uint8) for payload in payloads)]
 
 
 class _SideBySide:
