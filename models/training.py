@@ -52,7 +52,8 @@ CONFIGS: dict[str, Config] = {
     "default-first": Config("default-wide", steps=6_600, shapes=SHAPES, learning_rate=8e-4),
     "default-wide": Config("default-wide", steps=11_000, shapes=SHAPES, learning_rate=6e-4, start="default-first", seed=1),
     "default-base": Config("default-base", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-wide", seed=2),
-    "default": Config("default", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-base", seed=3),
+    "default-narrow": Config("default", steps=4_500, shapes=SHAPES, learning_rate=6e-4, start="default-base", seed=3),
+    "default": Config("default", steps=5_000, shapes=SHAPES, learning_rate=6e-4, start="default-narrow", seed=4),
     "factorized": Config(
         "factorized", steps=6_000, shapes=((8, 1, 96),), learning_rate=1e-3, steps_range=(3, 8.5)
     ),
