@@ -559,9 +559,10 @@ def _write_slabs(
             if small is not None:
                 small.add(slab)
             if not lossless:
-                difference = decoded.astype(np.float64) - slab
-                squared += float(np.vdot(difference, difference))
-                largest = max(largest, float(np.abs(difference).max()))
+                for here, there in zip(slab, decoded, strict=True):  # slices, which a cache holds
+                    difference = there.astype(np.float64) - here
+                    squared += float(np.vdot(difference, difference))
+                    largest = max(largest, float(np.abs(difference).max()))
         progress(len(sums) / cut.slabs)
     packed = np.array(sums, "<u4").tobytes() if plan.coder.exact else b""
     if lossless:

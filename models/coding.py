@@ -184,24 +184,24 @@ class ContextLossy:
     @torch.inference_mode()
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
         """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
-        samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS))
+        samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS + 4))
         # slab by slab: the streams must not depend on which of them are coded together
         slabs = (torch.cat([transform.analysis(part.to(self._device)) for part in slab.split(32)]) for slab in samples)
         y = torch.stack(list(slabs))
         return self._run(x.shape, y, self.depths(x, y, params), coder, params)
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
-        """Of the transform, for each slab, from its codes [S, K, H, W] and slices y [S, K, h, w, 64] in steps."""
+        """Of the transform, for each slab, from its codes [S, K, H, W] and slices y [S, K, h, w, 64] in 1/16 step."""
         if getattr(params, "effort", "default") == "high":
             return self._tried_depths(x, y, params)
-        return [choose_depths(slab[None, :, ::2, ::2])[0] for slab in y]
+        return [choose_depths(slab[None, :, ::2, ::2] / 16)[0] for slab in y]
 
     def _tried_depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
         """For each slab the depth of the least squared error + RDO_LAMBDA bits, both from coding it that way."""
         costs = []
         for depth in transform.DEPTHS:
             lengths = _Lengths(np.zeros(len(x)))
-            y_hat = self._planes(x.shape, transform.analysis_across(y, depth) * 16, depth, lengths, params)
+            y_hat = self._planes(x.shape, transform.analysis_across(y, depth), depth, lengths, params)
             error = (self._samples(y_hat, x.shape, depth, params) - x) / params.step
             costs.append(np.square(error).sum((1, 2, 3)) + RDO_LAMBDA * lengths.bits)
         return [transform.DEPTHS[i] for i in np.argmin(costs, 0).tolist()]
@@ -213,7 +213,7 @@ class ContextLossy:
     def _run(
         self, shape: tuple[int, ...], y: Tensor | None, depths: list[int] | None, coder: SymbolCoder, params: Params
     ) -> NDArray[np.int32]:
-        """y [S, K, h, w, 64] of slices and the depth of every slab, in steps, to encode."""
+        """y [S, K, h, w, 64] of slices, in 1/16 step, and the depth of every slab, to encode."""
         s = shape[0]
         given = None if depths is None else np.array([[transform.DEPTHS.index(depth)] for depth in depths])
         got = np.clip(coder.code("depth", np.zeros((s, 1), np.uint8), given)[:, 0], 0, len(transform.DEPTHS) - 1)
@@ -221,7 +221,7 @@ class ContextLossy:
         for choice in sorted(set(got.tolist())):
             slabs = np.flatnonzero(got == choice).tolist()
             depth = transform.DEPTHS[choice]
-            planes = None if y is None else transform.analysis_across(y if len(slabs) == s else y[slabs], depth) * 16
+            planes = None if y is None else transform.analysis_across(y if len(slabs) == s else y[slabs], depth)
             y_hat = self._planes((len(slabs), *shape[1:]), planes, depth, coder.of(slabs), params)
             out[slabs] = self._samples(y_hat, (len(slabs), *shape[1:]), depth, params)
         return out
@@ -269,12 +269,12 @@ class ContextLossy:
         start = 0
         for n, (mu, row) in enumerate(zip(means, indices, strict=True)):
             part = slice(start, start := start + len(mu))
-            row = torch.where(row < INDEX_SKIP, 0, row)
             index[part] = row.to(torch.uint8).cpu()
             if wanted:
                 e = (wanted[n] - mu).div_(16)
-                q = quantise(e, row).masked_fill_(row == 0, 0).clamp_(1 - SYMBOL_MAX, SYMBOL_MAX - 1)
+                q = quantise(e, row, INDEX_SKIP).clamp_(1 - SYMBOL_MAX, SYMBOL_MAX - 1)
                 error[part], found[part] = e.cpu(), q.cpu()
+        index[index < INDEX_SKIP] = 0
         cells = hiding.Cells.of(index, self._hiding, s)
         if wanted:
             found = hiding.hide(cells, found, error, self._costs, index)

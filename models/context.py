@@ -598,14 +598,17 @@ def hiding_weights() -> Tensor:
     return torch.where(index < INDEX_HIDING, 0, (hiding.UNIT * share).round()).to(torch.int32)
 
 
-def quantise(e: Tensor, index: Tensor) -> Tensor:
-    """Rate-distortion optimised rounding of e (steps) under the Laplace of the scale index; encoder only.
+def quantise(e: Tensor, index: Tensor, least: int = 0) -> Tensor:
+    """Rate-distortion optimised rounding of e (steps) under the Laplace of the scale index, 0 of lower ones; encoder only.
 
-    A symbol n + 1 is preferred to n when it gains more squared error than RDO_LAMBDA times the bits it costs more. What is
-    not coded (INDEX_SKIP) is up to the caller: in training it is, lest small scales be a way to save bits.
+    A symbol n + 1 is preferred to n when it gains more squared error than RDO_LAMBDA times the bits it costs more. In
+    training all are coded (not from INDEX_SKIP on), lest small scales be a way to save bits.
     """
     table = 0.5 * RDO_LAMBDA * bits_to_grow().to(e.device)
-    first, later = looked_up(0.5 + table[0].clamp(max=0.8), index), looked_up(0.5 - table[1].clamp(max=0.4), index)
+    to_first = 0.5 + table[0].clamp(max=0.8)
+    to_first[:least] = math.inf
+    index = index.to(torch.int32)
+    first, later = looked_up(to_first, index), looked_up(0.5 - table[1].clamp(max=0.4), index)
     a = e.abs()
-    n = (a + later).floor_().clamp_(min=1).mul_(a > first)  # first < 1.5, so what it decides is 0 or 1
+    n = (a + later).floor_().clamp_(min=1).mul_(a > first)  # first < 1.5 or infinite, so what it decides is 0 or 1
     return n.copysign_(e)

@@ -271,7 +271,7 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
     states[-1] = costs.argmin(0)
     everyone = np.arange(lanes)
     for b in range(longest - 1, -1, -1):
-        states[b] = ways[b][:, states[b + 1], everyone].argmin(0)
+        states[b] = ways[b].reshape(STATES // 2, -1).take(states[b + 1] * lanes + everyone, 1).argmin(0)
     change = states[:-1] ^ 2 * states[1:]
     places = np.arange(want.size).reshape(want.shape)
     picked = np.empty(best.shape, bool)

@@ -61,6 +61,7 @@ SCALES = (1.3, 1.2, 1.1, 1.0)
 PRE, POST = _boundary(BLOCK, SCALES), _boundary(BLOCK, SCALES, inverse=True)
 DEPTHS = (1, 2, 4, 8)  # slices that a block reaches across
 SCALES_ACROSS = (1.2, 1.1, 1.0, 1.0)
+SLICES_AT_ONCE = 16  # in the analysis across; a multiple of all depths
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +85,13 @@ def analysis_across(y: Tensor, depth: int) -> Tensor:
         return y
     if missing := -y.shape[1] % depth:
         y = torch.cat([y, y[:, -1:].expand(-1, missing, *y.shape[2:])], 1)
-    return torch.einsum("pk,sk...->sp...", across(y.shape[1], depth)[0].to(y), y)
+    matrix, out = across(y.shape[1], depth)[0].to(y), y.new_empty(y.shape)
+    for slab, planes in zip(y.flatten(2), out.flatten(2), strict=True):
+        for start in range(0, len(slab), SLICES_AT_ONCE):  # each needs those around alone
+            rows = matrix[start : start + SLICES_AT_ONCE]
+            near = slice(max(0, start - depth // 2), start + SLICES_AT_ONCE + depth // 2)
+            torch.mm(rows[:, near], slab[near], out=planes[start : start + SLICES_AT_ONCE])
+    return out
 
 
 def synthesis_across_float(planes: Tensor, depth: int) -> Tensor:
