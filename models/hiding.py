@@ -228,9 +228,10 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
     lane = before.lane[nonzero]
     counts = np.bincount(lane, minlength=lanes)
     bits = np.minimum(counts, room)
-    longest = int(bits.max())
-    if not longest:
+    if not bits.any():
         return np.zeros(0, np.int64)
+    half = (int(bits.max()) + 1) // 2
+    longest = 2 * half
     rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
     minus = np.flatnonzero((before.value[nonzero] < 0) & (rank < bits[lane]))
     signs = np.zeros(lanes, np.int64)
@@ -258,20 +259,24 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
     told = np.arange(longest)[:, None] < bits
     ways = spent.transpose(1, 0, 2).take(_CHANGE, 1)
     ways.transpose(0, 3, 1, 2)[~told] = _STAY
-    costs = np.full((STATES // 2, lanes), np.inf, np.float32)
-    costs[0] = 0
+    # from the first sign on and from the last one back, side by side: the state that is reached is the last axis but one
+    ways = np.stack([ways[:half], ways[: half - 1 : -1].swapaxes(1, 2)], 1)
+    costs = np.zeros((2, STATES // 2, lanes), np.float32)
+    costs[0, 1:] = np.inf
     for way in ways:
-        way += costs[:, None]
+        way += costs[:, :, None]
         costs = way
-        while len(costs) > 1:  # faster than `min`
-            costs = np.minimum(costs[: len(costs) // 2], costs[len(costs) // 2 :])
-        costs = costs[0]
-    # and back from the cheapest end
+        while costs.shape[1] > 1:  # faster than `min`
+            costs = np.minimum(costs[:, : costs.shape[1] // 2], costs[:, costs.shape[1] // 2 :])
+        costs = costs[:, 0]
+    # and from where they meet at the least cost to both ends
     states = np.empty((longest + 1, lanes), np.int64)
-    states[-1] = costs.argmin(0)
-    everyone = np.arange(lanes)
-    for b in range(longest - 1, -1, -1):
-        states[b] = ways[b].reshape(STATES // 2, -1).take(states[b + 1] * lanes + everyone, 1).argmin(0)
+    states[half] = costs.sum(0).argmin(0)
+    at = states[half]
+    place = np.arange(ways[0].size).reshape(ways.shape[1:])[:, :, 0]
+    for n in range(half - 1, -1, -1):
+        at = ways[n].reshape(-1).take(place + lanes * at.reshape(-1, 1, lanes)).argmin(1)
+        states[n], states[longest - n] = at
     change = states[:-1] ^ 2 * states[1:]
     places = np.arange(want.size).reshape(want.shape)
     picked = np.empty(best.shape, bool)
