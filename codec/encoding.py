@@ -33,7 +33,7 @@ from mricodec.bitstream.container import (
 )
 from mricodec.bitstream.sections import pack_meta, pack_orig
 
-from . import fidelity, gzipping, nifti, noise, preview, rate_control, slabcoding, tiling
+from . import fidelity, gzipping, metrics, nifti, noise, preview, rate_control, slabcoding, tiling
 from .codemaps import bounded_map, exact_map
 from .intensity import Intensity, Statistics, lossless_reason, lossy_range
 from .rate_control import Aim, Extent, Target, Trial
@@ -291,7 +291,7 @@ def _write_on_target(
 
         def sample(octave: float) -> float:
             coded = at_step(2**octave, "default").coder.encode(slabs)
-            squared = sum(_squared(slab, decoded) for slab, (_, decoded) in zip(slabs, coded, strict=True))
+            squared = sum(metrics.mse(slab, decoded) * slab.size for slab, (_, decoded) in zip(slabs, coded, strict=True))
             voxels = sum(slab.size for slab in slabs)
             return aim.of(Trial(sum(len(payload) for payload, _ in coded), squared / voxels), voxels)
 
@@ -317,11 +317,6 @@ def _sample(scan: Scan, cut: Tiling) -> list[NDArray[Any]]:
     slabs = (slab for number, slab in enumerate(scan.blocks(cut)) if number in chosen)
     middles = ((slab, max(0, (len(slab) - depth) // 2)) for slab in slabs)
     return [np.ascontiguousarray(slab[start : start + depth]) for slab, start in middles]
-
-
-def _squared(slab: NDArray[Any], decoded: NDArray[Any]) -> float:
-    difference = decoded.astype(np.float64) - slab
-    return float(np.vdot(difference, difference))
 
 
 def _coarser(wanted: Fidelities) -> Fidelities | None:
@@ -418,11 +413,12 @@ def _survey(scan: Scan, cut: Tiling, noise_slabs: int, progress: Progress) -> tu
     sigmas = []
     with ThreadPoolExecutor(processes()) as pool:
         for number, slab in enumerate(scan.blocks(cut)):
-            statistics.add(slab)
             if number in sampled and statistics.numeric and statistics.finite:
                 sigmas.append(pool.submit(_sigma, noise.sampled(slab)))
+            statistics.add(slab)
             progress((number + 1) / cut.slabs)
-    return statistics, float(np.median([sigma.result() for sigma in sigmas])) if sigmas else 0.0
+    sigma = float(np.median([sigma.result() for sigma in sigmas])) if sigmas and statistics.finite else 0.0
+    return statistics, sigma
 
 
 def _sigma(slices: NDArray[Any]) -> float:
@@ -544,26 +540,27 @@ def _write_slabs(
     sums: list[int] = []
     squared = largest = 0.0
     together = plan.coder.batch_voxels if below is None and not plan.chain else 1
-    for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, together):
-        beside = chain.beside(len(sums)) if plan.chain else []
-        if below is not None and isinstance(plan.coder, Lattice):
-            beside = [plan.coder.codes(next(below))]
-        coded = plan.coder.encode(window, beside)
-        for slab, (payload, decoded) in zip(window, coded, strict=True):
-            writer.slab(payload)
-            if plan.chain and isinstance(plan.coder, Lattice):
-                chain.add(len(sums), plan.coder.codes(decoded))
-            sums.append(slabcoding.checksum(slab if lossless else decoded, scan.dtype))
-            for block in order.add(slab if lossless else decoded):
-                digest.update(to_file_order(block, scan.dtype))
-            if small is not None:
-                small.add(slab)
-            if not lossless:
-                for here, there in zip(slab, decoded, strict=True):  # slices, which a cache holds
-                    difference = there.astype(np.float64) - here
-                    squared += float(np.vdot(difference, difference))
-                    largest = max(largest, float(np.abs(difference).max()))
-        progress(len(sums) / cut.slabs)
+    with ThreadPoolExecutor(processes()) as pool:
+        for window in slabcoding.windows(scan.blocks(cut), lambda slab: slab.size, together):
+            beside = chain.beside(len(sums)) if plan.chain else []
+            if below is not None and isinstance(plan.coder, Lattice):
+                beside = [plan.coder.codes(next(below))]
+            coded = plan.coder.encode(window, beside)
+            pairs = () if lossless else zip(window, (decoded for _, decoded in coded), strict=True)
+            errors = [pool.submit(metrics.errors, *pair) for pair in pairs]
+            for slab, (payload, decoded) in zip(window, coded, strict=True):
+                writer.slab(payload)
+                if plan.chain and isinstance(plan.coder, Lattice):
+                    chain.add(len(sums), plan.coder.codes(decoded))
+                sums.append(slabcoding.checksum(slab if lossless else decoded, scan.dtype))
+                for block in order.add(slab if lossless else decoded):
+                    digest.update(to_file_order(block, scan.dtype))
+                if small is not None:
+                    small.add(slab)
+            for slab, error in zip(window, errors, strict=False):
+                mse, most = error.result()
+                squared, largest = squared + mse * slab.size, max(largest, most)
+            progress(len(sums) / cut.slabs)
     packed = np.array(sums, "<u4").tobytes() if plan.coder.exact else b""
     if lossless:
         writer.chunk(SUMS, packed)
@@ -576,10 +573,10 @@ def _write_slabs(
     if plan.mode is Mode.BOUNDED and largest > plan.head.bound:  # type: ignore[union-attr]
         raise RuntimeError(f"{scan.name}: an error of {largest} is beyond the bound; please report this scan")
     mse = squared / math.prod(scan.shape)
-    errors = plan.head.pack_errors(math.sqrt(mse), largest)
-    writer.chunk(ERRORS, errors + packed)
+    packed_errors = plan.head.pack_errors(math.sqrt(mse), largest)
+    writer.chunk(ERRORS, packed_errors + packed)
     writer.finish(digest.digest()[: digest_bytes(plan.mode)])
-    return plan.head.fidelity(errors), mse
+    return plan.head.fidelity(packed_errors), mse
 
 
 def _is_large(cut: Tiling) -> bool:

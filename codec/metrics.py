@@ -52,9 +52,19 @@ def value_range(voxels: NDArray[Any]) -> Range:
     return float(voxels.min()), float(voxels.max())
 
 
+def errors(original: NDArray[Any], decoded: NDArray[Any]) -> tuple[float, float]:
+    """`mse` and `max_error`, sooner."""
+    total, largest = 0.0, 0.0
+    for x, y in _slices(original, decoded):
+        difference = (x - y).ravel()
+        total += float(difference @ difference)
+        largest = max(largest, float(np.abs(difference, out=difference).max()))
+    return total / original.size, largest
+
+
 def mse(original: NDArray[Any], decoded: NDArray[Any]) -> float:
     """Mean squared error, stored units squared."""
-    return _squared_and_max(original, decoded)[0]
+    return errors(original, decoded)[0]
 
 
 def rmse(original: NDArray[Any], decoded: NDArray[Any]) -> float:
@@ -64,7 +74,7 @@ def rmse(original: NDArray[Any], decoded: NDArray[Any]) -> float:
 
 def max_error(original: NDArray[Any], decoded: NDArray[Any]) -> float:
     """Largest absolute difference, stored units."""
-    return _squared_and_max(original, decoded)[1]
+    return errors(original, decoded)[1]
 
 
 def psnr(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> float:
@@ -153,7 +163,7 @@ def psnr_in_window(original: NDArray[Any], decoded: NDArray[Any], window: Range)
 def compare(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> Fidelity:
     """All figures of one decoded volume, `limits` as in `psnr`; `ssim` is nan if its window does not fit."""
     low, high = _limits(original, limits)
-    squared, largest = _squared_and_max(original, decoded)
+    squared, largest = errors(original, decoded)
     large_enough = original.ndim >= 2 and min(original.shape[-2:]) >= SSIM_WINDOW
     return Fidelity(
         mse=squared,
@@ -356,15 +366,6 @@ def _slices(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], ...]]:
         arrays = tuple(array.reshape(1, -1) for array in arrays)
     for position in np.ndindex(arrays[0].shape[:-2]):
         yield tuple(array[position].astype(np.float64) for array in arrays)
-
-
-def _squared_and_max(original: NDArray[Any], decoded: NDArray[Any]) -> Range:
-    total, largest = 0.0, 0.0
-    for x, y in _slices(original, decoded):
-        difference = (x - y).ravel()
-        total += float(difference @ difference)
-        largest = max(largest, float(np.abs(difference, out=difference).max()))
-    return total / original.size, largest
 
 
 def _ssim_of_slice(x: NDArray[np.float64], y: NDArray[np.float64], low: float, peak: float) -> float:

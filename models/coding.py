@@ -49,6 +49,7 @@ SYMBOL_MAX = 1 << 19
 SAMPLE_MAX = float(1 << 26)
 ERROR_MAX = 255.0  # sixteenths of a step: exact sums in float32
 Z_MAX = 127
+MANY_BLOCKS = 512  # of a slice: a sixteenth of them tell the depth as well as a quarter
 SAMPLES_AT_ONCE = 1 << 18  # that the synthesis handles together: tensors that fit a cache
 
 
@@ -194,7 +195,8 @@ class ContextLossy:
         """Of the transform, for each slab, from its codes [S, K, H, W] and slices y [S, K, h, w, 64] in 1/16 step."""
         if getattr(params, "effort", "default") == "high":
             return self._tried_depths(x, y, params)
-        return [choose_depths(slab[None, :, ::2, ::2] / 16)[0] for slab in y]
+        every = 4 if y.shape[2] * y.shape[3] >= MANY_BLOCKS else 2
+        return [choose_depths(slab[None, :, ::every, ::every] / 16)[0] for slab in y]
 
     def _tried_depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
         """For each slab the depth of the least squared error + RDO_LAMBDA bits, both from coding it that way."""
