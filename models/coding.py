@@ -186,9 +186,11 @@ class ContextLossy:
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
         """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
         samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS + 4))
-        # slab by slab: the streams must not depend on which of them are coded together
-        slabs = (torch.cat([transform.analysis(part.to(self._device)) for part in slab.split(32)]) for slab in samples)
-        y = torch.stack(list(slabs))
+        s, k, height, width = samples.shape
+        y = torch.empty((s, k, height // 8, width // 8, CHANNELS), device=self._device)
+        for slab, coefficients in zip(samples, y, strict=True):  # the streams must not depend on which are coded together
+            for part, place in zip(slab.split(32), coefficients.split(32), strict=True):
+                place.copy_(transform.analysis(part.to(self._device)))
         return self._run(x.shape, y, self.depths(x, y, params), coder, params)
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
