@@ -90,7 +90,8 @@ def integer_step(params: Params) -> int:
 def _padded(x: NDArray[np.int32]) -> Tensor:
     """[S, K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
     h, w = x.shape[2:]
-    return F.pad(torch.from_numpy(x.astype(np.float32)), (0, -w % 8, 0, -h % 8), mode="replicate")
+    whole = torch.from_numpy(x.astype(np.float32))
+    return whole if h % 8 == w % 8 == 0 else F.pad(whole, (0, -w % 8, 0, -h % 8), mode="replicate")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _Targets:
         if self._error is None:
             return self._wanted[p]
         shared = []
-        for near, (kernel, norms) in zip(columns(self._error), _shared(p), strict=True):
+        for near, (kernel, norms) in zip(columns(self._error, cross=True), _shared(p), strict=True):
             shared.append((near @ kernel.to(near.device)).div_(norms.to(near.device)))
         return self._wanted[p] - interleaved(shared, *self._shape[:3]).flatten(1)
 
@@ -144,11 +145,11 @@ class _Targets:
 @lru_cache
 @torch.inference_mode(False)
 def _shared(p: int) -> list[tuple[Tensor, Tensor]]:
-    """Of the blocks of each parity what the coefficients of pass p have in common with those known around them: float32
-    [inputs, m], integers in 1 / GRAM, and GRAM times the norms of those coefficients [m]."""
+    """Of the blocks of each parity what the coefficients of pass p have in common with those known of the block and of the
+    four beside it: float32 [inputs, m], integers in 1 / GRAM, and GRAM times the norms of those coefficients [m]."""
     kernel, norms = transform.gram()
     return [
-        (kernel[wanted].flatten(1)[:, column_inputs(p, parity)].T.contiguous(), norms[wanted] * transform.GRAM)
+        (kernel[wanted].flatten(1)[:, column_inputs(p, parity, cross=True)].T.contiguous(), norms[wanted] * transform.GRAM)
         for parity, wanted in enumerate(coded_channels(p))
     ]
 

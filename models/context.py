@@ -146,20 +146,21 @@ def coded_channels(p: int) -> list[Tensor]:
 
 @lru_cache
 @torch.inference_mode(False)
-def column_inputs(p: int, parity: int) -> Tensor:
+def column_inputs(p: int, parity: int, *, cross: bool = False) -> Tensor:
     """Which inputs of a convolution 3 x 3 the `columns` of pass p are for blocks of a parity, int64: flat in [64, 3, 3]."""
     r, c = PARITIES[parity]
     inputs = []
-    for tap in range(9):
+    for tap in (3, 4, 5, 1, 7) if cross else range(9):
         other = PARITIES.index(((r + tap // 3 - 1) % 2, (c + tap % 3 - 1) % 2))
         inputs += [9 * coded_channels(before)[other] + tap for before in range(p)]
     return torch.cat(inputs)
 
 
-def columns(known: Tensor) -> list[Tensor]:
+def columns(known: Tensor, *, cross: bool = False) -> list[Tensor]:
     """What is known of the blocks of each parity and the blocks around them: known [N, h + 2, w + 2, m] -> [blocks, 9 * m].
 
     m are the coefficients of earlier passes, of each block its own, one pass after another; zeros beyond the border.
+    cross: without the blocks at the corners, [blocks, 5 * m]: before, itself, after, above, below.
     """
     n, height, width, m = known.shape
     plane, row, block, _ = known.stride()
@@ -167,7 +168,10 @@ def columns(known: Tensor) -> list[Tensor]:
     for r, c in PARITIES:
         shape = (n, (height - 1 - r) // 2, (width - 1 - c) // 2, 3, 3 * m)
         near = known.as_strided(shape, (plane, 2 * row, 2 * block, row, 1), known.storage_offset() + r * row + c * block)
-        out.append(near.reshape(-1, 9 * m))
+        if cross:
+            middle = slice(m, 2 * m)
+            near = torch.cat([near[..., 1, :], near[..., 0, middle], near[..., 2, middle]], -1)
+        out.append(near.reshape(-1, near.shape[3:].numel()))
     return out
 
 
