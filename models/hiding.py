@@ -265,18 +265,15 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
     costs[0, 1:] = np.inf
     for way in ways:
         way += costs[:, :, None]
-        costs = way
-        while costs.shape[1] > 1:  # faster than `min`
-            costs = np.minimum(costs[:, : costs.shape[1] // 2], costs[:, costs.shape[1] // 2 :])
-        costs = costs[:, 0]
+        costs = np.minimum.reduce(way, 1)
     # and from where they meet at the least cost to both ends
-    states = np.empty((longest + 1, lanes), np.int64)
-    states[half] = costs.sum(0).argmin(0)
-    at = states[half]
-    place = np.arange(ways[0].size).reshape(ways.shape[1:])[:, :, 0]
+    at = middle = costs.sum(0).argmin(0)
+    along = np.empty((half, 2, lanes), np.int64)
+    place = np.arange(ways[0].size).reshape(ways.shape[1:])[:, :, 0].swapaxes(1, 2).copy()
     for n in range(half - 1, -1, -1):
-        at = ways[n].reshape(-1).take(place + lanes * at.reshape(-1, 1, lanes)).argmin(1)
-        states[n], states[longest - n] = at
+        at = ways[n].reshape(-1).take(place + lanes * at.reshape(-1, lanes, 1)).argmin(2)
+        along[n] = at
+    states = np.concatenate([along[:, 0], middle[None], along[::-1, 1]])
     change = states[:-1] ^ 2 * states[1:]
     places = np.arange(want.size).reshape(want.shape)
     picked = np.empty(best.shape, bool)
