@@ -69,7 +69,7 @@ REGISTRY: tuple[Entry, ...] = (
         "unet-2level", partial(unet.UNet, unet.TWO_LEVELS), "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095"
     ),
     Entry("vae", ResidualVAE, "b5a30a905c551bd47472bb403a0ff2a0e56cac340151add80e52c63715f31b06"),
-    Entry("default", ContextCodec, "35adcd5a3b56f2ffa4f1599a3aed9beeac540d4cb445c5aab02430d9c68e0383"),
+    Entry("default", ContextCodec, "c8bc7683114c1138db43f99258f610049baa6c997b3ea8fd87f5da0c13954183"),
 )
 # `--model` chooses the last entry of its name; a stream names its own.
 
