@@ -257,19 +257,21 @@ class Broken(Shifted):
 def test_parts_of_the_model_can_be_switched_off(bench: Bench) -> None:
     ablation = bench("ablation")
     source = Source.bare(DATA / "isotropic_t1w.nii.gz")
-    sizes = []
-    for network in (ablation.SlicesAlone, ablation.ContextCodec):
-        model = ablation.within_slices(network)
-        stream = codec.Encoder(quality=60, model=model).encode(source.voxels)
-        assert stream is not None
-        decoded = codec.Decoder(model=model).decode(stream).array
-        fidelity = codec.info(stream).fidelity  # of what the encoder saw
-        assert fidelity is not None
-        assert fidelity.rmse == pytest.approx(metrics.rmse(source.voxels, decoded), rel=2e-3)
-        sizes.append(len(stream))
-    whole = codec.encode(source.voxels, quality=60)
-    assert whole is not None
-    assert len(whole) < sizes[1] < sizes[0]
+    sizes = []  # logarithms, where the error is 1
+    for network in (ablation.SlicesAlone, ablation.ContextCodec, None):
+        model = "default" if network is None else ablation.within_slices(network)
+        points = []
+        for quality in (70, 60):
+            stream = codec.Encoder(quality=quality, model=model).encode(source.voxels)
+            assert stream is not None
+            decoded = codec.Decoder(model=None if network is None else model).decode(stream).array
+            fidelity = codec.info(stream).fidelity  # of what the encoder saw
+            assert fidelity is not None
+            assert fidelity.rmse == pytest.approx(metrics.rmse(source.voxels, decoded), rel=2e-3)
+            points.append((math.log(fidelity.rmse), math.log(len(stream))))
+        assert points[0][0] < 0 < points[1][0]
+        sizes.append(np.interp(0, *zip(*points, strict=True)))
+    assert sizes[2] < sizes[1] < sizes[0]
 
 
 def test_slices_alone_do_not_know_of_one_another(bench: Bench) -> None:
