@@ -165,15 +165,11 @@ class Statistics:
                 self._distinct = None
         part = block[:: min(max(block.size // _PAIRS, 1), _MOST_APART)]
         left, right = part[..., :-1], part[..., 1:]
-        counted = (left != found[counts.argmax()]) & (
-            left != self.minimum
-        )  # the background is flat in scans too
-        left, right = left[counted], right[counted]
-        self._pairs += left.size
-        equal = int(np.count_nonzero(left == right))
+        counted = (left != found[counts.argmax()]) & (left != self.minimum)  # the background is flat in scans too
+        self._pairs += int(np.count_nonzero(counted))
+        self._equal += int(np.count_nonzero(counted & (left == right)))
         apart = np.abs(left.astype(_roomy(left.dtype)) - right)
-        self._equal += equal
-        self._near += int(np.count_nonzero(apart <= 2)) - equal
+        self._near += int(np.count_nonzero(counted & (apart > 0) & (apart <= 2)))
 
     def whole_range(self) -> tuple[int, int] | None:
         """Minimum and maximum as integers, if a lossless integer coder can take the volume bit by bit."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 MAD_OF_UNIT_NORMAL = 0.6745
 GOLDEN = (5**0.5 - 1) / 2
 MAX_SLICES = 12  # evenly spaced ones are enough for a median
+LINES = 1024  # of those along an axis, at least, are enough for a median of spectra
 FEWEST = 16  # coefficients in the foreground; with fewer, all that vary are taken
 SHORTEST = 32  # voxels along an axis from which its spectrum is looked at
 LEAST_BAND = 0.4  # of the spectrum taken for occupied; scanners interpolate by 2 at most
@@ -77,14 +78,13 @@ def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
     n = voxels.shape[axis]
     if n < SHORTEST:
         return 1.0
-    lines = np.moveaxis(np.diff(voxels, axis=3 - axis), axis, 2)  # differences across the lines: less signal
-    spectrum = np.fft.rfft(lines * np.hanning(n))
-    power = spectrum.real**2 + spectrum.imag**2
-    power = power.reshape(-1, power.shape[2])
-    power = power[power.sum(1) > 0]
-    if not len(power):
+    lines = np.moveaxis(np.diff(voxels, axis=3 - axis), axis, 2).reshape(-1, n)  # differences across the lines: less signal
+    lines = lines[:: max(1, len(lines) // LINES)] * np.hanning(n)
+    lines = lines[lines.any(1)]
+    if not len(lines):
         return 1.0
-    power = np.median(power, axis=0)
+    spectrum = np.fft.rfft(lines)
+    power = np.median(np.ascontiguousarray((spectrum.real**2 + spectrum.imag**2).T), axis=1)
     width = max(1, round(EDGE * len(power)))
     sums = np.concatenate([[0.0], np.cumsum(power)])
     edges = np.arange(max(width, round(LEAST_BAND * len(power))), len(power) - 1)

@@ -515,21 +515,22 @@ def _lossy_part(
         if settings["background"]:
             masks, payloads = map(list, zip(*map(_split_mask, payloads), strict=True))
         readers = [EntropyDecoder(payload) for payload in payloads]
-        decoded = model.decode((len(readers), *settings["shape"]), params, _SideBySide(tables, readers)).clip(0, params.peak)
+        decoded = model.decode((len(readers), *settings["shape"]), params, _SideBySide(tables, readers))
         for reader in readers:
             reader.finish()
         return [np.stack([intensity.values(background.restore(*pair)) for pair in zip(decoded, masks, strict=True)])]
     codes = intensity.codes(arrays[0])
     streams = [EntropyEncoder() for _ in codes]
-    decoded = model.encode(codes, params.step, _SideBySide(tables, streams), params).clip(0, params.peak)
-    values, payloads = [], [stream.finish() for stream in streams]
+    decoded = model.encode(codes, params.step, _SideBySide(tables, streams), params)
+    np.clip(decoded, 0, params.peak, out=decoded)
+    values, payloads = np.empty(decoded.shape, intensity.dtype), [stream.finish() for stream in streams]
     for n, slab in enumerate(decoded):
         if settings["background"]:
             mask = background.mask_for(codes[n], slab, len(payloads[n]))
             slab = background.restore(slab, mask)
             payloads[n] = pack_varint(len(mask)) + mask + payloads[n]
-        values.append(intensity.values(slab))
-    return [np.stack(values), *(np.frombuffer(payload, np.uint8) for payload in payloads)]
+        values[n] = intensity.values(slab)
+    return [values, *(np.frombuffer(payload, np.uint8) for payload in payloads)]
 
 
 class _SideBySide:
@@ -541,14 +542,13 @@ class _SideBySide:
         self._tables = tables
         self._streams = streams
 
-    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[np.int64]:
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
         tables = self._tables[table_set]
-        return np.stack(
-            [
-                stream.code(tables, index[s], None if values is None else values[s])  # type: ignore[arg-type]
-                for s, stream in enumerate(self._streams)
-            ]
-        )
+        if values is None:
+            return np.stack([stream.code(tables, index[s], None) for s, stream in enumerate(self._streams)])  # type: ignore[arg-type]
+        for s, stream in enumerate(self._streams):
+            stream.code(tables, index[s], values[s])
+        return values
 
     def code_calls(self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]) -> None:
         """index [n], values [n] to encode, of the only slab: the first so many in a call of their own, and so on."""

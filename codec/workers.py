@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 MOST = 8  # processes, this one included
 POLL = 0.05  # seconds
+# Helpers keep the memory that they have had, in the words of the GNU C library: to get it anew took 4 % of their time.
+_KEEP_MEMORY = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 32))
 PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
 # The package itself would load all that it has, of which a helper needs a part: it sees an empty one in the same folder.
 _START = """
@@ -154,7 +156,8 @@ class Workers:
 
 class _Helper:
     def __init__(self, work: str, needs: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, sys.path))
+        environment = {**os.environ, **_KEEP_MEMORY, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable or "python", "-c", _START, work, needs, os.path.dirname(__file__)],
             stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ from .context import (
     column_inputs,
     columns,
     grown,
-    interleaved,
+    joined,
     quantise,
     rate_class,
 )
@@ -50,6 +50,7 @@ SAMPLE_MAX = float(1 << 26)
 ERROR_MAX = 255.0  # sixteenths of a step: exact sums in float32
 Z_MAX = 127
 MANY_BLOCKS = 512  # of a slice: a sixteenth of them tell the depth as well as a quarter
+ANALYSED_AT_ONCE = 8  # slices
 SAMPLES_AT_ONCE = 1 << 18  # that the synthesis handles together: tensors that fit a cache
 
 
@@ -88,8 +89,8 @@ def integer_step(params: Params) -> int:
 
 
 def _padded(x: NDArray[np.int32]) -> Tensor:
-    """[S, K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
-    h, w = x.shape[2:]
+    """[K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
+    h, w = x.shape[1:]
     whole = torch.from_numpy(x.astype(np.float32))
     return whole if h % 8 == w % 8 == 0 else F.pad(whole, (0, -w % 8, 0, -h % 8), mode="replicate")
 
@@ -133,7 +134,7 @@ class _Targets:
         shared = []
         for near, (kernel, norms) in zip(columns(self._error, cross=True), _shared(p), strict=True):
             shared.append((near @ kernel.to(near.device)).div_(norms.to(near.device)))
-        return self._wanted[p] - interleaved(shared, *self._shape[:3]).flatten(1)
+        return self._wanted[p] - joined(shared, self._shape[0]).flatten(1)
 
     def coded(self, p: int, y_hat: Tensor) -> None:
         """What came of pass p. In integers, so that it does not matter which planes are coded together."""
@@ -186,12 +187,13 @@ class ContextLossy:
     @torch.inference_mode()
     def encode(self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: Params) -> NDArray[np.int32]:
         """Codes [S, K, H, W] -> what the decoder will give, the same shape."""
-        samples = _padded(x).div_(integer_step(params) / (1 << STEP_BITS + 4))
-        s, k, height, width = samples.shape
-        y = torch.empty((s, k, height // 8, width // 8, CHANNELS), device=self._device)
-        for slab, coefficients in zip(samples, y, strict=True):  # the streams must not depend on which are coded together
-            for part, place in zip(slab.split(32), coefficients.split(32), strict=True):
-                place.copy_(transform.analysis(part.to(self._device)))
+        s, k, height, width = x.shape
+        sixteenth = integer_step(params) / (1 << STEP_BITS + 4)
+        y = torch.empty((s, k, -(-height // 8), -(-width // 8), CHANNELS), device=self._device)
+        for slab, coefficients in zip(x, y, strict=True):  # the streams must not depend on which are coded together
+            for start in range(0, k, ANALYSED_AT_ONCE):
+                part = slice(start, start + ANALYSED_AT_ONCE)
+                transform.analysis(_padded(slab[part]).div_(sixteenth).to(self._device), coefficients[part])
         return self._run(x.shape, y, self.depths(x, y, params), coder, params)
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
@@ -207,7 +209,9 @@ class ContextLossy:
         for depth in transform.DEPTHS:
             lengths = _Lengths(np.zeros(len(x)))
             y_hat = self._planes(x.shape, transform.analysis_across(y, depth), depth, lengths, params)
-            error = (self._samples(y_hat, x.shape, depth, params) - x) / params.step
+            made = np.empty(x.shape, np.int32)
+            self._samples(y_hat, made, depth, params)
+            error = (made - x) / params.step
             costs.append(np.square(error).sum((1, 2, 3)) + RDO_LAMBDA * lengths.bits)
         return [transform.DEPTHS[i] for i in np.argmin(costs, 0).tolist()]
 
@@ -228,7 +232,7 @@ class ContextLossy:
             depth = transform.DEPTHS[choice]
             planes = None if y is None else transform.analysis_across(y if len(slabs) == s else y[slabs], depth)
             y_hat = self._planes((len(slabs), *shape[1:]), planes, depth, coder.of(slabs), params)
-            out[slabs] = self._samples(y_hat, (len(slabs), *shape[1:]), depth, params)
+            self._samples(y_hat, [out[slab] for slab in slabs], depth, params)
         return out
 
     def _planes(
@@ -279,54 +283,48 @@ class ContextLossy:
                 e = (wanted[n] - mu).div_(16)
                 q = quantise(e, row, INDEX_SKIP).clamp_(1 - SYMBOL_MAX, SYMBOL_MAX - 1)
                 error[part], found[part] = e.cpu(), q.cpu()
-        index[index < INDEX_SKIP] = 0
+        index *= index >= INDEX_SKIP
         cells = hiding.Cells.of(index, self._hiding, s)
         if wanted:
-            found = hiding.hide(cells, found, error, self._costs, index)
+            found, at = hiding.hide(cells, found, error, self._costs, index)
             size = np.abs(found)
             coder.code(f"pass{p}", index.reshape(s, -1), size.reshape(s, -1))
         else:
             got = coder.code(f"pass{p}", index.reshape(s, -1), None)
-            size = np.clip(got, 0, SYMBOL_MAX).astype(np.int32)
-        size = size.reshape(-1)
-        at, negative = hiding.hidden(cells, size)
-        minus = np.zeros(size.size, bool)
-        minus[at] = negative == 1
-        told = size > 0
-        nonzero = np.flatnonzero(told)
+            size = np.clip(got, 0, SYMBOL_MAX)
+            at, hidden = hiding.hidden(cells, size)
+        told = size.reshape(-1) > 0
         told[at] = False
-        # the signs, of what is not zero alone: slabs have the same number of symbols for the coder, so rows are filled up
-        begins = np.searchsorted(nonzero, np.arange(s + 1) * (size.size // s)).tolist()
-        rows = np.zeros((s, max(b - a for a, b in itertools.pairwise(begins))), np.uint8)
-        negatives = np.zeros(rows.shape, np.uint8) if wanted else None
-        for slab, (a, b) in enumerate(itertools.pairwise(begins)):
-            rows[slab, : b - a] = told[nonzero[a:b]]
-            if negatives is not None:
-                negatives[slab, : b - a] = (found.reshape(-1)[nonzero[a:b]] < 0) & told[nonzero[a:b]]
-        signs = coder.code(SIGNS, rows, negatives)
-        for slab, (a, b) in enumerate(itertools.pairwise(begins)):
-            minus[nonzero[a:b]] |= signs[slab, : b - a] == 1
-        symbols: NDArray[np.float32] = size.astype(np.float32).reshape(shape)
-        np.negative(symbols, out=symbols, where=minus.reshape(shape))
-        return symbols
+        sent = np.flatnonzero(told)
+        # slabs have the same number of symbols for the coder, so rows of signs are filled up
+        counts = np.diff(np.searchsorted(sent, np.arange(s + 1) * (told.size // s)))
+        rows = (np.arange(counts.max()) < counts[:, None]).astype(np.uint8)
+        filled = rows > 0
+        if wanted:
+            negative = np.zeros(rows.shape, np.uint8)
+            negative[filled] = found.reshape(-1)[sent] < 0
+            coder.code(SIGNS, rows, negative)
+            return found.astype(np.float32)
+        symbols: NDArray[np.float32] = size.astype(np.float32)
+        flat = symbols.reshape(-1)
+        for places, signs in ((at, hidden), (sent, coder.code(SIGNS, rows, None)[filled])):
+            negative = places[signs == 1]
+            flat[negative] = -flat[negative]
+        return symbols.reshape(shape)
 
-    def _samples(
-        self, y_hat: Tensor, shape: tuple[int, ...], depth: int, params: Params
-    ) -> NDArray[np.int32]:
-        """Planes [S, K', h, w, 64] -> codes int32 [S, K, H, W]: (16ths of a step * step + 2**19) >> 20."""
-        s, k, height, width = shape
+    def _samples(self, y_hat: Tensor, out: Iterable[NDArray[np.int32]], depth: int, params: Params) -> None:
+        """Planes [S, K', h, w, 64] -> codes [K, H, W] of each slab: (16ths of a step * step + 2**19) >> 20."""
         step = integer_step(params)
-        out = np.empty((s, k, height, width), np.int32)
         half = 1 << (STEP_BITS + 3)
         many = max(1, SAMPLES_AT_ONCE // y_hat[0, 0].numel())
-        ends = sorted({0, k, *range(depth // 2, k, max(depth, many // depth * depth))})  # boundaries of groups lie within
         for slab, planes in zip(out, y_hat, strict=True):
+            k, height, width = slab.shape
+            ends = sorted({0, k, *range(depth // 2, k, max(depth, many // depth * depth))})  # boundaries of groups lie within
             for start, stop in itertools.pairwise(ends):
                 slices = transform.synthesis_across(planes.flatten(1), depth, slice(start, stop)).unflatten(1, planes.shape[1:])
                 samples = transform.synthesis(slices).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width].to(torch.int64)
                 codes = samples.mul_(step).add_(half) >> (STEP_BITS + 4)
                 slab[start:stop] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
-        return out
 
 
 class TransformLossy:
@@ -365,7 +363,7 @@ class TransformLossy:
         for t in range(k):
             y = None
             if x is not None:
-                flat = _padded(x[:, t : t + 1]).to(self._device) / peak
+                flat = _padded(x[:, t])[:, None].to(self._device) / peak
                 y = self._network.g_a(flat) * gain
             y_hat = self._latents(s, size, y, octave, symbols)
             samples = self._network.g_s(y_hat / gain)[:, 0, :height, :width] * peak

@@ -35,7 +35,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -49,6 +49,7 @@ from .layers import (
     IntegerBottleneck,
     IntegerConv2d,
     IntegerResidual,
+    clamped,
     compand,
     compand_table,
     level_table,
@@ -109,8 +110,9 @@ def _picked(x: Tensor, where: Tensor) -> Tensor:
 class Layout:
     """Which coefficients each pass codes, and where they lie in [h, w, 64] flattened: int64 tensors, one per pass.
 
-    Parity of a block: its number in PARITIES; coefficient c is coded in pass PASS_OF_TURN[(2 parity + c) % 8],
-    blocks in raster order, coefficients rising within a block. So the block means of parity p are coded in pass p.
+    Parity of a block: its number in PARITIES; coefficient c is coded in pass PASS_OF_TURN[(2 parity + c) % 8]. A pass has the
+    blocks of each parity one after another, in raster order, coefficients rising within a block. So the block means of
+    parity p are coded in pass p.
     """
 
     where: list[Tensor]  # flat positions in [h, w, 64]
@@ -122,11 +124,13 @@ class Layout:
 
     @staticmethod
     def of(h: int, w: int, device: torch.device | str = "cpu") -> Layout:
-        parity = torch.tensor([[0, 2], [3, 1]]).repeat((h + 1) // 2, (w + 1) // 2)[:h, :w]
-        turn = torch.tensor(PASS_OF_TURN)[(2 * parity[..., None] + torch.arange(CHANNELS)) % 8]
-        where = [(turn == p).flatten().nonzero()[:, 0] for p in range(PASSES)]
+        places = torch.arange(h * w * CHANNELS).view(h, w, CHANNELS)
+        where, known = [], torch.zeros(PASSES, h, w, CHANNELS)
+        for p in range(PASSES):
+            turns = zip(PARITIES, coded_channels(p), strict=True)
+            where.append(torch.cat([places[r::2, c::2, wanted].flatten() for (r, c), wanted in turns]))
+            known[p + 1 :].view(-1, places.numel())[:, where[p]] = 1
         channel = [n % CHANNELS for n in where]
-        known = torch.stack([(turn < p) for p in range(PASSES)]).float()
         counts = [_smooth(known), known @ frequency_neighbours()]
         spatial, spectral = ([count[p].flatten()[n].clamp(min=1) for p, n in enumerate(where)] for count in counts)
         level = [(n % CHANNELS == 0).nonzero()[:, 0] for n in where]
@@ -142,6 +146,13 @@ def coded_channels(p: int) -> list[Tensor]:
     """Of each parity the coefficients of a block that pass p codes, int64."""
     turns = [(2 * parity + torch.arange(CHANNELS)) % 8 for parity in range(4)]
     return [(torch.tensor(PASS_OF_TURN)[turn] == p).nonzero()[:, 0] for turn in turns]
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _spectra(p: int) -> list[Tensor]:
+    """`frequency_neighbours` of what pass p codes of the blocks of each parity, [64, m]."""
+    return [frequency_neighbours()[:, wanted] for wanted in coded_channels(p)]
 
 
 @lru_cache
@@ -177,21 +188,20 @@ def columns(known: Tensor, *, cross: bool = False) -> list[Tensor]:
 
 def grown(known: Tensor | None, new: Tensor, h: int, w: int) -> Tensor:
     """`known` of `columns` with what another pass coded, new [N, n]."""
-    before = 0 if known is None else known.shape[-1]
-    out = new.new_zeros(len(new), h + 2, w + 2, before + new.shape[1] // (h * w))
+    before, m = 0 if known is None else known.shape[-1], new.shape[1] // (h * w)
+    out = new.new_zeros(len(new), h + 2, w + 2, before + m)
     if known is not None:
         out[..., :before] = known
-    out[:, 1:-1, 1:-1, before:] = new.view(len(new), h, w, -1)
+    start = 0
+    for r, c in PARITIES:
+        place = out[:, 1 + r : h + 1 : 2, 1 + c : w + 1 : 2, before:]
+        place.copy_(new[:, start : (start := start + place[0].numel())].view(place.shape))
     return out
 
 
-def interleaved(parts: Sequence[Tensor], n: int, h: int, w: int) -> Tensor:
-    """What belongs to the blocks of each parity [blocks, m] of n planes -> [n, h, w, m]."""
-    out = parts[0].new_empty(n, h, w, parts[0].shape[1])
-    for (r, c), part in zip(PARITIES, parts, strict=True):
-        place = out[:, r::2, c::2]
-        place.copy_(part.view(place.shape))
-    return out
+def joined(parts: Sequence[Tensor], n: int) -> Tensor:
+    """What belongs to the blocks of each parity [blocks, m] of n planes -> [n, blocks of all, m], in the order of a pass."""
+    return torch.cat([part.unflatten(0, (n, len(part) // n)) for part in parts], 1)
 
 
 @dataclass(frozen=True)
@@ -272,9 +282,11 @@ class ContextPass(nn.Module):
         around = [None] * len(base) if known is None else columns(known)
         out = []
         for parity, (features, near, wanted) in enumerate(zip(base, around, outputs, strict=True)):
-            h = features.clone() if self.base is None else self.base.of_rows(relu8(features))
+            h = features.clone() if near is None or self.base is not None else features
+            if self.base is not None:
+                h = self.base.of_rows(relu8(h))
             if self.known is not None and near is not None:
-                h += self.known.of_rows(near, self.known.part(parity, column_inputs(p, parity)))
+                h = self.known.of_rows(near, self.known.part(parity, column_inputs(p, parity))).add_(h)
             h = relu8(self.middle.of_rows(relu8(h)))
             out.append(self.head.of_rows(h, self.head.part(parity, outputs=wanted)))
         return out
@@ -307,8 +319,9 @@ class PlaneNet(nn.Module):
     def base(self, says: Sequence[Tensor], place: Tensor, rate: Tensor) -> list[Tensor]:
         """What the sources say [N, h, w, width], classes and rates int64 [N] -> features of the blocks by parity."""
         total = (round_through(self.place)[place] + round_through(self.rate)[rate])[:, None, None]
-        for part in says:
-            total = total + part
+        total = total + says[0]
+        for part in says[1:]:
+            total += part
         total = relu8(total.permute(0, 3, 1, 2))
         for block in self.mix:
             total = block(total)
@@ -347,14 +360,15 @@ class Planes:
     def coded(self, p: int, q: Tensor, mu: Tensor, layout: Layout, lut: Tensor) -> None:
         """What came of pass p: q and mu [N, n]."""
         n, h, w, _ = self.y_hat.shape
-        where, level, block = layout.where[p], layout.level[p], layout.block[p]
+        level, block = layout.level[p], layout.block[p]
         new = (16 * q + mu.detach()).clamp_(-Y_MAX, Y_MAX)
-        self.y_hat.view(n, -1).index_copy_(1, where, new)
+        where = layout.where[p].expand(n, -1)
+        self.y_hat.view(n, -1).scatter_(1, where, new)
         if p == PASSES - 1:
             return
         size = new.abs()
         size[:, level] = (16 * q[:, level]).abs()
-        self.magnitude.view(n, -1).index_copy_(1, where, size.clamp_(max=COMPAND_SIZE - 1))
+        self.magnitude.view(n, -1).scatter_(1, where, size.clamp_(max=COMPAND_SIZE - 1))
         if self.y_1 is not None:
             new[:, level] -= _picked(self.y_1[..., 0], block)
         self.known = grown(self.known, compand(new, lut), h, w)
@@ -365,7 +379,7 @@ class Source:
     """A known plane as context of others."""
 
     y: Tensor  # [N, h, w, 64]
-    energy: Tensor  # sum of magnitudes around every coefficient [N, h, w, 64]
+    energy: Tensor  # sum of magnitudes around every coefficient [N, h, w, 64]; its logarithm for planes f = 0
     says: list[Sequence[Tensor]]  # what each of a net's sources makes of it, [.., h, w, width] of `pieces`
 
 
@@ -375,7 +389,6 @@ class ContextCodec(nn.Module):
 
     lut: Tensor
     levels: Tensor
-    spectrum: Tensor
     hiding: Tensor
 
     def __init__(self, width: int = 96, *, base: bool = False, wide: bool = False) -> None:
@@ -385,7 +398,6 @@ class ContextCodec(nn.Module):
         self.detail = PlaneNet(width, (3, 1, 3), 2, places, gates=False, wide=wide, base=base)
         self.register_buffer("lut", compand_table(), persistent=False)
         self.register_buffer("levels", level_table(), persistent=False)
-        self.register_buffer("spectrum", frequency_neighbours(), persistent=False)
         self.register_buffer("hiding", hiding_weights(), persistent=False)
 
     # -- what encoder, decoder and training share ----------------------------------------------------------------
@@ -414,16 +426,20 @@ class ContextCodec(nn.Module):
             says.append([layer(companded).permute(0, 2, 3, 1) for layer in layers])
         return Source(y, torch.cat(energies), list(zip(*says, strict=True)))
 
-    def low_planes(self, a: Source, b: Source, place: Tensor, rate: Tensor) -> list[Planes]:
-        """After the planes f = 0 of the groups around (zeros: none); place 5 log2(depth) + `Step.places`, rate [N]."""
+    def low_planes(self, around: Sequence[tuple[Source, Source, bool]], place: Tensor, rate: Tensor) -> list[Planes]:
+        """Groups side by side after those around: planes f = 0 a and b [S, ...] (zeros: none) and whether there are both;
+        place 5 log2(depth) + `Step.places`, rate [S groups]."""
+        y_1, energy, says = [], [], []
+        for a, b, both in around:
+            y_1.append((a.y + b.y).add_(1).div_(2).floor_() if both else a.y)
+            energy.append((a.energy + b.energy).div_(2).floor_() if both else a.energy)
+            says.append(torch.cat([first + second for first, second in zip(a.says[0], b.says[1], strict=True)]))
+        whole = [torch.stack(groups, 1).flatten(0, 1) for groups in (y_1, energy, says)]
         out = []
-        for i, part in enumerate(pieces(len(place), math.prod(a.y.shape[1:3]))):
-            both = (place[part] % PLACES >= 2)[:, None, None, None]
-            e_a, e_b = (looked_up(self.levels, source.energy[part]) for source in (a, b))
-            energy = torch.where(both, torch.floor((e_a + e_b) / 2), e_a)
-            y_1 = torch.where(both, torch.floor((a.y[part] + b.y[part] + 1) / 2), a.y[part])
-            base = self.low.base([a.says[0][i], b.says[1][i]], place[part], rate[part])
-            out.append(Planes(base, place[part], y_1, [energy], torch.zeros_like(y_1), torch.zeros_like(y_1)))
+        for part in pieces(len(place), math.prod(whole[0].shape[1:3])):
+            y, e, said = (each[part] for each in whole)
+            base = self.low.base([said], place[part], rate[part])
+            out.append(Planes(base, place[part], y, [e], torch.zeros_like(y), torch.zeros_like(y)))
         return out
 
     def detail_planes(self, known: Sequence[Source], rate: Tensor, depth: int) -> list[Planes]:
@@ -451,22 +467,27 @@ class ContextCodec(nn.Module):
         made = net.passes[p](planes.base, planes.known, p, net.outputs(p))
         m = len(where) // (h * w)
         kinds = 3 if net.gates else 2
-        split = zip(*(part[:, : kinds * m].split(m, 1) for part in made), strict=True)
-        mean, scale, *gates = (interleaved(parts, n, h, w).flatten(1) for parts in split)
+        split = joined([part[:, : kinds * m] for part in made], n).unflatten(2, (kinds, m)).unbind(2)  # [N, blocks, m]
+        mean, scale, *gates = split
         if planes.y_1 is not None:
             more = made[p][:, kinds * m :].reshape(n, -1, 2)
-            mean = mean + self._linear(p, gates[0], more, planes.y_1, planes.y_hat, layout)
+            linear = self._linear(p, gates[0].flatten(1), more, planes.y_1, planes.y_hat, layout)
+            mean = mean + linear.view(mean.shape)
         energies = [_picked(energy, where) for energy in planes.energies]
         if p > 0:
-            sums = (_smooth(planes.magnitude), planes.magnitude @ self.spectrum)
+            beside = [
+                planes.magnitude[:, r::2, c::2].reshape(-1, CHANNELS) @ weights.to(mean.device)
+                for (r, c), weights in zip(PARITIES, _spectra(p), strict=True)
+            ]
+            sums = (_picked(_smooth(planes.magnitude), where), joined(beside, n).flatten(1))
             for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
-                energies.append(looked_up(self.levels, _picked(total, where).mul_(16).div_(weight)))
+                energies.append(looked_up(self.levels, total.mul_(16).div_(weight)))
         weights = net.passes[p].energy_weights()[planes.place] / GATE  # exact, as the sums are
-        total = torch.zeros_like(scale)
+        total = scale.new_zeros(())
         for weight, energy in zip(weights.unbind(1), energies, strict=True):
             total = torch.addcmul(total, weight.index_select(1, channel), energy)
-        index = (round_through(total) + scale).add_(INDEX_ORIGIN)
-        return F.hardtanh(mean, -MU_MAX, MU_MAX), F.hardtanh(index, 0, INDEX_MAX)
+        index = round_through(total).view(scale.shape).add_(scale).add_(INDEX_ORIGIN)
+        return F.hardtanh(mean, -MU_MAX, MU_MAX).flatten(1), clamped(index, 0, INDEX_MAX).flatten(1)
 
     def _linear(self, p: int, gate: Tensor, more: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout) -> Tensor:
         """Gated predictions [N, n] from the planes around, and of block means from their neighbours.
@@ -506,19 +527,15 @@ class ContextCodec(nn.Module):
         nothing = torch.zeros_like(y_hat[:, 0])
         sources: dict[int, Source] = {}  # of groups that others lean on
 
-        def stacked(chosen: Sequence[int]) -> Source:
-            y, energy = (torch.stack([getattr(sources[g], name) for g in chosen], 1).flatten(0, 1) for name in ("y", "energy"))
-            says = [torch.stack([torch.cat(list(sources[g].says[i])) for g in chosen], 1).flatten(0, 1) for i in range(2)]
-            parts = pieces(len(y), math.prod(y.shape[1:3]))
-            return Source(y, energy, [[layer[part] for part in parts] for layer in says])
-
         for step in self.order(groups):
             m = len(step.groups)
             for g in {*step.before, *step.after} - sources.keys():
                 y = nothing if g < 0 else y_hat[:, g * depth].clone()
-                sources[g] = self.source(y, list(self.low.sources), levelled=True)
+                source = self.source(y, list(self.low.sources), levelled=True)
+                sources[g] = replace(source, energy=looked_up(self.levels, source.energy))
+            around = [(sources[a], sources[b], b >= 0) for a, b in zip(step.before, step.after, strict=True)]
             place = torch.tensor(step.places(), device=y_hat.device).repeat(s) + PLACES * DEPTHS.index(depth)
-            parts = self.low_planes(stacked(step.before), stacked(step.after), place, rate.repeat_interleave(m))
+            parts = self.low_planes(around, place, rate.repeat_interleave(m))
             planes = [g * depth for g in step.groups]
             y_hat[:, planes] = self.plane_passes(self.low, parts, layout, coder(planes)).unflatten(0, (s, m))
         known: list[Source] = []

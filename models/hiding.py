@@ -41,9 +41,13 @@ HEIGHT = 4
 LANES = 256  # cells that the encoder works on together
 PATTERNS = np.array([9, 13, 11, 15], np.int64)  # of HEIGHT bits; all have bit 0
 STATES = 1 << HEIGHT
+PRICE = 1 << 14  # one squared step, for the encoder: int32 sums of the prices of 63 changes, and of as many that can't be
+DEAREST = 4 * PRICE
+NEVER = 1 << 25
+FROM = STATES // 2 - 1  # these bits of a sum are not of the price: they say from which state it is reached
 _REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [4, STATES]: the state that a change of each pattern leads to
 _CHANGE = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(STATES // 2)  # [before, after]: what sum leads there
-_STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, np.inf).astype(np.float32)
+_STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, NEVER).astype(np.int32)
 
 Int = NDArray[np.int64]
 
@@ -74,7 +78,8 @@ class Cells:
         """index [N, n]: scale indices of the planes of so many slabs, slab after slab, 0 for symbols that are not sent;
         weights int32 [256], at most UNIT."""
         n = max(index.shape[1], 1)
-        at = np.flatnonzero(np.take(weights > 0, index))
+        carries = np.frombuffer(index.tobytes().translate((weights > 0).tobytes()), bool)
+        at = np.flatnonzero(carries)
         plane = at // n
         upto = np.cumsum(np.take(weights, index.reshape(-1)[at]), dtype=np.int64)
         ends = np.searchsorted(plane, np.arange(len(index) + 1))
@@ -157,14 +162,14 @@ def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
 
 def hide(
     cells: Cells, q: NDArray[Any], error: NDArray[np.float32], costs: NDArray[Any], index: NDArray[np.uint8]
-) -> NDArray[Any]:
-    """Symbols q [N, n], integers, with cheap changes that make `hidden` true; encoder only.
+) -> tuple[NDArray[Any], Int]:
+    """Symbols q [N, n], integers, with cheap changes that make `hidden` true, and the positions that it gives; encoder only.
 
     error [N, n]: what q is the rounding of, in steps, and has the sign of. costs [2, 256]: by scale index the squared error
     (steps^2) that 1 is worth instead of 0 in bits, and n + 1 instead of n.
     """
     if not len(cells.width):
-        return q
+        return q, cells.at[:0]
     # cells side by side: first those that begin a chain, then the ones after them, and so on, long chains first
     chain = np.cumsum(cells.turn == 0) - 1
     length = np.bincount(chain)
@@ -176,40 +181,43 @@ def hide(
     ends = np.append(0, np.cumsum(size))
     which = np.arange(ends[-1]) + np.repeat(start[order] - ends[:-1], size)
     at = cells.at[which]
-    value, given, row = q.reshape(-1)[at].astype(np.int64), error.reshape(-1)[at], index.reshape(-1)[at]
+    value, given, row = q.reshape(-1)[at], error.reshape(-1)[at], index.reshape(-1)[at]
     n = np.abs(value)
     twice = 2 * (np.abs(given) - n.astype(np.float32))
     first, later = costs[0].take(row), costs[1].take(row)
     up = 1 - twice + np.where(n > 0, later, first)
     down = np.where(n > 0, 1 + twice - np.where(n > 1, later, first), np.inf)
-    changed = value + np.where((up <= down) == (given < 0), -1, 1)
+    changed = value + (1 - 2 * ((up <= down) == (given < 0)))
     carriers = _Carriers(
         value,
-        np.minimum(up, down).astype(np.float32),
+        np.minimum(PRICE * np.minimum(up, down), DEAREST).astype(np.int32) & ~FROM,
         np.repeat(lanes[chain[order]], size),
         cells.pattern[which],
         cells.before[which] - np.repeat(cells.start[order], size),
         np.repeat(cells.width[order], size),
     )
+    hidden = [at[:0]]
     begins = np.append(0, np.cumsum(np.bincount(cells.turn))).tolist()  # of the cells of each turn
     for last, begin, end in zip(begins, begins[1:], begins[2:], strict=False):
         for lane in range(0, end - begin, LANES):
             many = min(LANES, end - begin - lane)
             before, here = (slice(ends[n], ends[n + many]) for n in (last + lane, begin + lane))
             room = cells.width[order[begin + lane :][:many]] // SHARE
-            changes = here.start + _embed(carriers.part(before, lane), carriers.part(here, lane), room)
+            said, changes = _embed(carriers.part(before, lane), carriers.part(here, lane), room)
+            changes += here.start
             value[changes] = changed[changes]
+            hidden.append(at[said + before.start])
     flat = q.reshape(-1).copy()
     flat[at] = value
-    return flat.reshape(q.shape)
+    return flat.reshape(q.shape), np.concatenate(hidden)
 
 
 @dataclass(frozen=True)
 class _Carriers:
     """Of cells side by side, in order."""
 
-    value: Int
-    price: NDArray[np.float32]  # of a change
+    value: NDArray[Any]
+    price: NDArray[np.int32]  # of a change
     lane: Int
     pattern: Int
     offset: Int
@@ -221,19 +229,22 @@ class _Carriers:
         return _Carriers(value, price, lanes - lane, *others)
 
 
-def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
-    """Which carriers to change so that cells say the signs of the cells before them, at most `room` of each."""
+def _embed(before: _Carriers, here: _Carriers, room: Int) -> tuple[Int, Int]:
+    """Which carriers before have signs that the cells after them can say, at most `room` of each, and which of these to
+    change so that they do."""
     lanes = len(room)
     nonzero = np.flatnonzero(before.value)
     lane = before.lane[nonzero]
     counts = np.bincount(lane, minlength=lanes)
     bits = np.minimum(counts, room)
     if not bits.any():
-        return np.zeros(0, np.int64)
+        return nonzero[:0], nonzero[:0]
     half = (int(bits.max()) + 1) // 2
     longest = 2 * half
     rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
-    minus = np.flatnonzero((before.value[nonzero] < 0) & (rank < bits[lane]))
+    inside = np.flatnonzero(rank < bits[lane])
+    said, lane, rank = nonzero[inside], lane[inside], rank[inside]
+    minus = np.flatnonzero(before.value[said] < 0)
     signs = np.zeros(lanes, np.int64)
     np.bitwise_or.at(signs, lane[minus], 1 << rank[minus])
     # what the cells say as they are
@@ -242,11 +253,11 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
     signs ^= syndrome(here.pattern[odd], first[odd], here.lane[odd], lanes)
     want = signs >> np.arange(longest)[:, None] & 1
     # the cheapest change of each sign and pattern
-    best = np.full((len(PATTERNS), longest, lanes), np.inf, np.float32)
+    best = np.full((len(PATTERNS), longest, lanes), NEVER, np.int32)
     key = (here.pattern * longest + first) * lanes + here.lane
     np.minimum.at(best.reshape(-1), key, here.price)
     # the cheapest changes of the patterns of a sign whose sum with `want` is x, and which they are
-    spent = np.full((STATES, longest, lanes), np.inf, np.float32)
+    spent = np.full((STATES, longest, lanes), NEVER, np.int32)
     spent[0][want == 0] = spent[1][want == 1] = 0
     other = np.empty_like(spent)
     choice = np.empty((len(PATTERNS), *spent.shape), bool)
@@ -255,24 +266,30 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
         other += price
         np.less(other, spent, out=better)
         np.minimum(spent, other, out=spent)
-    # from state to state; lanes stay where they are from their last sign on
+    # from state to state, from the first sign on and from the last one back side by side: the state that is reached is the
+    # last axis but one; lanes stay where they are from their last sign on
     told = np.arange(longest)[:, None] < bits
-    ways = spent.transpose(1, 0, 2).take(_CHANGE, 1)
-    ways.transpose(0, 3, 1, 2)[~told] = _STAY
-    # from the first sign on and from the last one back, side by side: the state that is reached is the last axis but one
-    ways = np.stack([ways[:half], ways[: half - 1 : -1].swapaxes(1, 2)], 1)
-    costs = np.zeros((2, STATES // 2, lanes), np.float32)
-    costs[0, 1:] = np.inf
-    for way in ways:
+    there = np.arange(half)
+    sign = np.stack([there, longest - 1 - there], 1)  # [half, 2]
+    ways = spent.reshape(-1, lanes).take(sign[:, :, None, None] + longest * np.stack([_CHANGE, _CHANGE.T]), 0)
+    ways.transpose(0, 1, 4, 2, 3)[~told[sign]] = _STAY
+    ways |= np.arange(STATES // 2, dtype=np.int32)[:, None, None]
+    costs = np.zeros((2, STATES // 2, lanes), np.int32)
+    costs[0, 1:] = NEVER
+    least = np.empty((half, *costs.shape), np.int32)
+    for way, sums in zip(ways, least, strict=True):
         way += costs[:, :, None]
-        costs = np.minimum.reduce(way, 1)
+        np.minimum.reduce(way, 1, out=sums)
+        costs = sums & ~FROM
     # and from where they meet at the least cost to both ends
-    at = middle = costs.sum(0).argmin(0)
+    middle = costs.sum(0).argmin(0)
+    place = np.arange(lanes) + np.array([[0], [costs[0].size]])
+    come = lanes * (least & FROM).astype(np.int64) + place[:, None]
     along = np.empty((half, 2, lanes), np.int64)
-    place = np.arange(ways[0].size).reshape(ways.shape[1:])[:, :, 0].swapaxes(1, 2).copy()
+    at = lanes * middle + place
     for n in range(half - 1, -1, -1):
-        at = ways[n].reshape(-1).take(place + lanes * at.reshape(-1, lanes, 1)).argmin(2)
-        along[n] = at
+        along[n] = at = come[n].take(at)
+    along = (along - place) // lanes
     states = np.concatenate([along[:, 0], middle[None], along[::-1, 1]])
     change = states[:-1] ^ 2 * states[1:]
     places = np.arange(want.size).reshape(want.shape)
@@ -283,9 +300,8 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> Int:
     picked &= told
     taken = np.flatnonzero(picked.reshape(-1)[key])
     key = key[taken]
-    least = here.price[taken] == best.reshape(-1)[key]
-    taken, key = taken[least], key[least]
+    cheapest = here.price[taken] == best.reshape(-1)[key]
+    taken, key = taken[cheapest], key[cheapest]
     one = np.empty(best.size, np.int64)  # of equally cheap ones
     one[key] = taken
-    found: Int = taken[one[key] == taken]
-    return found
+    return said, taken[one[key] == taken]

@@ -43,9 +43,14 @@ def round_through(x: Tensor) -> Tensor:
     return rounded
 
 
+def clamped(x: Tensor, low: float, high: float) -> Tensor:
+    """In place but in training; no gradient at the limits and beyond (fused, unlike `clamp`)."""
+    return F.hardtanh(x, low, high, inplace=not torch.is_grad_enabled())
+
+
 def relu8(x: Tensor) -> Tensor:
-    """Clamped to 0 .. 255, in place but in training; no gradient at the limits and beyond (fused, unlike `clamp`)."""
-    return F.hardtanh(x, 0, UNSIGNED, inplace=not torch.is_grad_enabled())
+    """`clamped` to 0 .. 255."""
+    return clamped(x, 0, UNSIGNED)
 
 
 def clamp8(x: Tensor) -> Tensor:
@@ -170,8 +175,8 @@ class IntegerResidual(nn.Module):
         self.second = IntegerConv2d(channels, channels, gain=0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.second(relu8(self.first(clamp8(x))))
-        return y
+        y: Tensor = self.second(relu8(self.first(clamp8(x))))
+        return y.add_(x)
 
 
 class IntegerBottleneck(nn.Module):
@@ -184,8 +189,8 @@ class IntegerBottleneck(nn.Module):
         self.second = IntegerConv2d(channels // 2, channels, 1, gain=0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.second(relu8(self.middle(relu8(self.first(clamp8(x))))))
-        return y
+        y: Tensor = self.second(relu8(self.middle(relu8(self.first(clamp8(x))))))
+        return y.add_(x)
 
 
 # Companding: identity up to one step (16 units), then 16 units a doubling: 7 bits for magnitudes up to 124 steps.

@@ -578,7 +578,7 @@ class _Numbers:
             kind = int(self.raw(1, None if given is None else np.array([kind_for(given)]))[0])
         index = np.full((1, n), index_of_kind()[min(kind, KINDS - 1), 0])
         half = _half_of_index()[index]
-        coded: NDArray[np.int64] = self._coder.code("voxel", index, None if given is None else given + half)
+        coded: NDArray[np.int64] = self._coder.code("voxel", index, None if given is None else given.astype(np.int64) + half)
         numbers: NDArray[np.int64] = coded[0] - half[0]
         return numbers
 

@@ -104,14 +104,14 @@ def synthesis_across_float(planes: Tensor, depth: int) -> Tensor:
 def synthesis_across(planes: Tensor, depth: int, slices: slice = slice(None)) -> Tensor:
     """Integer synthesis across: planes [K', n] of a slab, integer-valued, in 1/16 -> those slices, in 1/256, float64.
 
-    The matrix is round(2**14 * inverse); exact sums in float64 (|planes| < 2**28), then floor(v / 2**10 + 1/2).
+    The matrix is round(2**14 * inverse); exact sums in float64 (|planes| < 2**28), then round(v / 2**10), ties to even.
     """
     if depth == 1:
         return planes[slices].double() * (1 << HEADROOM)
     matrix = (across(len(planes), depth)[1][slices] * (1 << PRECISION)).round() / (1 << PRECISION - HEADROOM)
     used = matrix.any(0).nonzero()[:, 0]
     first, last = int(used.min()), int(used.max())
-    return (matrix[:, first : last + 1].to(planes.device) @ planes[first : last + 1].double()).add_(0.5).floor_()
+    return (matrix[:, first : last + 1].to(planes.device) @ planes[first : last + 1].double()).round_()
 
 
 @lru_cache
@@ -147,7 +147,7 @@ def _filter_boundaries(x: Tensor, matrix: Tensor, *, whole: bool = False) -> Non
     around = torch.cat([before, after], 1)
     out = (matrix @ around.flatten(2)).view(around.shape)
     if whole:
-        out.add_(0.5).floor_()
+        out.round_()
     before.copy_(out[:, :half])
     after.copy_(out[:, half:])
 
@@ -158,14 +158,15 @@ def _dct_of_blocks() -> Tensor:
     return torch.kron(DCT, DCT)[zigzag()]
 
 
-def analysis(x: Tensor) -> Tensor:
-    """x [N, H, W] (sides multiples of 8) -> coefficients [N, H/8, W/8, 64] in zigzag order."""
+def analysis(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """x [N, H, W] (sides multiples of 8) -> coefficients [N, H/8, W/8, 64] in zigzag order; into `out` if it is given."""
     n, h, w = x.shape[0], x.shape[1] // BLOCK, x.shape[2] // BLOCK
     pre = PRE.to(x)
     x = x.reshape(n, h, BLOCK, w, BLOCK).permute(0, 2, 4, 1, 3).contiguous()
     _filter_boundaries(x.view(-1, BLOCK, h, w, 1), pre)
     _filter_boundaries(x, pre)
-    return x.view(n, 64, h * w).transpose(1, 2).matmul(_dct_of_blocks().T.to(x)).view(n, h, w, 64)
+    place = None if out is None else out.view(n, h * w, 64)
+    return torch.matmul(x.view(n, 64, h * w).transpose(1, 2), _dct_of_blocks().T.to(x), out=place).view(n, h, w, 64)
 
 
 def synthesis_float(y: Tensor) -> Tensor:
@@ -182,16 +183,16 @@ def synthesis(y: Tensor) -> Tensor:
     """Integer synthesis: y [N, h, w, 64] integer-valued, in 1/256 -> samples [N, 8h, 8w] integer-valued, in 1/16, float64.
 
     The matrices are round(2**14 * M); every stage is an exact sum in float64 (|y| < 2**32) followed by
-    floor(v / 2**14 + 1/2); the last result is floor(v / 2**4 + 1/2).
+    round(v / 2**14), ties to even; the last result is round(v / 2**4).
     """
     (n, h, w, _), scale = y.shape, 1 << PRECISION
     dct, post = ((m * scale).round().to(y.device) / scale for m in (DCT.T, POST))
     rows = torch.block_diag(*[dct] * BLOCK)[:, zigzag()]  # along the rows of every block
-    x = (rows @ y.double().flatten(1, 2).transpose(1, 2)).add_(0.5).floor_()
+    x = (rows @ y.double().flatten(1, 2).transpose(1, 2)).round_()
     _filter_boundaries(x.view(-1, BLOCK, h, w, 1), post, whole=True)
-    x = (dct @ x.view(n, BLOCK, -1)).add_(0.5).floor_().view(n, BLOCK, BLOCK, h, w)
+    x = (dct @ x.view(n, BLOCK, -1)).round_().view(n, BLOCK, BLOCK, h, w)
     _filter_boundaries(x, post, whole=True)
-    x.mul_(1 / (1 << HEADROOM)).add_(0.5).floor_()
+    x.mul_(1 / (1 << HEADROOM)).round_()
     return _whole(x)
 
 

@@ -28,7 +28,7 @@ from mricodec.models.context import (
     column_inputs,
     columns,
     grown,
-    interleaved,
+    joined,
 )
 from mricodec.models.layers import IntegerConv2d
 
@@ -253,7 +253,8 @@ def test_parts_of_a_convolution_are_those_of_the_whole(model: ContextLossy, size
                 wanted = torch.tensor([3, 0, 90])
                 parts.append(layer.of_rows(near, layer.part(parity, column_inputs(p, parity), wanted)))
                 assert torch.equal(parts[-1], whole[:, r::2, c::2].flatten(0, 2)[:, wanted])
-            assert torch.equal(interleaved(parts, 2, *size), whole[..., wanted])
+            in_order = [whole[:, r::2, c::2].flatten(1, 2)[..., wanted] for r, c in PARITIES]
+            assert torch.equal(joined(parts, 2), torch.cat(in_order, 1))
         new = torch.randint(-127, 128, (2, len(where)), generator=generator).float()
         known.view(2, -1)[:, where] = new
         beside = grown(beside, new, *size)

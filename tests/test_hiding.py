@@ -39,8 +39,9 @@ def price(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
 def test_parities_say_the_signs(shape: tuple[int, int], scales: tuple[int, int]) -> None:
     index, error, q = symbols(*shape, *scales)
     cells = hiding.Cells.of(index, WEIGHTS, 1)
-    changed = hiding.hide(cells, q, error, COSTS, index)
+    changed, hidden = hiding.hide(cells, q, error, COSTS, index)
     at, negative = hiding.hidden(cells, np.abs(changed))
+    assert np.array_equal(np.sort(hidden), at)
     assert ((changed.reshape(-1)[at] < 0) == (negative == 1)).all()
     assert np.abs(changed - q).max() <= 1 and not changed[index == 0].any()
     if scales == (10, 60) and shape[1] == 3000:
