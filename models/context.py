@@ -117,8 +117,8 @@ class Layout:
 
     where: list[Tensor]  # flat positions in [h, w, 64]
     channel: list[Tensor]  # and their coefficients
-    spatial: list[Tensor]  # float [n]: weight of the known neighbouring blocks, at least 1
-    spectral: list[Tensor]  # float [n]: of the known neighbouring frequencies, at least 1
+    spatial: list[Tensor]  # float [n]: a sixteenth of the weight of the known neighbouring blocks, which is at least 1
+    spectral: list[Tensor]  # float [n]: of that of the known neighbouring frequencies, at least 1
     level: list[Tensor]  # which of the n entries are block means (coefficient 0)
     block: list[Tensor]  # and their blocks, flat in [h, w]
 
@@ -132,7 +132,7 @@ class Layout:
             known[p + 1 :].view(-1, places.numel())[:, where[p]] = 1
         channel = [n % CHANNELS for n in where]
         counts = [_smooth(known), known @ frequency_neighbours()]
-        spatial, spectral = ([count[p].flatten()[n].clamp(min=1) for p, n in enumerate(where)] for count in counts)
+        spatial, spectral = ([count[p].flatten()[n].clamp(min=1) / 16 for p, n in enumerate(where)] for count in counts)
         level = [(n % CHANNELS == 0).nonzero()[:, 0] for n in where]
         block = [n[i] // CHANNELS for n, i in zip(where, level, strict=True)]
         return Layout(
@@ -481,7 +481,7 @@ class ContextCodec(nn.Module):
             ]
             sums = (_picked(_smooth(planes.magnitude), where), joined(beside, n).flatten(1))
             for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
-                energies.append(looked_up(self.levels, total.mul_(16).div_(weight)))
+                energies.append(looked_up(self.levels, total.div_(weight)))
         weights = net.passes[p].energy_weights()[planes.place] / GATE  # exact, as the sums are
         total = scale.new_zeros(())
         for weight, energy in zip(weights.unbind(1), energies, strict=True):
@@ -514,7 +514,7 @@ class ContextCodec(nn.Module):
             means, indices = zip(*(self.predict(net, p, part, layout) for part in parts), strict=True)
             for part, q, mu in zip(parts, code(p, means, indices), means, strict=True):
                 part.coded(p, q, mu, layout, self.lut)
-        return torch.cat([part.y_hat for part in parts])
+        return parts[0].y_hat if len(parts) == 1 else torch.cat([part.y_hat for part in parts])
 
     def order(self, groups: int) -> list[Step]:
         """In which the planes f = 0 are coded."""
@@ -539,12 +539,13 @@ class ContextCodec(nn.Module):
             planes = [g * depth for g in step.groups]
             y_hat[:, planes] = self.plane_passes(self.low, parts, layout, coder(planes)).unflatten(0, (s, m))
         known: list[Source] = []
+        y = y_hat[:, ::depth].flatten(0, 1)
         for f in range(1, depth):
-            y = y_hat[:, f - 1 :: depth].flatten(0, 1)
             known.append(self.source(y, list(self.detail.sources)[: 3 if f == 1 else 2], levelled=f == 1))
             parts = self.detail_planes(known, rate, depth)
             planes = [g * depth + f for g in range(groups)]
-            y_hat[:, f::depth] = self.plane_passes(self.detail, parts, layout, coder(planes)).unflatten(0, (s, groups))
+            y = self.plane_passes(self.detail, parts, layout, coder(planes))
+            y_hat[:, f::depth] = y.unflatten(0, (s, groups))
         return y_hat
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -631,5 +632,5 @@ def quantise(e: Tensor, index: Tensor, least: int = 0) -> Tensor:
     index = index.to(torch.int32)
     first, later = looked_up(to_first, index), looked_up(0.5 - table[1].clamp(max=0.4), index)
     a = e.abs()
-    n = (a + later).floor_().clamp_(min=1).mul_(a > first)  # first < 1.5 or infinite, so what it decides is 0 or 1
-    return n.copysign_(e)
+    n = (a + later).floor_().clamp_(min=1)  # first < 1.5 or infinite, so what it decides is 0 or 1
+    return n.mul_(a.gt_(first)).copysign_(e)

@@ -12,8 +12,8 @@ all magnitudes of a pass are coded in one call.
     G = floor(C / S + 1/2) cells, S = min(CELL, floor(sqrt(EDGE T)))
     cell c = 0 .. G - 1 of the plane has the symbols of e(c) <= before_j < e(c + 1), e(c) = ceil(c C / G)
     the cells of all these planes are one sequence; every cell but each CHAIN-th, from the first on, says the signs of the
-    first M carriers of the one before it that are not zero,
-        M = min(their number, floor((e(c + 1) - e(c)) / SHARE))
+    first carriers of the one before it that are not zero, at most
+        M = floor((e(c + 1) - e(c)) / SHARE)
     a carrier j in it has to do with sign b + k, if that is below M, for each bit k that is set in
         PATTERNS[floor(40503 j / 2**8) mod 4],   b = floor(M (before_j - e(c)) / (e(c + 1) - e(c)))
     a sign is negative if the sum of the magnitudes that have to do with it is odd
@@ -46,6 +46,7 @@ DEAREST = 4 * PRICE
 NEVER = 1 << 25
 FROM = STATES // 2 - 1  # these bits of a sum are not of the price: they say from which state it is reached
 _REACHED = np.arange(STATES) ^ PATTERNS[:, None]  # [4, STATES]: the state that a change of each pattern leads to
+_OTHER = np.arange(STATES) ^ 1
 _CHANGE = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(STATES // 2)  # [before, after]: what sum leads there
 _STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, NEVER).astype(np.int32)
 
@@ -121,17 +122,16 @@ class Cells:
         number: Int = 40503 * (self.at - self.plane * self.symbols) >> 8 & 3
         return number
 
-    def first(self, which: Int, told: Int) -> Int:
-        """The first sign b that carriers have to do with; told: M of every cell."""
-        cell = self.cell[which]
-        return _divided(told[cell] * self.offset[which], self.width[cell])
+    @cached_property
+    def told(self) -> Int:
+        """M of every cell, 0 of those that begin a chain."""
+        told: Int = np.where(self.turn == 0, 0, self.width // SHARE)
+        return told
 
-    def said(self, nonzero: Int) -> Int:
-        """M of every cell; nonzero: which carriers are not zero."""
-        counts = np.bincount(self.cell[nonzero], minlength=len(self.width))
-        told = np.minimum(np.append(0, counts[:-1]), self.width // SHARE)
-        told[self.turn == 0] = 0
-        return np.asarray(told, np.int64)
+    @cached_property
+    def first(self) -> Int:
+        """The first sign b that a carrier has to do with."""
+        return _divided(self.told[self.cell] * self.offset, self.width[self.cell])
 
 
 def syndrome(pattern: Int, first: Int, owner: Int, count: int) -> Int:
@@ -146,18 +146,16 @@ def syndrome(pattern: Int, first: Int, owner: Int, count: int) -> Int:
 
 def hidden(cells: Cells, magnitude: NDArray[Any]) -> tuple[Int, Int]:
     """Flat positions of the symbols whose signs are not sent, and the signs (1: negative); magnitudes [N, n]."""
+    if not cells.told.any():
+        return cells.at[:0], cells.at[:0]
     values = magnitude.reshape(-1)[cells.at]
     nonzero = np.flatnonzero(values)
     cells, values = cells.kept(nonzero), values[nonzero]
-    told = cells.said(np.arange(len(values))) if len(cells.width) else cells.width
-    if not told.any():
-        return cells.at[:0], cells.at[:0]
     odd = np.flatnonzero(values & 1)
-    words = np.repeat(syndrome(cells.pattern[odd], cells.first(odd, told), cells.cell[odd], len(told)), told)
-    signs = words >> np.arange(len(words)) - np.repeat(np.cumsum(told) - told, told) & 1
-    begins = np.searchsorted(cells.cell, np.arange(len(told)))
-    rank = np.arange(len(values)) - begins[cells.cell]
-    return cells.at[rank < np.append(told, 0)[cells.cell + 1]], signs
+    sums = syndrome(cells.pattern[odd], cells.first[odd], cells.cell[odd], len(cells.width))
+    rank = np.arange(len(values)) - np.searchsorted(cells.cell, np.arange(len(cells.width)))[cells.cell]
+    inside = np.flatnonzero(rank < np.append(cells.told[1:], 0)[cells.cell])
+    return cells.at[inside], sums[cells.cell[inside] + 1] >> rank[inside] & 1
 
 
 def hide(
@@ -168,111 +166,131 @@ def hide(
     error [N, n]: what q is the rounding of, in steps, and has the sign of. costs [2, 256]: by scale index the squared error
     (steps^2) that 1 is worth instead of 0 in bits, and n + 1 instead of n.
     """
-    if not len(cells.width):
-        return q, cells.at[:0]
-    # cells side by side: first those that begin a chain, then the ones after them, and so on, long chains first
+    flat, hidden = q.reshape(-1).copy(), [cells.at[:0]]
+    # chains side by side, long ones first: of so many together first the cells that begin them, then the ones after, and so on
     chain = np.cumsum(cells.turn == 0) - 1
-    length = np.bincount(chain)
-    lanes = np.empty(len(length), np.int64)
-    lanes[np.argsort(-length, kind="stable")] = np.arange(len(length))
-    order = np.lexsort((lanes[chain], cells.turn))
-    start = np.searchsorted(cells.cell, np.arange(len(order) + 1))
-    size = (start[1:] - start[:-1])[order]
-    ends = np.append(0, np.cumsum(size))
-    which = np.arange(ends[-1]) + np.repeat(start[order] - ends[:-1], size)
-    at = cells.at[which]
-    value, given, row = q.reshape(-1)[at], error.reshape(-1)[at], index.reshape(-1)[at]
-    n = np.abs(value)
-    twice = 2 * (np.abs(given) - n.astype(np.float32))
-    first, later = costs[0].take(row), costs[1].take(row)
-    up = 1 - twice + np.where(n > 0, later, first)
-    down = np.where(n > 0, 1 + twice - np.where(n > 1, later, first), np.inf)
-    changed = value + (1 - 2 * ((up <= down) == (given < 0)))
-    carriers = _Carriers(
-        value,
-        np.minimum(PRICE * np.minimum(up, down), DEAREST).astype(np.int32) & ~FROM,
-        np.repeat(lanes[chain[order]], size),
-        cells.pattern[which],
-        cells.before[which] - np.repeat(cells.start[order], size),
-        np.repeat(cells.width[order], size),
-    )
-    hidden = [at[:0]]
-    begins = np.append(0, np.cumsum(np.bincount(cells.turn))).tolist()  # of the cells of each turn
-    for last, begin, end in zip(begins, begins[1:], begins[2:], strict=False):
-        for lane in range(0, end - begin, LANES):
-            many = min(LANES, end - begin - lane)
-            before, here = (slice(ends[n], ends[n + many]) for n in (last + lane, begin + lane))
-            room = cells.width[order[begin + lane :][:many]] // SHARE
-            said, changes = _embed(carriers.part(before, lane), carriers.part(here, lane), room)
-            changes += here.start
-            value[changes] = changed[changes]
-            hidden.append(at[said + before.start])
-    flat = q.reshape(-1).copy()
-    flat[at] = value
+    lanes = np.empty(chain.max(initial=-1) + 1, np.int64)
+    lanes[np.argsort(-np.bincount(chain), kind="stable")] = np.arange(len(lanes))
+    lane = lanes[chain]
+    start = np.searchsorted(cells.cell, np.arange(len(lane) + 1))
+    for first in range(0, len(lanes), LANES):
+        chosen = np.flatnonzero((lane >= first) & (lane < first + LANES))
+        order = chosen[np.lexsort((lane[chosen], cells.turn[chosen]))]
+        size = (start[1:] - start[:-1])[order]
+        ends = np.append(0, np.cumsum(size))
+        which = np.arange(ends[-1]) + np.repeat(start[order] - ends[:-1], size)
+        at = cells.at[which]
+        value = flat[at]
+        chains = _Chains(
+            value,
+            *_changes(value, error.reshape(-1)[at], costs[:, index.reshape(-1)[at]]),
+            np.repeat(np.arange(len(order)), size),
+            cells.pattern[which],
+            cells.first[which],
+            cells.told[order],
+            ends,
+            np.append(0, np.cumsum(np.bincount(cells.turn[order]))).tolist(),
+        )
+        hidden.append(at[chains.embed()])
+        flat[at] = value
     return flat.reshape(q.shape), np.concatenate(hidden)
 
 
+def _changes(
+    value: NDArray[Any], given: NDArray[np.float32], costs: NDArray[Any]
+) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """What it costs to change each symbol by one, in 1 / PRICE, and what it becomes; costs [2, n]."""
+    n = np.abs(value)
+    twice = 2 * (np.abs(given) - n.astype(np.float32))
+    first, later = costs
+    up = 1 - twice + np.where(n > 0, later, first)
+    down = np.where(n > 0, 1 + twice - np.where(n > 1, later, first), np.inf)
+    price = np.minimum(PRICE * np.minimum(up, down), DEAREST).astype(np.int32) & ~FROM
+    return price, value + (1 - 2 * ((up <= down) == (given < 0)))
+
+
 @dataclass(frozen=True)
-class _Carriers:
-    """Of cells side by side, in order."""
+class _Chains:
+    """Chains of cells side by side, the longest first, in order of their turns; first their carriers."""
 
     value: NDArray[Any]
     price: NDArray[np.int32]  # of a change
-    lane: Int
+    changed: NDArray[Any]
+    owner: Int  # the cell
     pattern: Int
-    offset: Int
-    width: Int  # of the cell
+    first: Int
+    told: Int  # of every cell: M
+    ends: Int  # of the carriers of every cell, after 0
+    turns: list[int]  # where the cells of each turn begin, and their number
 
-    def part(self, span: slice, lane: int) -> _Carriers:
-        """Those of cells from that lane on."""
-        value, price, lanes, *others = (getattr(self, name)[span] for name in self.__dataclass_fields__)
-        return _Carriers(value, price, lanes - lane, *others)
+    def embed(self) -> Int:
+        """Changes values so that cells say the signs of the cells before them; which carriers these are the signs of."""
+        cells, longest = len(self.told), 2 * ((int(self.told.max()) + 1) // 2)
+        if longest == 0:
+            return self.ends[:0]
+        odd = np.flatnonzero(self.value & 1)
+        sums = syndrome(self.pattern[odd], self.first[odd], self.owner[odd], cells)  # what they say as they are
+        # the cheapest change of each pattern and sign, and one carrier whose it is
+        best = np.full((len(PATTERNS), longest, cells), NEVER, np.int32)
+        key = (self.pattern * longest + self.first) * cells + self.owner
+        np.minimum.at(best.reshape(-1), key, self.price)
+        taken = np.flatnonzero(self.price == best.reshape(-1)[key])
+        one = np.empty(best.size, np.int64)
+        one[key[taken]] = taken
+        taken = taken[one[key[taken]] == taken]
+        # the cheapest changes of the patterns of a sign whose sum is x, and which they are
+        spent = np.full((STATES, longest, cells), NEVER, np.int32)
+        spent[0] = 0
+        other = np.empty_like(spent)
+        choice = np.empty((len(PATTERNS), *spent.shape), bool)
+        for reached, price, better in zip(_REACHED, best, choice, strict=True):
+            np.take(spent, reached, 0, other, "clip")
+            other += price
+            np.less(other, spent, out=better)
+            np.minimum(spent, other, out=spent)
+        hidden = [taken[:0]]
+        picked = np.empty(best.shape, bool)
+        for last, begin, end in zip(self.turns, self.turns[1:], self.turns[2:], strict=False):
+            lanes, here = end - begin, slice(begin, end)
+            told = self.told[here]
+            start = self.ends[last]
+            before = self.value[start : self.ends[last + lanes]]
+            nonzero = np.flatnonzero(before)
+            lane = self.owner[start:][nonzero] - last
+            counts = np.bincount(lane, minlength=lanes)
+            rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
+            inside = np.flatnonzero(rank < told[lane])
+            hidden.append(nonzero[inside] + start)
+            minus = inside[before[nonzero[inside]] < 0]
+            signs = np.zeros(lanes, np.int64)
+            np.bitwise_or.at(signs, lane[minus], 1 << rank[minus])
+            # what has to change; what they say of no sign may stay
+            signs = (signs ^ sums[here]) & (1 << np.minimum(counts, told)) - 1
+            want = signs >> np.arange(longest)[:, None] & 1
+            change = _cheapest(np.where(want, spent[_OTHER, :, here], spent[:, :, here]), told) ^ want
+            places = np.arange(longest)[:, None] * cells + np.arange(begin, end)
+            for p in range(len(PATTERNS) - 1, -1, -1):
+                chosen = choice[p].reshape(-1).take(change * (longest * cells) + places)
+                picked[p, :, here] = chosen & (np.arange(longest)[:, None] < told)
+                change ^= chosen * PATTERNS[p]
+            able = taken[slice(*np.searchsorted(taken, self.ends[[begin, end]]))]
+            able = able[picked.reshape(-1)[key[able]]]
+            self.value[able] = self.changed[able]
+        return np.concatenate(hidden)
 
 
-def _embed(before: _Carriers, here: _Carriers, room: Int) -> tuple[Int, Int]:
-    """Which carriers before have signs that the cells after them can say, at most `room` of each, and which of these to
-    change so that they do."""
-    lanes = len(room)
-    nonzero = np.flatnonzero(before.value)
-    lane = before.lane[nonzero]
-    counts = np.bincount(lane, minlength=lanes)
-    bits = np.minimum(counts, room)
-    if not bits.any():
-        return nonzero[:0], nonzero[:0]
-    half = (int(bits.max()) + 1) // 2
-    longest = 2 * half
-    rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
-    inside = np.flatnonzero(rank < bits[lane])
-    said, lane, rank = nonzero[inside], lane[inside], rank[inside]
-    minus = np.flatnonzero(before.value[said] < 0)
-    signs = np.zeros(lanes, np.int64)
-    np.bitwise_or.at(signs, lane[minus], 1 << rank[minus])
-    # what the cells say as they are
-    first = _divided(bits[here.lane] * here.offset, here.width)
-    odd = np.flatnonzero(here.value & 1)
-    signs ^= syndrome(here.pattern[odd], first[odd], here.lane[odd], lanes)
-    want = signs >> np.arange(longest)[:, None] & 1
-    # the cheapest change of each sign and pattern
-    best = np.full((len(PATTERNS), longest, lanes), NEVER, np.int32)
-    key = (here.pattern * longest + first) * lanes + here.lane
-    np.minimum.at(best.reshape(-1), key, here.price)
-    # the cheapest changes of the patterns of a sign whose sum with `want` is x, and which they are
-    spent = np.full((STATES, longest, lanes), NEVER, np.int32)
-    spent[0][want == 0] = spent[1][want == 1] = 0
-    other = np.empty_like(spent)
-    choice = np.empty((len(PATTERNS), *spent.shape), bool)
-    for reached, price, better in zip(_REACHED, best, choice, strict=True):
-        np.take(spent, reached, 0, other, "clip")
-        other += price
-        np.less(other, spent, out=better)
-        np.minimum(spent, other, out=spent)
-    # from state to state, from the first sign on and from the last one back side by side: the state that is reached is the
-    # last axis but one; lanes stay where they are from their last sign on
-    told = np.arange(longest)[:, None] < bits
+def _cheapest(spent: NDArray[np.int32], told: Int) -> Int:
+    """The sums x [longest, lanes] of signs that lead from state 0 on at the least cost; spent [STATES, longest, lanes].
+
+    Lanes stay where they are from their last sign on. From the first sign on and from the last one back side by side.
+    """
+    longest, lanes = spent.shape[1:]
+    half = longest // 2
     there = np.arange(half)
     sign = np.stack([there, longest - 1 - there], 1)  # [half, 2]
+    # from state to state: the state that is reached is the last axis but one
     ways = spent.reshape(-1, lanes).take(sign[:, :, None, None] + longest * np.stack([_CHANGE, _CHANGE.T]), 0)
-    ways.transpose(0, 1, 4, 2, 3)[~told[sign]] = _STAY
+    ways.transpose(0, 1, 4, 2, 3)[(np.arange(longest)[:, None] >= told)[sign]] = _STAY
     ways |= np.arange(STATES // 2, dtype=np.int32)[:, None, None]
     costs = np.zeros((2, STATES // 2, lanes), np.int32)
     costs[0, 1:] = NEVER
@@ -281,7 +299,7 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> tuple[Int, Int]:
         way += costs[:, :, None]
         np.minimum.reduce(way, 1, out=sums)
         costs = sums & ~FROM
-    # and from where they meet at the least cost to both ends
+    # and back from where they meet at the least cost to both ends
     middle = costs.sum(0).argmin(0)
     place = np.arange(lanes) + np.array([[0], [costs[0].size]])
     come = lanes * (least & FROM).astype(np.int64) + place[:, None]
@@ -291,17 +309,5 @@ def _embed(before: _Carriers, here: _Carriers, room: Int) -> tuple[Int, Int]:
         along[n] = at = come[n].take(at)
     along = (along - place) // lanes
     states = np.concatenate([along[:, 0], middle[None], along[::-1, 1]])
-    change = states[:-1] ^ 2 * states[1:]
-    places = np.arange(want.size).reshape(want.shape)
-    picked = np.empty(best.shape, bool)
-    for chosen, better, pattern in zip(picked[::-1], choice[::-1], PATTERNS[::-1], strict=True):
-        np.take(better.reshape(-1), change * want.size + places, None, chosen, "clip")
-        change ^= chosen * pattern
-    picked &= told
-    taken = np.flatnonzero(picked.reshape(-1)[key])
-    key = key[taken]
-    cheapest = here.price[taken] == best.reshape(-1)[key]
-    taken, key = taken[cheapest], key[cheapest]
-    one = np.empty(best.size, np.int64)  # of equally cheap ones
-    one[key] = taken
-    return said, taken[one[key] == taken]
+    found: Int = states[:-1] ^ 2 * states[1:]
+    return found
