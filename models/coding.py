@@ -51,6 +51,8 @@ ERROR_MAX = 255.0  # sixteenths of a step: exact sums in float32
 Z_MAX = 127
 MANY_BLOCKS = 512  # of a slice: a sixteenth of them tell the depth as well as a quarter
 ANALYSED_AT_ONCE = 8  # slices
+TUNINGS = 5  # trials of `ContextLossy._tuned`
+BURDEN_MAX = 4.0  # bits a step
 SAMPLES_AT_ONCE = 1 << 18  # that the synthesis handles together: tensors that fit a cache
 
 
@@ -88,11 +90,23 @@ def integer_step(params: Params) -> int:
     return round(step * (1 << STEP_BITS))
 
 
-def _padded(x: NDArray[np.int32]) -> Tensor:
+def _searches(params: Params) -> bool:
+    return getattr(params, "effort", "default") == "high"
+
+
+def padded(x: NDArray[np.int32]) -> Tensor:
     """[K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
     h, w = x.shape[1:]
     whole = torch.from_numpy(x.astype(np.float32))
     return whole if h % 8 == w % 8 == 0 else F.pad(whole, (0, -w % 8, 0, -h % 8), mode="replicate")
+
+
+class _Unwritten:
+    """A coder that writes nothing."""
+
+    def code(self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
+        assert values is not None
+        return values
 
 
 @dataclass(frozen=True)
@@ -193,12 +207,12 @@ class ContextLossy:
         for slab, coefficients in zip(x, y, strict=True):  # the streams must not depend on which are coded together
             for start in range(0, k, ANALYSED_AT_ONCE):
                 part = slice(start, start + ANALYSED_AT_ONCE)
-                transform.analysis(_padded(slab[part]).div_(sixteenth).to(self._device), coefficients[part])
+                transform.analysis(padded(slab[part]).div_(sixteenth).to(self._device), coefficients[part])
         return self._run(x.shape, y, self.depths(x, y, params), coder, params)
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
         """Of the transform, for each slab, from its codes [S, K, H, W] and slices y [S, K, h, w, 64] in 1/16 step."""
-        if getattr(params, "effort", "default") == "high":
+        if _searches(params):
             return self._tried_depths(x, y, params)
         every = 4 if y.shape[2] * y.shape[3] >= MANY_BLOCKS else 2
         return [choose_depths(slab[None, :, ::every, ::every] / 16)[0] for slab in y]
@@ -214,6 +228,22 @@ class ContextLossy:
             error = (made - x) / params.step
             costs.append(np.square(error).sum((1, 2, 3)) + RDO_LAMBDA * lengths.bits)
         return [transform.DEPTHS[i] for i in np.argmin(costs, 0).tolist()]
+
+    def _tuned(self, shape: tuple[int, ...], y: Tensor, depth: int, params: Params) -> Tensor:
+        """Planes [S, K', h, w, 64] to code instead of y: less of what makes others dear, more of what makes them cheap.
+
+        Coefficients are moved to where squared error + RDO_LAMBDA bits is least if every step of theirs costs others as much
+        as on the mean of TUNINGS trials. (The gradients of one trial are noisy: symbols are integers.)
+        """
+        rate = torch.tensor([self._rate_class(params)], device=self._device)
+        burden, wanted = torch.zeros_like(y), y
+        for n in range(TUNINGS):
+            y_hat = self._planes(shape, wanted, depth, _Unwritten(), params)
+            for mean, coded, slab in zip(burden, y_hat, y, strict=True):
+                found = self._network.burden(coded, slab, depth, rate).clamp_(-BURDEN_MAX, BURDEN_MAX)
+                mean += found.sub_(mean).div_(n + 2)
+            wanted = y - 8 * RDO_LAMBDA * burden
+        return wanted
 
     @torch.inference_mode()
     def decode(self, shape: tuple[int, int, int, int], params: Params, coder: SymbolCoder) -> NDArray[np.int32]:
@@ -231,9 +261,15 @@ class ContextLossy:
             slabs = np.flatnonzero(got == choice).tolist()
             depth = transform.DEPTHS[choice]
             planes = None if y is None else transform.analysis_across(y if len(slabs) == s else y[slabs], depth)
-            y_hat = self._planes((len(slabs), *shape[1:]), planes, depth, coder.of(slabs), params)
+            several = (len(slabs), *shape[1:])
+            if planes is not None and _searches(params):
+                planes = self._tuned(several, planes, depth, params)
+            y_hat = self._planes(several, planes, depth, coder.of(slabs), params)
             self._samples(y_hat, [out[slab] for slab in slabs], depth, params)
         return out
+
+    def _rate_class(self, params: Params) -> int:
+        return rate_class(integer_step(params), params.peak)
 
     def _planes(
         self, shape: tuple[int, ...], y: Tensor | None, depth: int, coder: SlabsCoder, params: Params
@@ -260,7 +296,7 @@ class ContextLossy:
 
             return code
 
-        rate = torch.full((s,), rate_class(integer_step(params), params.peak), device=device)
+        rate = torch.full((s,), self._rate_class(params), device=device)
         y_hat = torch.empty((s, -(-k // depth) * depth, *size, CHANNELS), device=device)
         return self._network.run(y_hat, depth, rate, layout, coder_of)
 
@@ -363,7 +399,7 @@ class TransformLossy:
         for t in range(k):
             y = None
             if x is not None:
-                flat = _padded(x[:, t])[:, None].to(self._device) / peak
+                flat = padded(x[:, t])[:, None].to(self._device) / peak
                 y = self._network.g_a(flat) * gain
             y_hat = self._latents(s, size, y, octave, symbols)
             samples = self._network.g_s(y_hat / gain)[:, 0, :height, :width] * peak

@@ -52,11 +52,14 @@ from .layers import (
     clamped,
     compand,
     compand_table,
+    floor_through,
+    level_of,
     level_table,
     looked_up,
     relu8,
     round_through,
     rounded_once,
+    through,
 )
 
 CHANNELS = 64
@@ -366,11 +369,11 @@ class Planes:
         self.y_hat.view(n, -1).scatter_(1, where, new)
         if p == PASSES - 1:
             return
+        if self.y_1 is not None:
+            new[:, level] -= _picked(self.y_1[..., 0], block)
         size = new.abs()
         size[:, level] = (16 * q[:, level]).abs()
         self.magnitude.view(n, -1).scatter_(1, where, size.clamp_(max=COMPAND_SIZE - 1))
-        if self.y_1 is not None:
-            new[:, level] -= _picked(self.y_1[..., 0], block)
         self.known = grown(self.known, compand(new, lut), h, w)
 
 
@@ -426,13 +429,22 @@ class ContextCodec(nn.Module):
             says.append([layer(companded).permute(0, 2, 3, 1) for layer in layers])
         return Source(y, torch.cat(energies), list(zip(*says, strict=True)))
 
+    def low_source(self, y: Tensor) -> Source:
+        """Of a group's plane f = 0 for others', its energies as logarithms."""
+        source = self.source(y, list(self.low.sources), levelled=True)
+        return replace(source, energy=level_of(source.energy, self.levels))
+
+    def detail_source(self, y: Tensor, f: int) -> Source:
+        """Of planes f for those of higher frequency."""
+        return self.source(y, list(self.detail.sources)[: 3 if f == 0 else 2], levelled=f == 0)
+
     def low_planes(self, around: Sequence[tuple[Source, Source, bool]], place: Tensor, rate: Tensor) -> list[Planes]:
         """Groups side by side after those around: planes f = 0 a and b [S, ...] (zeros: none) and whether there are both;
         place 5 log2(depth) + `Step.places`, rate [S groups]."""
         y_1, energy, says = [], [], []
         for a, b, both in around:
-            y_1.append((a.y + b.y).add_(1).div_(2).floor_() if both else a.y)
-            energy.append((a.energy + b.energy).div_(2).floor_() if both else a.energy)
+            y_1.append(floor_through((a.y + b.y).add_(1).div_(2)) if both else a.y)
+            energy.append(floor_through((a.energy + b.energy).div_(2)) if both else a.energy)
             says.append(torch.cat([first + second for first, second in zip(a.says[0], b.says[1], strict=True)]))
         whole = [torch.stack(groups, 1).flatten(0, 1) for groups in (y_1, energy, says)]
         out = []
@@ -442,10 +454,10 @@ class ContextCodec(nn.Module):
             out.append(Planes(base, place[part], y, [e], torch.zeros_like(y), torch.zeros_like(y)))
         return out
 
-    def detail_planes(self, known: Sequence[Source], rate: Tensor, depth: int) -> list[Planes]:
-        """After the known planes 0 .. f - 1 of all groups, f > 0, [S G, h, w, 64] each; rate [S]."""
-        f = len(known)
-        near, far, low = known[-1], known[max(f - 2, 0)], known[0]
+    def detail_planes(
+        self, f: int, near: Source, far: Source, low: Source, rate: Tensor, depth: int
+    ) -> list[Planes]:
+        """Planes f > 0 of all groups after their planes f - 1, max(f - 2, 0) and 0, [S G, h, w, 64] each; rate [S]."""
         n, groups = len(near.y), len(near.y) // len(rate)
         plane = torch.arange(n, device=rate.device)
         before, after = plane - (plane % groups > 0).long(), plane + (plane % groups < groups - 1).long()
@@ -454,7 +466,7 @@ class ContextCodec(nn.Module):
         out = []
         for i, part in enumerate(pieces(n, math.prod(near.y.shape[1:3]))):
             wide = (near.energy[before[part]] + near.energy[after[part]]).add_(near.energy[part], alpha=2)
-            energies = [looked_up(self.levels, e) for e in ((wide + 2) / 4, far.energy[part])]
+            energies = [level_of(e, self.levels) for e in ((wide + 2) / 4, far.energy[part])]
             base = self.detail.base([near.says[0][i], far.says[1][i], low.says[2][i]], place, rates[part])
             nothing = [torch.zeros_like(near.y[part]) for _ in range(2)]
             out.append(Planes(base, place, None, energies, *nothing))
@@ -481,7 +493,7 @@ class ContextCodec(nn.Module):
             ]
             sums = (_picked(_smooth(planes.magnitude), where), joined(beside, n).flatten(1))
             for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
-                energies.append(looked_up(self.levels, total.div_(weight)))
+                energies.append(level_of(total.div_(weight), self.levels))
         weights = net.passes[p].energy_weights()[planes.place] / GATE  # exact, as the sums are
         total = scale.new_zeros(())
         for weight, energy in zip(weights.unbind(1), energies, strict=True):
@@ -530,9 +542,7 @@ class ContextCodec(nn.Module):
         for step in self.order(groups):
             m = len(step.groups)
             for g in {*step.before, *step.after} - sources.keys():
-                y = nothing if g < 0 else y_hat[:, g * depth].clone()
-                source = self.source(y, list(self.low.sources), levelled=True)
-                sources[g] = replace(source, energy=looked_up(self.levels, source.energy))
+                sources[g] = self.low_source(nothing if g < 0 else y_hat[:, g * depth].clone())
             around = [(sources[a], sources[b], b >= 0) for a, b in zip(step.before, step.after, strict=True)]
             place = torch.tensor(step.places(), device=y_hat.device).repeat(s) + PLACES * DEPTHS.index(depth)
             parts = self.low_planes(around, place, rate.repeat_interleave(m))
@@ -541,12 +551,69 @@ class ContextCodec(nn.Module):
         known: list[Source] = []
         y = y_hat[:, ::depth].flatten(0, 1)
         for f in range(1, depth):
-            known.append(self.source(y, list(self.detail.sources)[: 3 if f == 1 else 2], levelled=f == 1))
-            parts = self.detail_planes(known, rate, depth)
+            known.append(self.detail_source(y, f - 1))
+            parts = self.detail_planes(f, known[-1], known[max(f - 2, 0)], known[0], rate, depth)
             planes = [g * depth + f for g in range(groups)]
             y = self.plane_passes(self.detail, parts, layout, coder(planes))
             y_hat[:, f::depth] = y.unflatten(0, (s, groups))
         return y_hat
+
+    # -- search of an encoder ------------------------------------------------------------------------------------
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def burden(self, y_hat: Tensor, y: Tensor, depth: int, rate: Tensor) -> Tensor:
+        """What coded planes y_hat of a slab, [K', h, w, 64], do to what leans on them: bits a step, of the same shape.
+
+        The derivative of the bits of other symbols, and of the squared errors of those that are 0 (in RDO_LAMBDA), by every
+        coefficient, of which y is what was wanted; rate int64 [1].
+        """
+        y_hat, y, rate = y_hat.clone(), y.clone(), rate.clone()
+        total = torch.zeros_like(y_hat)
+        h, w = y.shape[1:3]
+        layout = Layout.of(h, w, y.device)
+        groups, most = len(y_hat) // depth, max(1, TOGETHER // (h * w))  # planes at once
+        for step in self.order(groups):
+            for at in range(0, len(step.groups), most):
+                part = Step(*(each[at : at + most] for each in (step.groups, step.before, step.after)))
+                coded = list(part.groups)
+                around = sorted({*part.before, *part.after} - {-1})
+                leaves = [y_hat[::depth][g].requires_grad_() for g in (coded, *([g] for g in around))]
+                sources = {g: self.low_source(plane) for g, plane in zip(around, leaves[1:], strict=True)}
+                sources[-1] = self.low_source(torch.zeros_like(y_hat[:1]))
+                pairs = [(sources[a], sources[b], b >= 0) for a, b in zip(part.before, part.after, strict=True)]
+                place = torch.tensor(part.places(), device=y.device) + PLACES * DEPTHS.index(depth)
+                (made,) = self.low_planes(pairs, place, rate.expand(len(coded)))
+                bits = self._burden_of(self.low, made, leaves[0], y[::depth][coded], layout).sum()
+                for g, gradient in zip((coded, *([g] for g in around)), torch.autograd.grad(bits, leaves), strict=True):
+                    total[::depth][g] += gradient
+        for f in range(1, depth):
+            for at in range(0, groups, most):
+                near = slice(max(at - 1, 0), at + most + 1)  # energies are also of the groups beside
+                known = {n: y_hat[n::depth][near].clone().requires_grad_() for n in (0, max(f - 2, 0), f - 1, f)}
+                first, second, third = (self.detail_source(known[n], n) for n in (f - 1, max(f - 2, 0), 0))
+                (made,) = self.detail_planes(f, first, second, third, rate, depth)
+                bits = self._burden_of(self.detail, made, known[f], y[f::depth][near], layout)
+                bits = bits[at - near.start :][:most].sum()
+                for n, gradient in zip(known, torch.autograd.grad(bits, list(known.values())), strict=True):
+                    total[n::depth][near] += gradient
+        return total.mul_(16)
+
+    def _burden_of(self, net: PlaneNet, planes: Planes, y_hat: Tensor, y: Tensor, layout: Layout) -> Tensor:
+        """Bits [N], and errors in RDO_LAMBDA, with the gradients of `burden`; planes y_hat and y [N, h, w, 64]."""
+        sums = []
+
+        def code(p: int, means: Sequence[Tensor], indices: Sequence[Tensor]) -> Sequence[Tensor]:
+            (mu,), (index,) = means, indices
+            made, wanted = _picked(y_hat, layout.where[p]), _picked(y, layout.where[p])
+            q, e = ((made - mu).detach() / 16).round(), (wanted - mu) / 16
+            bits = entropy.coded_bits(index, e, q, (q - e).detach())
+            bits = bits * (index >= INDEX_SKIP) + e.square() * (q == 0) / RDO_LAMBDA
+            sums.append(bits.sum(1))
+            return [through(made, lambda _: q, made.new_tensor(1 / 16))]
+
+        self.plane_passes(net, [planes], layout, code)
+        return torch.stack(sums).sum(0)
 
     # -- training ------------------------------------------------------------------------------------------------
 

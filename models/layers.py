@@ -12,8 +12,10 @@ and straight-through gradients, so what is trained is what is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import math
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,20 +29,31 @@ MAX_SHIFT = 14
 Part = tuple[Tensor, Tensor]  # weights [outputs, inputs] and biases [outputs]
 
 
-class _Round(torch.autograd.Function):
+class _Through(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
+    def forward(ctx: Any, x: Tensor, made: Callable[[Tensor], Tensor], slope: Tensor | None) -> Tensor:
+        ctx.slope = slope
+        return made(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient if ctx.slope is None else gradient * ctx.slope, None, None
+
+
+def through(x: Tensor, made: Callable[[Tensor], Tensor], slope: Tensor | None = None) -> Tensor:
+    """made(x), with a gradient of so much (None: 1)."""
+    y: Tensor = _Through.apply(x, made, slope)  # type: ignore[no-untyped-call]
+    return y
 
 
 def round_through(x: Tensor) -> Tensor:
     """Round to integers (ties to even), gradient of the identity."""
-    rounded: Tensor = _Round.apply(x) if x.requires_grad else x.round()  # type: ignore[no-untyped-call]
-    return rounded
+    return through(x, torch.round) if x.requires_grad else x.round()
+
+
+def floor_through(x: Tensor) -> Tensor:
+    """Round down, in place where no gradient is wanted; gradient of the identity."""
+    return through(x, torch.floor) if x.requires_grad else x.floor_()
 
 
 def clamped(x: Tensor, low: float, high: float) -> Tensor:
@@ -98,12 +111,13 @@ class IntegerConv2d(nn.Module):
         kept = self._parts.get(name)
         if kept is not None and kept[0] is self.frozen_weight:
             return kept[1]
-        weight, bias = self._weights()
-        rows, biases = weight.flatten(1), bias
-        if inputs is not None:
-            rows = rows[:, inputs.to(rows.device)]
-        if outputs is not None:
-            rows, biases = rows[outputs.to(rows.device)], biases[outputs.to(rows.device)]
+        with torch.inference_mode(False):  # or it could not be used where there are gradients
+            weight, bias = self._weights()
+            rows, biases = weight.flatten(1), bias
+            if inputs is not None:
+                rows = rows[:, inputs.to(rows.device)]
+            if outputs is not None:
+                rows, biases = rows[outputs.to(rows.device)], biases[outputs.to(rows.device)]
         if self.frozen_weight is not None:
             self._parts[name] = self.frozen_weight, (rows, biases)
         return rows, biases
@@ -121,7 +135,7 @@ class IntegerConv2d(nn.Module):
 
     def _rounded_sum(self, y: Tensor) -> Tensor:
         y = y.float()
-        return round_through(y) if self.frozen_weight is None else y.round_()
+        return round_through(y) if y.requires_grad or self.frozen_weight is None else y.round_()
 
     def _round(self) -> tuple[Tensor, Tensor]:
         scale = torch.exp2(self._shift())
@@ -206,9 +220,13 @@ def compand_table() -> Tensor:
 
 
 def compand(x: Tensor, table: Tensor) -> Tensor:
-    """x integer-valued -> table[clamp(x, -2047, 2047) + 2047]; carries no gradient."""
+    """x integer-valued -> table[clamp(x, -2047, 2047) + 2047]."""
     limit = COMPAND_SIZE - 1
-    return looked_up(table, x.detach().clamp(-limit, limit) + limit)
+
+    def made(x: Tensor) -> Tensor:
+        return looked_up(table, x.clamp(-limit, limit) + limit)
+
+    return through(x, made, (16 / math.log(2) / x.detach().abs()).clamp_(max=1)) if x.requires_grad else made(x)
 
 
 def looked_up(table: Tensor, x: Tensor) -> Tensor:
@@ -224,6 +242,13 @@ def level_table() -> Tensor:
     """float32 [32753], integer-valued: m -> round(8 log2(m / 256 + 0.04)), m the mean magnitude in 1/256 of a step."""
     m = torch.arange(LEVELS, dtype=torch.float64)
     return torch.round(8 * torch.log2(m / 256 + 0.04)).float()
+
+
+def level_of(m: Tensor, table: Tensor) -> Tensor:
+    """table[floor(m)], of `level_table`."""
+    if m.requires_grad:
+        return through(m, partial(looked_up, table), 8 / math.log(2) / (m.detach() + 256 * 0.04))
+    return looked_up(table, m)
 
 
 class GDN(nn.Module):

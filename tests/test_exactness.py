@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder, Tables
-from mricodec.models import coding, exact, transform, zoo
+from mricodec.models import coding, context, exact, transform, zoo
 from mricodec.models.coding import ContextLossy
 from mricodec.models.context import (
     CHANNELS,
@@ -40,6 +40,7 @@ class Params:
     step: float
     peak: int
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    effort: str = "default"
 
 
 class Streams:
@@ -203,8 +204,9 @@ def permute_hidden_channels(network: ContextCodec) -> None:
             inputs(following, p)
 
 
-def test_slabs_stand_alone(model: ContextLossy, scan: NDArray[np.int32]) -> None:
-    params = Params(6.0, int(scan.max()))
+@pytest.mark.parametrize("effort", ["default", "high"])
+def test_slabs_stand_alone(model: ContextLossy, scan: NDArray[np.int32], effort: str) -> None:
+    scan, params = scan[:, :4, :50, :45], Params(6.0, int(scan.max()), effort=effort)
     payloads, decoded, _ = encode(model, scan, params)
     assert np.array_equal(decode(model, payloads[::-1], scan.shape, params), decoded[::-1])
     assert np.array_equal(decode(model, payloads[1:], scan.shape, params), decoded[1:])
@@ -279,6 +281,39 @@ def test_targets_are_those_of_the_whole_transform(size: tuple[int, int]) -> None
         sent = 16 * (targets.of(p) / 16).round()
         targets.coded(p, sent)
         error.view(2, -1)[:, where] = (sent - wanted.flatten(1)[:, where]).round()
+
+
+@pytest.mark.parametrize("step", [20.0, 40.0])
+def test_tuned_planes_take_fewer_bits(
+    model: ContextLossy, scan: NDArray[np.int32], step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Than others of the same error."""
+    monkeypatch.setattr(ContextLossy, "_tried_depths", lambda self, x, y, params: [2] * len(x))
+
+    def coded(step: float) -> tuple[float, float]:
+        _, decoded, bits = encode(model, scan, Params(step, int(scan.max()), effort="high"))
+        return math.log(np.square(decoded - scan).mean()), math.log(bits)
+
+    error, bits = coded(step)
+    monkeypatch.setattr(coding, "TUNINGS", 0)
+    plain = sorted(coded(factor * step) for factor in (0.9, 1.0, 1.1))
+    assert plain[0][0] < error < plain[-1][0]
+    assert bits < np.interp(error, *zip(*plain, strict=True)) - 0.005
+
+
+def test_burden_is_found_in_parts(model: ContextLossy, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is of what follows alone: the last pass of planes that none lean on is nobody's burden."""
+    torch.manual_seed(0)
+    y_hat = (torch.randn(8 * depth, 6, 5, 64) * 100 / (1 + torch.arange(64))).round()
+    y, rate = y_hat + 16 * torch.rand_like(y_hat) - 8, torch.tensor([6])
+    whole = model._network.burden(y_hat, y, depth, rate)
+    monkeypatch.setattr(context, "TOGETHER", 60)
+    torch.testing.assert_close(model._network.burden(y_hat, y, depth, rate), whole, rtol=1e-4, atol=1e-4)
+    layout = Layout.of(6, 5)
+    last, first = whole[depth - 1 if depth > 1 else 2].flatten(), whole[0].flatten()
+    assert not last[layout.where[3]].any()
+    assert last[layout.where[0]].abs().mean() > 0.01
+    assert first[layout.where[3]].abs().mean() > 0.01
 
 
 def test_estimated_bits_are_the_file() -> None:
