@@ -58,9 +58,7 @@ from .workers import processes
 NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median. Without loss one is enough, for the preview
 LEAST_BACKGROUND = 0.02  # of the voxels at the minimum, from which on a mask is worth a byte per slab
 SURVEY_SHARE = 0.1  # of the time, for the progress
-SAMPLE_SHARE = 0.3  # of the time after it, of a search for a target
-SAMPLE_VOXELS = 4_000_000  # at most, to search a step with
-SAMPLE_DEPTH = 8  # slices at least; thinner slabs are no sample of thick ones
+EXPECTED_FROM = 1 << 20  # voxels, about, of which a target is expected
 MOST_IN_MEMORY = 64 << 20  # bytes of a stream that may still be replaced by a better one
 CHAIN = 8  # volumes: each but the first of so many is coded beside the ones before, and decodes after them
 CHAIN_VOXELS = 1 << 25  # of a volume, as two are kept in memory
@@ -145,7 +143,7 @@ class _Plan:
     model: LossyModel | None = None
     flags: Flags = Flags(0)  # noqa: RUF009 (a constant)
     target: Target | None = None
-    at_step: Callable[[float, Effort], _Plan] | None = None  # the same plan with another step (codes) and effort
+    at_step: Callable[[float], _Plan] | None = None  # the same plan with another step (codes)
     chain: int = 0
 
 
@@ -258,7 +256,7 @@ def _write(
 def _write_on_target(
     scan: Scan, cut: Tiling, plan: _Plan, wanted: Fidelities, file: BinaryIO, progress: Progress
 ) -> EncodeReport:
-    """Search the step on a sample of the slabs, then on whole streams; the nearest of these is written."""
+    """Search the step by whole streams; the nearest of these is written."""
     head, at_step, target = plan.head, plan.at_step, wanted.target
     assert isinstance(head, LossyHead) and at_step is not None and target is not None
     intensity = head.intensity
@@ -266,7 +264,10 @@ def _write_on_target(
     aim = Aim(target, extent)
     low = math.log2(max(fidelity.STEP_RANGE[0], rate_control.FINEST_STEP))
     high = min(math.log2(fidelity.STEP_RANGE[1]), max(low, math.log2(2 * intensity.peak)))
-    share = SAMPLE_SHARE
+    octaves = np.linspace(low, high, 1 + math.ceil(rate_control.FINE * (high - low)))
+    counts = rate_control.magnitudes(_coefficients(scan, cut, intensity))
+    expected = np.array([aim.expected(octave, counts, float(intensity.scale)) for octave in octaves])
+    share = 0.0
     best: tuple[float, EncodeReport, BinaryIO] | None = None
 
     with contextlib.ExitStack() as stack:
@@ -275,10 +276,10 @@ def _write_on_target(
             nonlocal best, share
             begun, part = share, (1 - share) / 2
             stream = cast(BinaryIO, stack.enter_context(tempfile.SpooledTemporaryFile(MOST_IN_MEMORY)))
-            trial = replace(at_step(2**octave, wanted.effort), target=target)
+            trial = replace(at_step(2**octave), target=target)
             report, mse = _write(scan, cut, trial, None, wanted, 0.0, stream, lambda done: progress(begun + part * done))
             share += part
-            height = aim.of(Trial(report.stream_bytes, mse), extent.voxels)
+            height = aim.of(Trial(report.stream_bytes, mse))
             if best is None or abs(height - aim.height) < best[0]:
                 if best is not None:
                     best[2].close()
@@ -287,16 +288,7 @@ def _write_on_target(
                 stream.close()
             return height
 
-        slabs = _sample(scan, cut)
-
-        def sample(octave: float) -> float:
-            coded = at_step(2**octave, "default").coder.encode(slabs)
-            squared = sum(metrics.mse(slab, decoded) * slab.size for slab, (_, decoded) in zip(slabs, coded, strict=True))
-            voxels = sum(slab.size for slab in slabs)
-            return aim.of(Trial(sum(len(payload) for payload, _ in coded), squared / voxels), voxels)
-
-        start = aim.first(head.step, float(intensity.scale))
-        at, height = rate_control.search(aim, start, low, high, sample if slabs else None, whole)
+        at, height = rate_control.Search(aim.height, octaves, expected).run(whole, aim.tolerance)
         assert best is not None
         _, report, stream = best
         stream.seek(0)
@@ -305,18 +297,20 @@ def _write_on_target(
     return replace(report, missed=rate_control.shortfall(aim, at, height, low, high))
 
 
-def _sample(scan: Scan, cut: Tiling) -> list[NDArray[Any]]:
-    """Slices from the middle of evenly spaced slabs, at most a quarter of the scan; none if it is small or thin."""
-    n, h, w = cut.slab_shape(0)
-    depth = max(n // 4, SAMPLE_DEPTH)
+def _coefficients(scan: Scan, cut: Tiling, intensity: Intensity) -> NDArray[np.float32]:
+    """Of the transform of evenly spaced slices, [n]."""
+    from mricodec.models import coding, transform
+
     voxels = math.prod(scan.shape)
-    count = min(cut.slabs, min(voxels // 4, SAMPLE_VOXELS) // (depth * h * w))
-    if voxels < SAMPLE_VOXELS // 8 or count == 0 or depth > n:
-        return []
-    chosen = {(2 * i + 1) * cut.slabs // (2 * count) for i in range(count)}
-    slabs = (slab for number, slab in enumerate(scan.blocks(cut)) if number in chosen)
-    middles = ((slab, max(0, (len(slab) - depth) // 2)) for slab in slabs)
-    return [np.ascontiguousarray(slab[start : start + depth]) for slab, start in middles]
+    every = min(-(-voxels // EXPECTED_FROM), voxels // math.prod(cut.slab_shape(0)[1:]))
+    found = []
+    start = every // 2  # of the next slab
+    for slab in scan.blocks(cut):
+        if start < len(slab):
+            codes = coding.padded(intensity.codes(slab[start::every]))
+            found.append(transform.analysis(codes).numpy().reshape(-1))
+        start = (start - len(slab)) % every
+    return np.concatenate(found)
 
 
 def _coarser(wanted: Fidelities) -> Fidelities | None:
@@ -516,7 +510,7 @@ def _lossy_plan(
         head=head,
         model=model,
         flags=Flags.BACKGROUND if has_background else Flags(0),
-        at_step=lambda other, how: _lossy_plan(scan, cut, statistics, sigma, intensity, other, how, model),
+        at_step=lambda other: _lossy_plan(scan, cut, statistics, sigma, intensity, other, effort, model),
     )
 
 
