@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import click
+import numpy as np
 
 from mricodec.codec import comparison, contenders, metrics
 from mricodec.codec.comparison import ANCHOR, ANCHOR_RATES, JPEG2000, LEAST_PSNR, Place, Sample
@@ -41,10 +42,12 @@ from . import peers, tables
 SLAB = 40  # slices of a lossy roi
 DENSE_POINTS = 13  # of a curve within the PSNRs where it is compared
 MOST_POINTS = 32
+SLOW_POINTS = 11  # of a curve that takes long: with those around where it is compared
 FINEST_PSNR, FINEST_RMSE = 52.0, 0.5  # dB, stored units: a curve need go no further than the first of them
 FINER_QUALITIES = (90.0, 100.0)  # where the usual ones do not reach that far
 TARGETS = tuple(float(target) for target in range(25, 54))  # dB, of JPEG 2000
 VIDEO_POINTS = 14
+SLOW = f"{tables.OWN}-high"
 LIVE = {"x265": ANCHOR, "x265-veryslow": "x265-veryslow"}  # run where the CSV has no points: names of `contenders.LIVE`
 
 Dense = tuple[metrics.Range, int]  # PSNRs (dB) between which a curve has to have so many points
@@ -98,6 +101,17 @@ def in_turn(parameters: Sequence[float]) -> Schedule:
         return next((parameter for parameter in parameters if parameter not in measured), None)
 
     return schedule
+
+
+def covering(points: Sequence[Point], span: metrics.Range, count: int = SLOW_POINTS) -> list[float]:
+    """Qualities of a measured curve that cover a range of PSNR, about evenly: all within and the next ones, or `count` of them."""
+    ordered = sorted(points, key=lambda point: point.psnr)
+    inside = [n for n, point in enumerate(ordered) if span[0] <= point.psnr <= span[1]]
+    if not inside:
+        return []
+    part = ordered[max(inside[0] - 1, 0) : inside[-1] + 2]
+    chosen = {round(n) for n in np.linspace(0, len(part) - 1, min(count, len(part)))}
+    return [part[n].param for n in sorted(chosen)]
 
 
 def measure_curve(contender: Contender, source: Source, schedule: Schedule, results: PointFile) -> list[Point]:
@@ -215,8 +229,12 @@ class Bench:
         return [*found, *([(high, LEAST_POINTS)] if high is not None else [])]
 
     def own(self, contender: Contender, source: Source) -> list[Point]:
-        """A curve of this project, dense where it is compared."""
+        """A curve of this project, dense where it is compared; of effort high only there, at qualities of the default effort."""
         dense = self.dense(source)
+        if contender.name == SLOW and dense:
+            usual = [p for p in self.results.points if (p.codec, p.volume, p.roi) == (tables.OWN, source.name, source.roi)]
+            if qualities := covering(usual, dense[0][0]):
+                return self.curve(contender, source, in_turn(qualities))
         return self.curve(contender, source, lambda points: next_quality(points, dense))
 
     def finish(self, text: str) -> None:

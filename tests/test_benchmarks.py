@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -92,6 +93,16 @@ def test_without_a_reference_a_curve_is_dense_at_its_own_rates(bench: Bench) -> 
     points = drawn(run.next_quality, lambda quality: 0.002 * 2 ** (quality / 9))
     assert sum(0.05 <= p.bpv <= 0.8 for p in points) == run.DENSE_POINTS
     assert len(drawn(run.next_quality, lambda quality: 2 + quality)) == 9  # it is not there
+
+
+def test_a_slow_curve_covers_the_range_alone(bench: Bench) -> None:
+    run = bench("run")
+    points = [point("mricodec", quality, 0.002 * 2 ** (quality / 9), 20 + 0.3 * quality) for quality in range(0, 81, 2)]
+    qualities = run.covering(points, (29.0, 38.0))  # of qualities 30 .. 60
+    assert len(qualities) == run.SLOW_POINTS
+    assert (qualities[0], qualities[-1]) == (28, 62)
+    assert max(b - a for a, b in itertools.pairwise(qualities)) <= 4
+    assert run.covering(points, (50.0, 60.0)) == []
 
 
 def test_a_curve_ends_at_the_finest_psnr_or_error(bench: Bench) -> None:
