@@ -104,7 +104,7 @@ def in_turn(parameters: Sequence[float]) -> Schedule:
 
 
 def covering(points: Sequence[Point], span: metrics.Range, count: int = SLOW_POINTS) -> list[float]:
-    """Qualities of a measured curve that cover a range of PSNR, about evenly: all within and the next ones, or `count` of them."""
+    """Qualities of points of a curve within a range of PSNR and next to it, at most `count`, about evenly."""
     ordered = sorted(points, key=lambda point: point.psnr)
     inside = [n for n, point in enumerate(ordered) if span[0] <= point.psnr <= span[1]]
     if not inside:
@@ -229,7 +229,7 @@ class Bench:
         return [*found, *([(high, LEAST_POINTS)] if high is not None else [])]
 
     def own(self, contender: Contender, source: Source) -> list[Point]:
-        """A curve of this project, dense where it is compared; of effort high only there, at qualities of the default effort."""
+        """A curve of this project, dense where it is compared; of effort high there alone, at qualities of the default's."""
         dense = self.dense(source)
         if contender.name == SLOW and dense:
             usual = [p for p in self.results.points if (p.codec, p.volume, p.roi) == (tables.OWN, source.name, source.roi)]
