@@ -233,7 +233,7 @@ class ContextLossy:
         """Planes [S, K', h, w, 64] to code instead of y: less of what makes others dear, more of what makes them cheap.
 
         Coefficients are moved to where squared error + RDO_LAMBDA bits is least if every step of theirs costs others as much
-        as on the mean of TUNINGS trials. (The gradients of one trial are noisy: symbols are integers.)
+        as on the mean of TUNINGS trials and 0. (The gradients of one trial are noisy: symbols are integers.)
         """
         rate = torch.tensor([self._rate_class(params)], device=self._device)
         burden, wanted = torch.zeros_like(y), y

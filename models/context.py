@@ -577,25 +577,27 @@ class ContextCodec(nn.Module):
             for at in range(0, len(step.groups), most):
                 part = Step(*(each[at : at + most] for each in (step.groups, step.before, step.after)))
                 coded = list(part.groups)
-                around = sorted({*part.before, *part.after} - {-1})
-                leaves = [y_hat[::depth][g].requires_grad_() for g in (coded, *([g] for g in around))]
-                sources = {g: self.low_source(plane) for g, plane in zip(around, leaves[1:], strict=True)}
+                own = y_hat[::depth][coded].requires_grad_()
+                around = {g: y_hat[::depth][[g]].requires_grad_() for g in {*part.before, *part.after} - {-1}}
+                sources = {g: self.low_source(plane) for g, plane in around.items()}
                 sources[-1] = self.low_source(torch.zeros_like(y_hat[:1]))
                 pairs = [(sources[a], sources[b], b >= 0) for a, b in zip(part.before, part.after, strict=True)]
                 place = torch.tensor(part.places(), device=y.device) + PLACES * DEPTHS.index(depth)
                 (made,) = self.low_planes(pairs, place, rate.expand(len(coded)))
-                bits = self._burden_of(self.low, made, leaves[0], y[::depth][coded], layout).sum()
-                for g, gradient in zip((coded, *([g] for g in around)), torch.autograd.grad(bits, leaves), strict=True):
-                    total[::depth][g] += gradient
+                bits = self._burden_of(self.low, made, own, y[::depth][coded], layout).sum()
+                first, *others = torch.autograd.grad(bits, [own, *around.values()])
+                total[::depth][coded] += first
+                for g, gradient in zip(around, others, strict=True):
+                    total[g * depth] += gradient[0]
         for f in range(1, depth):
             for at in range(0, groups, most):
                 near = slice(max(at - 1, 0), at + most + 1)  # energies are also of the groups beside
-                known = {n: y_hat[n::depth][near].clone().requires_grad_() for n in (0, max(f - 2, 0), f - 1, f)}
-                first, second, third = (self.detail_source(known[n], n) for n in (f - 1, max(f - 2, 0), 0))
-                (made,) = self.detail_planes(f, first, second, third, rate, depth)
-                bits = self._burden_of(self.detail, made, known[f], y[f::depth][near], layout)
+                planes = {n: y_hat[n::depth][near].clone().requires_grad_() for n in (0, max(f - 2, 0), f - 1, f)}
+                sources = {n: self.detail_source(plane, n) for n, plane in planes.items() if n < f}
+                (made,) = self.detail_planes(f, sources[f - 1], sources[max(f - 2, 0)], sources[0], rate, depth)
+                bits = self._burden_of(self.detail, made, planes[f], y[f::depth][near], layout)
                 bits = bits[at - near.start :][:most].sum()
-                for n, gradient in zip(known, torch.autograd.grad(bits, list(known.values())), strict=True):
+                for n, gradient in zip(planes, torch.autograd.grad(bits, list(planes.values())), strict=True):
                     total[n::depth][near] += gradient
         return total.mul_(16)
 
