@@ -47,6 +47,7 @@ STEP_RANGE = (2.0**-12, 2.0**20)
 FINEST = 2.0**-15  # of the largest code: the finest step that the integer arithmetic has room for
 SYMBOL_MAX = 1 << 19
 SAMPLE_MAX = float(1 << 26)
+EXACT_STEP = 1 << 25  # times SAMPLE_MAX: exact in float64, codes in int32
 ERROR_MAX = 255.0  # sixteenths of a step: exact sums in float32
 Z_MAX = 127
 MANY_BLOCKS = 512  # of a slice: a sixteenth of them tell the depth as well as a quarter
@@ -358,9 +359,12 @@ class ContextLossy:
             ends = sorted({0, k, *range(depth // 2, k, max(depth, many // depth * depth))})  # boundaries of groups lie within
             for start, stop in itertools.pairwise(ends):
                 slices = transform.synthesis_across(planes.flatten(1), depth, slice(start, stop)).unflatten(1, planes.shape[1:])
-                samples = transform.synthesis(slices).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width].to(torch.int64)
-                codes = samples.mul_(step).add_(half) >> (STEP_BITS + 4)
-                slab[start:stop] = codes.clamp_(-(1 << 31), (1 << 31) - 1).cpu()
+                samples = transform.synthesis(slices).clamp_(-SAMPLE_MAX, SAMPLE_MAX)[:, :height, :width]
+                if step < EXACT_STEP:  # faster
+                    codes = samples.mul_(step / (1 << STEP_BITS + 4)).add_(0.5).floor_()
+                else:
+                    codes = (samples.to(torch.int64).mul_(step).add_(half) >> STEP_BITS + 4).clamp_(-(1 << 31), (1 << 31) - 1)
+                slab[start:stop] = codes.cpu()
 
 
 class TransformLossy:

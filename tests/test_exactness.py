@@ -162,6 +162,17 @@ def test_any_arithmetic_decodes_the_same(
         assert np.array_equal(decode(other, payloads, x.shape, params), decoded)
 
 
+def test_samples_are_the_same_in_both_types(
+    model: ContextLossy, scan: NDArray[np.int32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (0.3, 11.7, 300.0):
+        params = Params(step, int(scan.max()))
+        payloads, decoded, _ = encode(model, scan, params)
+        with monkeypatch.context() as patch:
+            patch.setattr(coding, "EXACT_STEP", 0)
+            assert np.array_equal(decode(model, payloads, scan.shape, params), decoded)
+
+
 def test_order_of_summation_does_not_matter(model: ContextLossy, scan: NDArray[np.int32], depth: int) -> None:
     params = Params(6.0, int(scan.max()))
     payloads, decoded, _ = encode(model, scan, params)
