@@ -130,7 +130,7 @@ class Encoder:
         scan; by default `fidelity.DEFAULT_QUALITY`, where the error stays below the noise.
     psnr (dB, within 0.1; peak = maximum - minimum), bpv (bits per voxel of the whole file, within 2 %), ratio (bytes
         of the stored voxels over those of the file, within 2 %): one of them instead of quality; the quantiser is
-        searched for it, in two to five times the time. Where none reaches it: the nearest, warning `TargetMissed`.
+        searched for it, mostly in two or three times the time. Where none reaches it: the nearest, warning `TargetMissed`.
     lossless: every bit of the file is restored.
     max_error: no voxel differs by more, in stored units; or a part of the noise, such as "0.5sigma".
     layers: with lossless or max_error, the coarser fidelities are streams inside that decode alone: a lossy one (of
