@@ -20,7 +20,7 @@ KINDS = ("psnr", "bpv", "ratio")  # numbers 1, 2, 3 in a stream: appended to onl
 PSNR_TOLERANCE = 0.1  # dB
 RATE_TOLERANCE = 0.02  # of the size
 FINEST_STEP = 0.25  # codes; below half a code nothing differs any more
-TRIALS = 5  # two or three nearly always
+TRIALS = 8  # two or three nearly always
 FINE = 8  # bins of magnitudes, and steps of what is expected, an octave
 BINS = 32 * FINE
 SMALLEST = -8  # log2 of the magnitudes of the first bin: they are taken for 0
@@ -188,8 +188,9 @@ class Search:
 
     def next(self) -> float:
         """Where the goal is expected."""
-        low = max((at for at, height in self.points if height >= self.goal), default=float(self.octaves[0]))  # too good
-        high = min((at for at, height in self.points if height < self.goal), default=float(self.octaves[-1]))
+        above, below = self._around()
+        low = float(self.octaves[0]) if above is None else above[0]
+        high = float(self.octaves[-1]) if below is None else below[0]
         if low >= high:  # the curve rises here
             return (low + high) / 2
         at = np.linspace(low, high, 1 + math.ceil(64 * (high - low)))
@@ -199,9 +200,15 @@ class Search:
         n = int(np.argmax(left < 0))
         return float(at[n] - (at[n] - at[n - 1]) * left[n] / (left[n] - left[n - 1]))
 
+    def _around(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        """The coarsest point that is too good and the finest that is too bad."""
+        above = max((point for point in self.points if point[1] >= self.goal), default=None)
+        return above, min((point for point in self.points if point[1] < self.goal), default=None)
+
     def _unexpected(self, at: Floats) -> Floats:
-        """What heights there have that was not expected, from the two points nearest to the goal."""
-        two = sorted(self._nearest(2))
+        """What heights there have that was not expected, from the two points around the goal or nearest to it."""
+        above, below = self._around()
+        two = sorted(self._nearest(2)) if above is None or below is None else [above, below]
         if not two:
             return np.zeros_like(at)
         beyond = [height - float(np.interp(x, self.octaves, self.expected)) for x, height in two]

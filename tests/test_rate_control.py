@@ -172,6 +172,7 @@ def test_a_search_ends_on_curves_of_every_shape() -> None:
         "bend": lambda x: 60 - 6 * x + (3 * (x - 4) if x > 4 else 0),
         "exact below half a code": lambda x: 115.0 if x < 1 else 50 - 5 * x,
         "hollow": lambda x: 70 * 2 ** (-x / 3),
+        "cliff": lambda x: 60 - 2 * x - 25 / (1 + math.exp(3 * (7 - x))),
     }
     for name, curve in curves.items():
         for goal in (20.0, 33.0, 41.0):
@@ -186,6 +187,12 @@ def test_a_search_ends_on_curves_of_every_shape() -> None:
             assert abs(height - goal) <= 0.1, (name, goal, tried)
             assert len(tried) <= 8, (name, goal, tried)
             assert all(-2 <= x <= 12 for x in tried)
+
+
+def test_between_two_points_the_search_goes_on_where_both_nearest_are_on_one_side() -> None:
+    octaves = np.linspace(4, 12, 65)
+    points = [(10.848, -3.098), (8.002, 1.696), (9.416, 0.797)]
+    assert 9.6 < Search(-0.644, octaves, 9.0 - 0.9 * octaves, points).next() < 10.6
 
 
 def test_what_is_expected_of_a_step() -> None:
