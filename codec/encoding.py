@@ -156,7 +156,7 @@ def encode_scan(
 ) -> EncodeReport:
     """Write the stream of a scan. The model is loaded only if it is needed.
 
-    With a target the step is searched for it, and the quality is where the search begins.
+    With a target the step is searched for it, whatever the quality.
     """
     dtype_name(scan.dtype)  # ValueError for a type that no stream can hold
     if 0 in scan.shape or not scan.shape:
