@@ -12,6 +12,7 @@ torch is imported only when a learned model is needed, and what codes only when 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import mricodec.models  # how OpenMP waits, before torch is loaded
 from mricodec.bitstream.container import MAGIC, Limits
 from mricodec.bitstream.errors import (
     ChecksumMismatch,

@@ -22,9 +22,11 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -352,6 +354,31 @@ def in_processes(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: i
     so that the one that kills its process fails (after `ATTEMPTS`) and the others don't.
     """
     context = multiprocessing.get_context("spawn")
+    with _safe_path():
+        yield from _in_processes(context, work, jobs, workers)
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """New processes don't look for modules in the current folder, before they have the path of this one."""
+    before = os.environ.get("PYTHONSAFEPATH")  # Python 3.11
+    flags = multiprocessing.util._args_from_interpreter_flags
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if sys.version_info < (3, 11):
+        multiprocessing.util._args_from_interpreter_flags = lambda: [*flags(), "-I"]
+    try:
+        yield
+    finally:
+        multiprocessing.util._args_from_interpreter_flags = flags
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _in_processes(
+    context: Any, work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int
+) -> Iterator[Outcome]:
     waiting = collections.deque((job, 1) for job in jobs)
     suspects: collections.deque[tuple[Job, int]] = collections.deque()
     while waiting or suspects:

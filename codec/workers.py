@@ -27,11 +27,14 @@ POLL = 0.05  # seconds
 _KEEP_MEMORY = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 32))
 PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
 # The package itself would load all that it has, of which a helper needs a part: it sees an empty one in the same folder.
+# An isolated interpreter (-I) has no current folder on its path: a module that lies beside the data never runs.
 _START = """
-import gc, os, sys, types
+import gc, json, os, sys, types
 gc.set_threshold(100_000)
-package = sys.modules["mricodec.codec"] = types.ModuleType("mricodec.codec")
-package.__path__ = [sys.argv[3]]
+root, sys.path[:] = sys.argv[3], json.loads(sys.argv[4])
+for name, folder in (("mricodec", root), ("mricodec.codec", os.path.join(root, "codec"))):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [folder]
 from mricodec.codec import workers
 workers.serve()
 os._exit(0)
@@ -156,10 +159,11 @@ class Workers:
 
 class _Helper:
     def __init__(self, work: str, needs: str) -> None:
-        path = os.pathsep.join(filter(None, sys.path))
-        environment = {**os.environ, **_KEEP_MEMORY, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        path = [os.path.abspath(entry) for entry in sys.path if entry not in ("", ".")]
+        environment = {**os.environ, **_KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self._process = subprocess.Popen(
-            [sys.executable or "python", "-c", _START, work, needs, os.path.dirname(__file__)],
+            [sys.executable or "python", "-I", "-c", _START, work, needs, root, json.dumps(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
