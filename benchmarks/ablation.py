@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mricodec.codec import comparison
-from mricodec.codec.comparison import ANCHOR, JPEG2000, Sample, markdown, of_points
-from mricodec.codec.contenders import Mricodec
-from mricodec.codec.rate_distortion import Point
+from mricodec.benchmarks import run, tables
+from mricodec.codec.evaluation import comparison
+from mricodec.codec.evaluation.codecs import Mricodec
+from mricodec.codec.evaluation.comparison import ANCHOR, JPEG2000, Sample, markdown, of_points
+from mricodec.codec.evaluation.rate_distortion import Point
 from mricodec.models import zoo
-from mricodec.models.coding import ContextLossy, Params
-from mricodec.models.context import ContextCodec, Step
-
-from . import run, tables
+from mricodec.models.lossy.codec import ContextLossy
+from mricodec.models.lossy.codec_base import Params
+from mricodec.models.lossy.coding_order import Step
+from mricodec.models.lossy.context_model import ContextCodec
 
 
 class SlicesAlone(ContextCodec):
@@ -81,9 +82,21 @@ def _sizes(points: Sequence[Point], codecs: Sequence[str]) -> str:
     for codec in codecs:
         own = [point for point in points if point.codec == codec]
         if own:
-            seconds = [np.mean([getattr(p, name) / p.nvox * 1e6 for p in own]) for name in ("enc_wall", "dec_wall")]
-            lines.append([codec, f"{own[0].kmac_enc:.1f}", f"{own[0].kmac_dec:.1f}", *(f"{s:.2f}" for s in seconds)])
-    return markdown(["codec", "kMAC per voxel, encoder", "decoder", "encode, s per Mvoxel", "decode"], lines)
+            seconds = [
+                np.mean([getattr(p, name) / p.nvox * 1e6 for p in own])
+                for name in ("enc_wall", "dec_wall")
+            ]
+            lines.append(
+                [
+                    codec,
+                    f"{own[0].kmac_enc:.1f}",
+                    f"{own[0].kmac_dec:.1f}",
+                    *(f"{s:.2f}" for s in seconds),
+                ]
+            )
+    return markdown(
+        ["codec", "kMAC per voxel, encoder", "decoder", "encode, s per Mvoxel", "decode"], lines
+    )
 
 
 @click.command()

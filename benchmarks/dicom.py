@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.codec import peers
+from mricodec.codec.evaluation import still as peers
 
 
 def _jpegls(frame: NDArray[Any], bits: int) -> bytes:
@@ -32,7 +32,9 @@ def _jpeg2000(frame: NDArray[Any], bits: int) -> bytes:
 
 
 def _jpegxl(frame: NDArray[Any], bits: int) -> bytes:
-    return bytes(peers.require("imagecodecs").jpegxl_encode(frame, effort=7, lossless=True, numthreads=1))
+    return bytes(
+        peers.require("imagecodecs").jpegxl_encode(frame, effort=7, lossless=True, numthreads=1)
+    )
 
 
 # name -> (transfer syntax of PS3.5 A.4, encoder of one frame)
@@ -57,7 +59,9 @@ def compressed(file: Path, peer: str) -> bytes:
     syntax, encode = PEERS[peer]
     dataset = dcmread(file)
     stored = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}")
-    frames = stored[: stored.size // (dataset.Rows * dataset.Columns) * dataset.Rows * dataset.Columns]
+    frames = stored[
+        : stored.size // (dataset.Rows * dataset.Columns) * dataset.Rows * dataset.Columns
+    ]
     frames = frames.reshape(-1, dataset.Rows, dataset.Columns)
     bits = max(2, int(frames.max()).bit_length())
     if bits <= 8:
@@ -68,7 +72,9 @@ def compressed(file: Path, peer: str) -> bytes:
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     buffer = io.BytesIO()
-    dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, force_encoding=True)  # it may not know JPEG XL
+    dcmwrite(
+        buffer, dataset, implicit_vr=False, little_endian=True, force_encoding=True
+    )  # it may not know JPEG XL
     return buffer.getvalue()
 
 
@@ -82,14 +88,23 @@ def main(arguments: Sequence[str]) -> None:
             assert stream is not None
             found = dict(codec.series_files(stream))
             decoded = time.perf_counter()
-            assert all(found[instance.name] == instance.source.read(0, instance.source.size) for instance in series.instances)
+            assert all(
+                found[instance.name] == instance.source.read(0, instance.source.size)
+                for instance in series.instances
+            )
             print(f"{series.title}: {len(found)} files, {series.size} bytes")
             sections = dict(codec.info(stream).sections)
             rest = len(stream) - sections.get("SLAB", 0) - sections.get("STCK", 0)
-            print(f"  mricodec    {len(stream):>10}, {rest / len(found):.0f} bytes a file beside the voxels")
-            for name, size in sizes([instance.source.path for instance in series.instances if instance.pixels]).items():
+            print(
+                f"  mricodec    {len(stream):>10}, {rest / len(found):.0f} bytes a file beside the voxels"
+            )
+            for name, size in sizes(
+                [instance.source.path for instance in series.instances if instance.pixels]
+            ).items():
                 print(f"  {name:<11} {size:>10}  (stream {len(stream) / size - 1:+.1%})")
-            print(f"  {encoded - start:.1f} s to encode, {decoded - encoded:.1f} s to decode; every file identical")
+            print(
+                f"  {encoded - start:.1f} s to encode, {decoded - encoded:.1f} s to decode; every file identical"
+            )
 
 
 if __name__ == "__main__":

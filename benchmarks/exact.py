@@ -24,16 +24,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.benchmarks.run import in_turn, measure_curve, scans, sources
 from mricodec.codec import api
-from mricodec.codec.comparison import Sample, of_points, read_csv
-from mricodec.codec.formats import open_scan
-from mricodec.codec.rate_distortion import Contender, Point, PointFile, Source
-from mricodec.codec.report import environment
-from mricodec.codec.slabcoding import EFFORTS, Effort
+from mricodec.codec.evaluation.comparison import Sample, of_points, read_csv
+from mricodec.codec.evaluation.rate_distortion import Contender, Point, PointFile, Source
+from mricodec.codec.evaluation.report import environment
+from mricodec.codec.formats.registry import open_scan
+from mricodec.codec.settings import EFFORTS, Effort
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import Volume
-
-from .run import in_turn, measure_curve, scans, sources
 
 ERRORS = (1.0, 2.0, 4.0, 8.0, 16.0)
 REFERENCE = "quant+jxl-e7"
@@ -55,7 +54,9 @@ class Exact(Contender):
 
     def encode(self, source: Source, parameter: float, path: Path) -> None:
         bound = parameter or None
-        api.Encoder(lossless=bound is None, max_error=bound, effort=self.effort).encode(source.input, out=path)
+        api.Encoder(lossless=bound is None, max_error=bound, effort=self.effort).encode(
+            source.input, out=path
+        )
 
     def decode(self, source: Source, path: Path) -> NDArray[Any]:
         return api.decode(path).array
@@ -75,7 +76,9 @@ class VolumesAlone(Exact):
 
     def encode(self, source: Source, parameter: float, path: Path) -> None:
         shape = source.voxels.shape[-3:]
-        streams = [api.encode(volume, lossless=True) or b"" for volume in source.voxels.reshape(-1, *shape)]
+        streams = [
+            api.encode(volume, lossless=True) or b"" for volume in source.voxels.reshape(-1, *shape)
+        ]
         path.write_bytes(b"".join(len(stream).to_bytes(4, "little") + stream for stream in streams))
 
     def decode(self, source: Source, path: Path) -> NDArray[Any]:
@@ -115,19 +118,47 @@ def whole_4d(path: Path) -> Source | None:
         if tiling.volumes < 2:
             return None
         voxels = np.concatenate(list(scan.blocks(tiling))).reshape(scan.shape)
-        return Source.of_array(path.name.partition(".")[0], Volume.from_array(voxels, spacing_mm=scan.spacing_mm), roi="4d")
+        return Source.of_array(
+            path.name.partition(".")[0],
+            Volume.from_array(voxels, spacing_mm=scan.spacing_mm),
+            roi="4d",
+        )
 
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines.")
-@click.option("--peers", "csvs", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--only", type=click.Choice(("lossless", "near", "4d", "layers")), help="Leave out the others.")
-@click.option("--effort", "efforts", multiple=True, type=click.Choice(EFFORTS), help="Measure these alone; default: all.")
-def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str | None, efforts: tuple[Effort, ...]) -> None:
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="JSON lines.",
+)
+@click.option(
+    "--peers", "csvs", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--only", type=click.Choice(("lossless", "near", "4d", "layers")), help="Leave out the others."
+)
+@click.option(
+    "--effort",
+    "efforts",
+    multiple=True,
+    type=click.Choice(EFFORTS),
+    help="Measure these alone; default: all.",
+)
+def main(
+    data: tuple[Path, ...],
+    output: Path,
+    csvs: tuple[Path, ...],
+    only: str | None,
+    efforts: tuple[Effort, ...],
+) -> None:
     """Measure the exact and bounded coders on the scans of DATA and print tables; repeat to resume."""
     results = PointFile(output, environment)
-    lossless: list[Contender] = [Exact(f"mricodec-{effort}", effort) for effort in efforts or EFFORTS]
+    lossless: list[Contender] = [
+        Exact(f"mricodec-{effort}", effort) for effort in efforts or EFFORTS
+    ]
     try:
         lossless.append(Tomoz())
     except ImportError:
@@ -147,27 +178,43 @@ def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], only: str
             for contender in (Exact("mricodec-default"), VolumesAlone("volumes-alone")):
                 measure_curve(contender, series, in_turn([0.0]), results)
     peers = [sample for path in csvs for sample in read_csv(path).samples]
-    tables = lossless_table(results.points, peers), near_table(results.points, csvs), layers_table(results.points)
+    tables = (
+        lossless_table(results.points, peers),
+        near_table(results.points, csvs),
+        layers_table(results.points),
+    )
     click.echo("\n\n".join((*tables, table_4d(results.points))))
 
 
 def lossless_table(points: Sequence[Point], peers: Sequence[Sample]) -> str:
     """Bits per voxel and megabytes of stored voxels (two bytes each) a second, over the volumes that the reference has too."""
     own = [p for p in points if p.roi == "full" and p.param == 0]
-    rates = {(s.volume, s.codec): s.bpv for s in (*of_points(own), *peers) if s.roi == "full" and math.isinf(s.psnr)}
+    rates = {
+        (s.volume, s.codec): s.bpv
+        for s in (*of_points(own), *peers)
+        if s.roi == "full" and math.isinf(s.psnr)
+    }
     volumes = sorted({p.volume for p in own})
     volumes = [v for v in volumes if (v, LOSSLESS_REFERENCE) in rates] or volumes
     reference = [rates[v, LOSSLESS_REFERENCE] for v in volumes if (v, LOSSLESS_REFERENCE) in rates]
-    lines = ["| lossless | volumes | mean bpv | of JPEG XL e7 | MB/s enc | MB/s dec |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| lossless | volumes | mean bpv | of JPEG XL e7 | MB/s enc | MB/s dec |",
+        "|---|---|---|---|---|---|",
+    ]
     for codec in sorted({codec for _, codec in rates}):
         found = [rates[v, codec] for v in volumes if (v, codec) in rates]
         if not found:
             continue
         mine = [p for p in own if p.codec == codec and p.volume in volumes]
         size = sum(2e-6 * p.nvox for p in mine)
-        speed = [f"{size / sum(t):.1f}" if mine else "" for t in ([p.enc_wall for p in mine], [p.dec_wall for p in mine])]
+        speed = [
+            f"{size / sum(t):.1f}" if mine else ""
+            for t in ([p.enc_wall for p in mine], [p.dec_wall for p in mine])
+        ]
         share = f"{np.mean(found) / np.mean(reference):.4f}" if len(found) == len(reference) else ""
-        lines.append(f"| {codec} | {len(found)} | {np.mean(found):.3f} | {share} | {speed[0]} | {speed[1]} |")
+        lines.append(
+            f"| {codec} | {len(found)} | {np.mean(found):.3f} | {share} | {speed[0]} | {speed[1]} |"
+        )
     return "\n".join(lines)
 
 
@@ -177,10 +224,21 @@ def near_table(points: Sequence[Point], csvs: Sequence[Path]) -> str:
 
     rows = [row for path in csvs for row in csv.DictReader(path.open(encoding="utf-8"))]
     rois = {(row["volume"], row["roi"]) for row in rows if row["codec"] == REFERENCE}
-    lines = ["| E | bpv | PSNR | " + REFERENCE + " | PSNR | saved | a peer is smaller on |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| E | bpv | PSNR | " + REFERENCE + " | PSNR | saved | a peer is smaller on |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for error in ERRORS:
-        own = {p.volume: p for p in points if p.codec == "mricodec-near" and p.param == error and (p.volume, p.roi) in rois}
-        at = [row for row in rows if (row["volume"], row["roi"]) in rois and _number(row["param"]) == error]
+        own = {
+            p.volume: p
+            for p in points
+            if p.codec == "mricodec-near" and p.param == error and (p.volume, p.roi) in rois
+        }
+        at = [
+            row
+            for row in rows
+            if (row["volume"], row["roi"]) in rois and _number(row["param"]) == error
+        ]
         at = [row for row in at if row["volume"] in own]
         reference = [row for row in at if row["codec"] == REFERENCE]
         beaten = [
@@ -191,7 +249,10 @@ def near_table(points: Sequence[Point], csvs: Sequence[Path]) -> str:
         if not own:
             continue
         bpv, psnr = np.mean([p.bpv for p in own.values()]), np.mean([p.psnr for p in own.values()])
-        theirs = [np.mean([float(row[c]) for row in reference]) if reference else math.nan for c in ("bpv", "psnr")]
+        theirs = [
+            np.mean([float(row[c]) for row in reference]) if reference else math.nan
+            for c in ("bpv", "psnr")
+        ]
         lines.append(
             f"| {error:g} | {bpv:.3f} | {psnr:.2f} | {theirs[0]:.3f} | {theirs[1]:.2f} | {1 - bpv / theirs[0]:.1%} | "
             f"{', '.join(beaten) or 'none'} |"
@@ -211,7 +272,10 @@ def layers_table(points: Sequence[Point]) -> str:
     lines = ["| with a lossy layer | bpv | without | more |", "|---|---|---|---|"]
     rates = {(p.volume, p.codec): p.bpv for p in points if p.roi == "full"}
     for volume in sorted({volume for volume, codec in rates if codec == "mricodec-layers"}):
-        layered, direct = rates[volume, "mricodec-layers"], rates.get((volume, "mricodec-default"), math.nan)
+        layered, direct = (
+            rates[volume, "mricodec-layers"],
+            rates.get((volume, "mricodec-default"), math.nan),
+        )
         lines.append(f"| {volume} | {layered:.3f} | {direct:.3f} | {layered / direct - 1:.1%} |")
     return "\n".join(lines)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.codec import peers
-from mricodec.codec.contenders import StillPicture
-from mricodec.codec.rate_distortion import Source
+from mricodec.codec.evaluation import still as peers
+from mricodec.codec.evaluation.codecs import StillPicture
+from mricodec.codec.evaluation.rate_distortion import Source
 
 
 class LosslessPicture(StillPicture):
@@ -37,7 +37,9 @@ class LosslessPicture(StillPicture):
 
     def encode(self, source: Source, parameter: float, path: Path) -> None:
         if peers.Samples.of(source.voxels, source.limits).step != 1:
-            raise ValueError(f"{self.name} takes integers that span up to 16 bits, not these {source.voxels.dtype}")
+            raise ValueError(
+                f"{self.name} takes integers that span up to 16 bits, not these {source.voxels.dtype}"
+            )
         super().encode(source, parameter, path)
 
 
@@ -45,7 +47,10 @@ def _jpeg2000(samples: NDArray[np.uint16], bits: int) -> list[bytes]:
     """5/3, reversible."""
     encode = peers.require("imagecodecs").jpeg2k_encode
     pictures = peers.fit(samples, bits)
-    return [encode(picture, codecformat="j2k", bitspersample=bits, reversible=True) for picture in pictures]
+    return [
+        encode(picture, codecformat="j2k", bitspersample=bits, reversible=True)
+        for picture in pictures
+    ]
 
 
 def _jpegls(samples: NDArray[np.uint16], bits: int) -> list[bytes]:
@@ -63,7 +68,9 @@ def lossless() -> Sequence[LosslessPicture]:
     """JPEG 2000 5/3, JPEG-LS, JPEG XL. MissingExtra without imagecodecs."""
     imagecodecs = peers.require("imagecodecs")
     return [
-        LosslessPicture("jpeg2000", imagecodecs.jpeg2k_version(), _jpeg2000, imagecodecs.jpeg2k_decode),
+        LosslessPicture(
+            "jpeg2000", imagecodecs.jpeg2k_version(), _jpeg2000, imagecodecs.jpeg2k_decode
+        ),
         LosslessPicture("jpegls", imagecodecs.jpegls_version(), _jpegls, imagecodecs.jpegls_decode),
         LosslessPicture("jxl-e7", imagecodecs.jpegxl_version(), _jpegxl, imagecodecs.jpegxl_decode),
     ]

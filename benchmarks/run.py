@@ -19,14 +19,20 @@ from pathlib import Path
 import click
 import numpy as np
 
-from mricodec.codec import comparison, contenders, metrics
-from mricodec.codec.comparison import ANCHOR, ANCHOR_RATES, JPEG2000, LEAST_PSNR, Place, Sample
-from mricodec.codec.contenders import MODELS, Mricodec, MricodecLossless, spread_qualities
-from mricodec.codec.fidelity import DEFAULT_QUALITY
-from mricodec.codec.formats import open_scan
-from mricodec.codec.peers import MissingExtra
-from mricodec.codec.rate_distortion import (
-    LEAST_POINTS,
+from mricodec.benchmarks import peers, tables
+from mricodec.codec.evaluation import bd_rate, comparison
+from mricodec.codec.evaluation import codecs as contenders
+from mricodec.codec.evaluation.codecs import MODELS, Mricodec, MricodecLossless, spread_qualities
+from mricodec.codec.evaluation.comparison import (
+    ANCHOR,
+    ANCHOR_RATES,
+    JPEG2000,
+    MIN_PSNR,
+    Place,
+    Sample,
+)
+from mricodec.codec.evaluation.rate_distortion import (
+    MIN_POINTS,
     Contender,
     Point,
     PointFile,
@@ -34,24 +40,34 @@ from mricodec.codec.rate_distortion import (
     measure,
     scan_name,
 )
-from mricodec.codec.report import environment
-from mricodec.codec.slabcoding import EFFORTS, Effort
-
-from . import peers, tables
+from mricodec.codec.evaluation.report import environment
+from mricodec.codec.evaluation.still import MissingExtra
+from mricodec.codec.formats.registry import open_scan
+from mricodec.codec.settings import EFFORTS, Effort
+from mricodec.codec.voxels import metrics
+from mricodec.codec.voxels.quality import DEFAULT_QUALITY
 
 SLAB = 40  # slices of a lossy roi
 DENSE_POINTS = 13  # of a curve within the PSNRs where it is compared
-MOST_POINTS = 32
+MAX_POINTS = 32
 SLOW_POINTS = 11  # of a curve that takes long: with those around where it is compared
-FINEST_PSNR, FINEST_RMSE = 52.0, 0.5  # dB, stored units: a curve need go no further than the first of them
+FINEST_PSNR, FINEST_RMSE = (
+    52.0,
+    0.5,
+)  # dB, stored units: a curve need go no further than the first of them
 FINER_QUALITIES = (90.0, 100.0)  # where the usual ones do not reach that far
 TARGETS = tuple(float(target) for target in range(25, 54))  # dB, of JPEG 2000
 VIDEO_POINTS = 14
 SLOW = f"{tables.OWN}-high"
-LIVE = {"x265": ANCHOR, "x265-veryslow": "x265-veryslow"}  # run where the CSV has no points: names of `contenders.LIVE`
+LIVE = {
+    "x265": ANCHOR,
+    "x265-veryslow": "x265-veryslow",
+}  # run where the CSV has no points: names of `contenders.LIVE`
 
 Dense = tuple[metrics.Range, int]  # PSNRs (dB) between which a curve has to have so many points
-Schedule = Callable[[Sequence[Point]], float | None]  # the next parameter of a curve; None: it is done
+Schedule = Callable[
+    [Sequence[Point]], float | None
+]  # the next parameter of a curve; None: it is done
 
 
 def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float | None:
@@ -60,7 +76,7 @@ def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float 
     Without any: what the curve itself covers at `ANCHOR_RATES`.
     """
     measured = {point.param for point in points}
-    for quality in (*spread_qualities(LEAST_POINTS), DEFAULT_QUALITY):
+    for quality in (*spread_qualities(MIN_POINTS), DEFAULT_QUALITY):
         if quality not in measured:
             return quality
     finest = max(points, key=lambda point: point.psnr)
@@ -72,7 +88,10 @@ def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float 
         own = _range([p.bpv for p in points], [p.psnr for p in points], ANCHOR_RATES)
         dense = [(own, DENSE_POINTS)] if own else []
     for (low, high), wanted in dense:
-        if len(points) >= MOST_POINTS or sum(low <= point.psnr <= high for point in points) >= wanted:
+        if (
+            len(points) >= MAX_POINTS
+            or sum(low <= point.psnr <= high for point in points) >= wanted
+        ):
             continue
         widest, answer = 0.0, None
         for a, b in pairwise(sorted(points, key=lambda point: point.param)):
@@ -85,10 +104,12 @@ def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float 
     return None
 
 
-def _range(rates: Sequence[float], psnrs: Sequence[float], at: metrics.Range) -> metrics.Range | None:
+def _range(
+    rates: Sequence[float], psnrs: Sequence[float], at: metrics.Range
+) -> metrics.Range | None:
     """PSNRs of a curve at two rates; None if it does not come by there."""
     try:
-        return metrics.psnr_range(rates, psnrs, *at)
+        return bd_rate.psnr_range(rates, psnrs, *at)
     except ValueError:
         return None
 
@@ -114,7 +135,9 @@ def covering(points: Sequence[Point], span: metrics.Range, count: int = SLOW_POI
     return [part[n].param for n in sorted(chosen)]
 
 
-def measure_curve(contender: Contender, source: Source, schedule: Schedule, results: PointFile) -> list[Point]:
+def measure_curve(
+    contender: Contender, source: Source, schedule: Schedule, results: PointFile
+) -> list[Point]:
     """All points that the schedule asks for, those that are missing measured; coded files are not kept."""
     while (parameter := schedule(results.of(source, contender))) is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +156,9 @@ def scans(data: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in data:
         inside = [path] if path.is_file() else path.iterdir()
-        found += sorted(scan for scan in inside if path.is_file() or scan.name.endswith((".nii", ".nii.gz")))
+        found += sorted(
+            scan for scan in inside if path.is_file() or scan.name.endswith((".nii", ".nii.gz"))
+        )
     return found
 
 
@@ -204,7 +229,10 @@ class Bench:
         """What the schedule asks for, as far as the codec can."""
         try:
             return measure_curve(contender, source, schedule, self.results)
-        except (ValueError, RuntimeError) as error:  # FormatError, an error of imagecodecs or ffmpeg
+        except (
+            ValueError,
+            RuntimeError,
+        ) as error:  # FormatError, an error of imagecodecs or ffmpeg
             self.failures.append(f"{source.name} with {contender.name}: {error}")
             return self.results.of(source, contender)
 
@@ -218,21 +246,30 @@ class Bench:
     def dense(self, source: Source) -> list[Dense]:
         """Where curves of this volume are compared, as far as the points of other codecs tell."""
         place = (source.name, source.roi)
-        known = comparison.curves_by_place([*self.rivals, *comparison.of_points(self.points)]).get(place, {})
+        known = comparison.curves_by_place([*self.rivals, *comparison.of_points(self.points)]).get(
+            place, {}
+        )
         anchor, high = (
             _range(*comparison.columns(known.get(codec, [])), rates)
             for codec, rates in ((ANCHOR, ANCHOR_RATES), (JPEG2000, tables.HIGH_RATES))
         )
         found = []
         if anchor is not None:
-            found += [(anchor, DENSE_POINTS), ((max(LEAST_PSNR, anchor[0]), anchor[1]), LEAST_POINTS)]
-        return [*found, *([(high, LEAST_POINTS)] if high is not None else [])]
+            found += [
+                (anchor, DENSE_POINTS),
+                ((max(MIN_PSNR, anchor[0]), anchor[1]), MIN_POINTS),
+            ]
+        return [*found, *([(high, MIN_POINTS)] if high is not None else [])]
 
     def own(self, contender: Contender, source: Source) -> list[Point]:
         """A curve of this project, dense where it is compared; of effort high there alone, at qualities of the default's."""
         dense = self.dense(source)
         if contender.name == SLOW and dense:
-            usual = [p for p in self.results.points if (p.codec, p.volume, p.roi) == (tables.OWN, source.name, source.roi)]
+            usual = [
+                p
+                for p in self.results.points
+                if (p.codec, p.volume, p.roi) == (tables.OWN, source.name, source.roi)
+            ]
             if qualities := covering(usual, dense[0][0]):
                 return self.curve(contender, source, in_turn(qualities))
         return self.curve(contender, source, lambda points: next_quality(points, dense))
@@ -262,17 +299,32 @@ def use_threads(threads: int | None) -> None:
 
 
 DATA = click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-OUTPUT = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON lines.")
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="JSON lines.",
+)
 PEERS = click.option("--peers", "csvs", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
                      help="CSV with points of other codecs on the same volumes; may be given several times.")  # fmt: skip
-THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."
+)
 
 
 @click.command()
 @DATA
 @OUTPUT
 @PEERS
-@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=("default",), show_default=True)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(MODELS),
+    default=("default",),
+    show_default=True,
+)
 @click.option("--effort", "efforts", multiple=True, type=click.Choice(EFFORTS), default=("default",), show_default=True,
               help="Effort of the encoder; may be given twice.")  # fmt: skip
 @click.option("--video", "live", multiple=True, type=click.Choice(tuple(LIVE)), default=tuple(LIVE), show_default=True,
@@ -293,7 +345,11 @@ def main(
     use_threads(threads)
     try:
         bench = Bench(data, output, csvs)
-        own = [Mricodec(name, effort=effort) for name in dict.fromkeys(models) for effort in dict.fromkeys(efforts)]
+        own = [
+            Mricodec(name, effort=effort)
+            for name in dict.fromkeys(models)
+            for effort in dict.fromkeys(efforts)
+        ]
         jpeg2000, lossless = contenders.jpeg2000(), [MricodecLossless(), *peers.lossless()]
     except (MissingExtra, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -17,8 +17,8 @@ import click
 import numpy as np
 
 from mricodec import codec
-from mricodec.bitstream.entropycoder import EntropyDecoder, EntropyEncoder
-from mricodec.codec.rate_distortion import Source
+from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
+from mricodec.codec.evaluation.rate_distortion import Source
 
 RUNS = 5
 
@@ -33,15 +33,21 @@ def peak_memory() -> float:
 
 def timed_parts() -> dict[str, float]:
     """From now on the seconds of the processor in each part of the default model; none of the functions calls another."""
-    from mricodec.models import coding, hiding, transform
-    from mricodec.models.context import ContextCodec, ContextPass, PlaneNet
+    from mricodec.models.lossy import lapped_transform as transform
+    from mricodec.models.lossy import rdo
+    from mricodec.models.lossy import sign_hiding as hiding
+    from mricodec.models.lossy.context_model import ContextCodec, ContextPass, PlaneNet
 
     parts: dict[str, list[tuple[Any, str]]] = {
         "network": [(ContextCodec, "source"), (PlaneNet, "base"), (ContextPass, "forward")],
-        "hiding of signs": [(hiding.Cells, "of"), (hiding, "hide"), (hiding, "hidden")],
+        "hiding of signs": [(hiding.SignGroups, "of"), (hiding, "hide"), (hiding, "hidden")],
         "entropy coding": [(EntropyEncoder, "code"), (EntropyDecoder, "code")],
-        "transform": [(transform, f"{way}{axis}") for way in ("analysis", "synthesis") for axis in ("", "_across")],
-        "aiming at errors": [(coding._Targets, way) for way in ("of", "coded")],
+        "transform": [
+            (transform, f"{way}{axis}")
+            for way in ("analysis", "synthesis")
+            for axis in ("", "_across")
+        ],
+        "aiming at errors": [(rdo._Targets, way) for way in ("of", "coded")],
     }
     spent = dict.fromkeys(parts, 0.0)
 
@@ -58,7 +64,11 @@ def timed_parts() -> dict[str, float]:
     for part, places in parts.items():
         for owner, name in places:
             wrapped = timed(part, getattr(owner, name))
-            setattr(owner, name, staticmethod(wrapped) if isinstance(vars(owner)[name], staticmethod) else wrapped)
+            setattr(
+                owner,
+                name,
+                staticmethod(wrapped) if isinstance(vars(owner)[name], staticmethod) else wrapped,
+            )
     return spent
 
 
@@ -69,12 +79,16 @@ def shares(work: Callable[[], object], spent: dict[str, float]) -> str:
     work()
     total = time.process_time() - start
     rest = {"rest": total - sum(spent.values())}
-    return f"{total:.1f} s: " + ", ".join(f"{part} {time / total:.0%}" for part, time in (spent | rest).items())
+    return f"{total:.1f} s: " + ", ".join(
+        f"{part} {time / total:.0%}" for part, time in (spent | rest).items()
+    )
 
 
 @click.command()
 @click.argument("scan", type=click.Path(exists=True, path_type=Path))
-@click.option("--profile", is_flag=True, help="Of the default quality in one process, where the time goes.")
+@click.option(
+    "--profile", is_flag=True, help="Of the default quality in one process, where the time goes."
+)
 def main(scan: Path, profile: bool) -> None:
     """Encode and decode the voxels of SCAN; the slices are taken along i where that axis is shorter than k."""
     voxels = Source.of_file(scan).voxels
@@ -90,7 +104,10 @@ def main(scan: Path, profile: bool) -> None:
         click.echo(f"encode {shares(lambda: encoder.encode(voxels), spent)}")
         click.echo(f"decode {shares(lambda: decoder.decode(stream), spent)}")
         return
-    for name, encoder in (("lossless", codec.Encoder(lossless=True)), ("default quality", codec.Encoder())):
+    for name, encoder in (
+        ("lossless", codec.Encoder(lossless=True)),
+        ("default quality", codec.Encoder()),
+    ):
         decoder = codec.Decoder()
         decoder.decode(encoder.encode(voxels) or b"")
         stream = b""

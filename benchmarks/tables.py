@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from mricodec.codec import comparison, metrics
-from mricodec.codec.comparison import ANCHOR, ANCHOR_RATES, JPEG2000, BdRow, Mean, Sample, markdown, of_points
-from mricodec.codec.contenders import MricodecLossless
-from mricodec.codec.fidelity import DEFAULT_QUALITY
-from mricodec.codec.metrics import Range
-from mricodec.codec.rate_distortion import LEAST_POINTS, Point
+from mricodec.codec.evaluation import bd_rate, comparison
+from mricodec.codec.evaluation.codecs import MricodecLossless
+from mricodec.codec.evaluation.comparison import (
+    ANCHOR,
+    ANCHOR_RATES,
+    JPEG2000,
+    BdRow,
+    Mean,
+    Sample,
+    markdown,
+    of_points,
+)
+from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Point
+from mricodec.codec.voxels.metrics import Range
+from mricodec.codec.voxels.quality import DEFAULT_QUALITY
 
 OWN = "mricodec"  # how the names of this project's codecs begin
 REFERENCES = (ANCHOR, "x265-veryslow", "vvenc-medium", JPEG2000)
@@ -30,7 +39,10 @@ _OF_GEOMETRY = {"4-D": DIFFUSION}  # other names of `rate_distortion.group_of`
 
 def classes(points: Iterable[Point]) -> dict[str, str]:
     """The class of each volume: by the beginning of its name, or of the scan's geometry for a name that is not known."""
-    return {p.volume: CLASSES.get(p.volume.partition("_")[0], _OF_GEOMETRY.get(p.group, p.group)) for p in points}
+    return {
+        p.volume: CLASSES.get(p.volume.partition("_")[0], _OF_GEOMETRY.get(p.group, p.group))
+        for p in points
+    }
 
 
 def summary(points: Sequence[Point], rivals: Sequence[Sample] = ()) -> str:
@@ -52,7 +64,10 @@ def summary(points: Sequence[Point], rivals: Sequence[Sample] = ()) -> str:
             by_class(high, of_volume),
         ]
         for codec in codecs:
-            parts += [f"{codec}, every volume", by_volume(samples, rivals, codec, rows, high, of_volume)]
+            parts += [
+                f"{codec}, every volume",
+                by_volume(samples, rivals, codec, rows, high, of_volume),
+            ]
         parts += [f"Default quality, {DEFAULT_QUALITY:g}", default_quality(finite, of_volume)]
     lossless = lossless_table([*samples, *rivals])
     if lossless:
@@ -69,7 +84,11 @@ def by_class(rows: Sequence[BdRow], of_volume: dict[str, str]) -> str:
     for pair in comparison.pairs(rows):
         *each, every = comparison.by_group(rows, pair, groups, of_volume.__getitem__)
         worst = comparison.worst(rows, pair)
-        named = f"{worst.volume} ({worst.result.percent:+.1f})" if worst is not None and worst.result else "-"
+        named = (
+            f"{worst.volume} ({worst.result.percent:+.1f})"
+            if worst is not None and worst.result
+            else "-"
+        )
         lines.append([*pair, *map(Mean.text, each), every.text(), str(every.volumes), named])
     return markdown(["codec", "against", *groups, "mean", "volumes", "worst"], lines)
 
@@ -80,7 +99,11 @@ def by_volume(
 ) -> str:  # fmt: skip
     """BD-rates of a codec; "*": fewer than 8 of its points in the range. Where it does worst beside JPEG 2000."""
     own = {row.volume: row for row in high if row.codec == codec}
-    references = [name for name in REFERENCES if any(row.reference == name and row.codec == codec for row in rows)]
+    references = [
+        name
+        for name in REFERENCES
+        if any(row.reference == name and row.codec == codec for row in rows)
+    ]
     worst = excesses(samples, rivals, codec)
     low, top = WORST_PSNRS
     lines = []
@@ -93,7 +116,10 @@ def by_volume(
         found = [_percent(of_pair.get(name)) for name in references]
         excess = "{:+.1f} at {:.1f} dB".format(*worst[volume]) if volume in worst else "-"
         lines.append([volume, group, span, *found, _percent(own.get(volume)), excess])
-    last = [f"{JPEG2000} at {HIGH_RATES[0]:g} to {HIGH_RATES[1]:g}", f"most against {JPEG2000}, {low:g} to {top:g} dB"]
+    last = [
+        f"{JPEG2000} at {HIGH_RATES[0]:g} to {HIGH_RATES[1]:g}",
+        f"most against {JPEG2000}, {low:g} to {top:g} dB",
+    ]
     table = markdown(["volume", "class", "common range, dB (points)", *references, *last], lines)
     worse = [volume for volume, (percent, _) in worst.items() if percent > 0]
     if not worst:
@@ -112,7 +138,7 @@ def excesses(
         if codec in curves and JPEG2000 in curves:
             own, reference = (comparison.columns(curves[name]) for name in (codec, JPEG2000))
             try:
-                found[place[0]] = metrics.largest_excess(*own, *reference, *psnrs)
+                found[place[0]] = bd_rate.largest_excess(*own, *reference, *psnrs)
             except ValueError:  # too few points, nothing in common
                 continue
     return found
@@ -122,15 +148,33 @@ def default_quality(points: Iterable[Point], of_volume: dict[str, str]) -> str:
     """Rate and error at the default quality, and their range."""
     found = [p for p in points if p.param == DEFAULT_QUALITY and p.codec.startswith(OWN)]
     lines = [
-        [p.volume, of_volume[p.volume], p.codec, f"{p.bpv:.3f}", f"{p.psnr:.2f}", f"{p.ssim:.4f}", f"{p.rmse_noise:.3f}"]
+        [
+            p.volume,
+            of_volume[p.volume],
+            p.codec,
+            f"{p.bpv:.3f}",
+            f"{p.psnr:.2f}",
+            f"{p.ssim:.4f}",
+            f"{p.rmse_noise:.3f}",
+        ]
         for p in found
     ]
     for codec in dict.fromkeys(p.codec for p in found):
         for title, pick in _EXTREMES.items():
-            each = ([getattr(p, name) for p in found if p.codec == codec] for name in ("bpv", "psnr", "ssim", "rmse_noise"))
-            cells = [f"{pick(values):{form}}" for values, form in zip(each, (".3f", ".2f", ".4f", ".3f"), strict=True)]
+            each = (
+                [getattr(p, name) for p in found if p.codec == codec]
+                for name in ("bpv", "psnr", "ssim", "rmse_noise")
+            )
+            cells = [
+                f"{pick(values):{form}}"
+                for values, form in zip(each, (".3f", ".2f", ".4f", ".3f"), strict=True)
+            ]
             lines.append([title, "", codec, *cells])
-    return markdown(["volume", "class", "codec", "bpv", "PSNR", "SSIM", "RMSE/noise"], lines) if found else ""
+    return (
+        markdown(["volume", "class", "codec", "bpv", "PSNR", "SSIM", "RMSE/noise"], lines)
+        if found
+        else ""
+    )
 
 
 _EXTREMES: dict[str, Callable[[Iterable[float]], float]] = {"least": min, "most": max}
@@ -146,8 +190,16 @@ def lossless_table(samples: Iterable[Sample]) -> str:
         if sample.roi == "full" and math.isinf(sample.psnr):
             rates.setdefault(sample.codec, {}).setdefault(sample.volume, sample.bpv)
     names = sorted(rates.get(MricodecLossless.name, ()))
-    rates = {codec: of for codec, of in rates.items() if codec == MricodecLossless.name or not codec.startswith(OWN)}
-    whole = {codec: [of[name] for name in names] for codec, of in rates.items() if all(name in of for name in names)}
+    rates = {
+        codec: of
+        for codec, of in rates.items()
+        if codec == MricodecLossless.name or not codec.startswith(OWN)
+    }
+    whole = {
+        codec: [of[name] for name in names]
+        for codec, of in rates.items()
+        if all(name in of for name in names)
+    }
     if not names or not whole:
         return ""
     means = {codec: sum(of) / len(of) for codec, of in whole.items()}
@@ -169,4 +221,4 @@ def _ordered(groups: Iterable[str]) -> list[str]:
 def _percent(row: BdRow | None) -> str:
     if row is None or row.result is None:
         return "-"
-    return f"{row.result.percent:+.1f}" + ("*" if row.result.points < LEAST_POINTS else "")
+    return f"{row.result.percent:+.1f}" + ("*" if row.result.points < MIN_POINTS else "")

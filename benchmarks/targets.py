@@ -14,15 +14,21 @@ from pathlib import Path
 import click
 
 from mricodec import codec
-from mricodec.codec import metrics
-from mricodec.codec.encoding import EncodeReport
-from mricodec.codec.fidelity import DEFAULT_QUALITY, QUALITY_PER_OCTAVE, STEP_AT_DEFAULT
-from mricodec.codec.rate_distortion import Source
+from mricodec.benchmarks.run import scans
+from mricodec.codec.evaluation.rate_distortion import Source
+from mricodec.codec.pipeline.encoding import EncodeReport
+from mricodec.codec.voxels import metrics
+from mricodec.codec.voxels.quality import DEFAULT_QUALITY, QUALITY_PER_OCTAVE, STEP_AT_DEFAULT
 
-from .run import scans
-
-LEAST_VOXELS = 1_000_000
-TARGETS = (("psnr", 32.0), ("psnr", 44.0), ("bpv", 0.2), ("bpv", 1.0), ("ratio", 8.0), ("ratio", 40.0))
+MIN_VOXELS = 1_000_000
+TARGETS = (
+    ("psnr", 32.0),
+    ("psnr", 44.0),
+    ("bpv", 0.2),
+    ("bpv", 1.0),
+    ("ratio", 8.0),
+    ("ratio", 40.0),
+)
 
 
 def timed(encoder: codec.Encoder, source: Source) -> tuple[float, bytes, EncodeReport]:
@@ -36,13 +42,19 @@ def same_quality(report: EncodeReport) -> codec.Encoder:
     """An encoder with the step of a stream."""
     assert report.fidelity is not None
     octaves = math.log2(report.fidelity.step / (STEP_AT_DEFAULT * report.fidelity.sigma_hat))
-    return codec.Encoder(quality=min(max(DEFAULT_QUALITY - QUALITY_PER_OCTAVE * octaves, 0.0), 100.0))
+    return codec.Encoder(
+        quality=min(max(DEFAULT_QUALITY - QUALITY_PER_OCTAVE * octaves, 0.0), 100.0)
+    )
 
 
 def reached(kind: str, source: Source, stream: bytes) -> float:
     if kind == "psnr":
         return metrics.psnr(source.voxels, codec.decode(stream).array)
-    return 8 * len(stream) / source.voxels.size if kind == "bpv" else source.voxels.nbytes / len(stream)
+    return (
+        8 * len(stream) / source.voxels.size
+        if kind == "bpv"
+        else source.voxels.nbytes / len(stream)
+    )
 
 
 @click.command()
@@ -53,7 +65,7 @@ def main(data: tuple[Path, ...]) -> None:
     slowest, missed, count = 0.0, 0, 0
     for path in scans(data):
         source = Source.bare(path)
-        if source.voxels.size < LEAST_VOXELS:
+        if source.voxels.size < MIN_VOXELS:
             continue
         kept = codec.Encoder()  # and with it the model and its processes
         kept.encode(source.voxels)
@@ -68,9 +80,16 @@ def main(data: tuple[Path, ...]) -> None:
             else:
                 missed += 1
             note = "" if report.missed is None else f", {report.missed}"
-            click.echo(f"{source.name} {kind} {wanted:g}: {found:.4g}, {seconds / usual:.1f} times {usual:.1f} s{note}")
-    errors = ", ".join(f"{kind} {error:.2f} dB" if kind == "psnr" else f"{kind} {error:.1%}" for kind, error in worst.items())
-    click.echo(f"{count} targets, {missed} missed with a warning; worst of the others: {errors}; at most {slowest:.1f} times")
+            click.echo(
+                f"{source.name} {kind} {wanted:g}: {found:.4g}, {seconds / usual:.1f} times {usual:.1f} s{note}"
+            )
+    errors = ", ".join(
+        f"{kind} {error:.2f} dB" if kind == "psnr" else f"{kind} {error:.1%}"
+        for kind, error in worst.items()
+    )
+    click.echo(
+        f"{count} targets, {missed} missed with a warning; worst of the others: {errors}; at most {slowest:.1f} times"
+    )
 
 
 if __name__ == "__main__":

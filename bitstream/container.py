@@ -35,7 +35,7 @@ DICM, DHDR, DRAW, STCK, PADV = b"DICM", b"DHDR", b"DRAW", b"STCK", b"PADV"
 _SERIES = (DICM, DHDR, DRAW, STCK, PADV)  # any number of them, in any order, before the slabs
 
 STORE = 0  # coder: byte planes and zstd
-LATTICE = 1  # coder: lossless prediction in lattice passes
+PREDICTIVE = 1  # coder: prediction from neighbours, without loss or within a bound
 LEARNED = 2  # coder: the learned lossy models; which one, the model id says
 LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
 
@@ -106,7 +106,7 @@ class StreamHeader:
     """The HEAD chunk.
 
     mode: lossless or lossy.
-    coder: STORE, LATTICE or the number of a learned coder.
+    coder: STORE, PREDICTIVE or the number of a learned coder.
     dtype: a name of ``DTYPES``, the voxels as stored in the source.
     shape: slowest axis first, so that the last three are [k, j, i].
     slab_axis: which of [k, j, i] slabs cut; a shape of fewer axes is filled up in front with 1.
@@ -164,7 +164,9 @@ class StreamHeader:
                 f"expected a voxel type 1 to {len(DTYPES)}, found {dtype_code}: update mricodec"
             )
         if flags & ~_ALL_FLAGS:
-            raise UnsupportedVersion(f"expected flags below 4, found {flags} in HEAD: update mricodec")
+            raise UnsupportedVersion(
+                f"expected flags below 4, found {flags} in HEAD: update mricodec"
+            )
         if ndim > limits.max_dims:
             raise LimitExceeded(
                 f"expected at most {limits.max_dims} dimensions, found {ndim}: raise Limits.max_dims"
@@ -276,7 +278,9 @@ class ContainerWriter:
     def embed(self, stream: BinaryIO, size: int) -> None:
         """BASE: a whole stream of `size` bytes, read from where the file stands."""
         if self._last_ordered >= _ONCE_BEFORE_SLABS.index(BASE) or self._lengths or size >= 1 << 32:
-            raise ValueError(f"expected one BASE below 4 GiB before the slabs, found another or {size} bytes")
+            raise ValueError(
+                f"expected one BASE below 4 GiB before the slabs, found another or {size} bytes"
+            )
         self._last_ordered = _ONCE_BEFORE_SLABS.index(BASE)
         start = BASE + struct.pack("<I", size)
         crc = zlib.crc32(start)
@@ -284,7 +288,9 @@ class ContainerWriter:
         for _, count in _pieces(0, size):
             piece = stream.read(count)
             if len(piece) != count:
-                raise ValueError(f"expected a stream of {size} bytes for BASE, found its end before")
+                raise ValueError(
+                    f"expected a stream of {size} bytes for BASE, found its end before"
+                )
             crc = zlib.crc32(piece, crc)
             self._write(piece)
         self._write(struct.pack("<I", crc))
@@ -299,8 +305,12 @@ class ContainerWriter:
     def finish(self, digest: bytes) -> None:
         """digest: SHA-256 of the original file's bytes if lossless; of the decoded voxels, its first half, if not."""
         if len(digest) != self._digest_bytes:
-            raise ValueError(f"expected a digest of {self._digest_bytes} bytes, found {len(digest)}")
-        index = b"".join((digest, pack_varint(len(self._lengths)), *map(pack_varint, self._lengths)))
+            raise ValueError(
+                f"expected a digest of {self._digest_bytes} bytes, found {len(digest)}"
+            )
+        index = b"".join(
+            (digest, pack_varint(len(self._lengths)), *map(pack_varint, self._lengths))
+        )
         self._write_chunk(END, index + struct.pack("<I", len(index) + 4))
         self._finished = True
 
@@ -386,6 +396,7 @@ class ContainerReader:
         for section in self._sections:
             if section.type == name:
                 yield self._payload(section)
+
     def has(self, type: bytes) -> bool:
         """Whether there is a chunk of this type."""
         return any(section.type.encode() == type for section in self._sections)
@@ -394,7 +405,9 @@ class ContainerReader:
         """The stream that the one chunk of this type holds, or None. Its CRC was checked when this one was opened."""
         found = [section for section in self._sections if section.type.encode() == type]
         if len(found) > 1:
-            raise FormatError(f"expected one chunk {type.decode()}, found {len(found)}: the file is damaged")
+            raise FormatError(
+                f"expected one chunk {type.decode()}, found {len(found)}: the file is damaged"
+            )
         return Span(self._fetch, found[0].offset + 8, found[0].size - FRAMING) if found else None
 
     def sections(self) -> list[Section]:
@@ -529,7 +542,9 @@ class ContainerReader:
             )
         kind, length = struct.unpack("<4sI", self._read(offset, 8))
         if not kind.isalpha():
-            raise FormatError(f"expected a chunk type at byte {offset}, found {kind!r}: the file is damaged")
+            raise FormatError(
+                f"expected a chunk type at byte {offset}, found {kind!r}: the file is damaged"
+            )
         if offset + FRAMING + length > self.size:
             raise Truncated(
                 f"expected {length} bytes in the chunk {kind.decode()} at byte {offset}, found "
@@ -574,7 +589,9 @@ class ContainerReader:
         return data
 
 
-def _fetcher(source: bytes | bytearray | memoryview | BinaryIO | Span) -> tuple[Callable[[int, int], bytes], int]:
+def _fetcher(
+    source: bytes | bytearray | memoryview | BinaryIO | Span,
+) -> tuple[Callable[[int, int], bytes], int]:
     """A function (offset, size) -> bytes that threads may share, and the size of the source in bytes."""
     if isinstance(source, Span):
         return source.read, source.size
@@ -636,7 +653,9 @@ def _unpack_index(payload: bytes, mode: Mode, limits: Limits) -> tuple[bytes, li
     digest = fields.take(digest_bytes(mode))
     count = fields.varint()
     if count > fields.left:  # a length takes at least one byte
-        raise FormatError(f"expected the lengths of {count} slabs in ENDX, found {fields.left} bytes of them")
+        raise FormatError(
+            f"expected the lengths of {count} slabs in ENDX, found {fields.left} bytes of them"
+        )
     if count > limits.max_slabs:
         raise LimitExceeded(
             f"expected at most {limits.max_slabs} slabs, found {count}: "

@@ -47,11 +47,15 @@ def _typical_nifti_header() -> bytes:
 ORIG_PREFIX = _typical_nifti_header()
 
 
-def compress(data: bytes, level: int = _BEST_LEVEL, prefix: bytes = b"", best_bytes: int = _BEST_BYTES) -> bytes:
+def compress(
+    data: bytes, level: int = _BEST_LEVEL, prefix: bytes = b"", best_bytes: int = _BEST_BYTES
+) -> bytes:
     """One zstd frame that declares its content size; more than ``best_bytes`` are compressed faster."""
     if len(data) > best_bytes:
         level = min(level, _FAST_LEVEL)
-    compressor = zstandard.ZstdCompressor(level=level, dict_data=_dictionary(prefix), write_dict_id=False)
+    compressor = zstandard.ZstdCompressor(
+        level=level, dict_data=_dictionary(prefix), write_dict_id=False
+    )
     return compressor.compress(data)
 
 
@@ -63,9 +67,13 @@ def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes
     try:
         frame = zstandard.get_frame_parameters(data)
     except zstandard.ZstdError as error:
-        raise FormatError(f"expected a zstd frame in {name}, found {error}: the file is damaged") from None
+        raise FormatError(
+            f"expected a zstd frame in {name}, found {error}: the file is damaged"
+        ) from None
     size = frame.content_size
-    if size > (len(data) // _MIN_BLOCK + 1) * _BLOCK or frame.dict_id != 0:  # unknown is the largest size
+    if (
+        size > (len(data) // _MIN_BLOCK + 1) * _BLOCK or frame.dict_id != 0
+    ):  # unknown is the largest size
         raise FormatError(
             f"expected a zstd frame that declares its content size and no dictionary in {name}, "
             f"found size {size} and dictionary {frame.dict_id} in {len(data)} bytes: the file is damaged"
@@ -75,13 +83,19 @@ def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes
             f"expected at most {limit} bytes in {name} when decompressed, found {size}: "
             "the file is damaged, or the limit too low"
         )
-    decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(prefix), max_window_size=_MAX_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(
+        dict_data=_dictionary(prefix), max_window_size=_MAX_WINDOW
+    )
     try:
         content = decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise FormatError(f"expected {size} bytes in {name}, found damaged zstd data ({error})") from None
+        raise FormatError(
+            f"expected {size} bytes in {name}, found damaged zstd data ({error})"
+        ) from None
     if len(content) != size:
-        raise FormatError(f"expected {size} bytes in {name}, found {len(content)}: the file is damaged")
+        raise FormatError(
+            f"expected {size} bytes in {name}, found {len(content)}: the file is damaged"
+        )
     return content
 
 
@@ -115,7 +129,9 @@ def unpack_meta(payload: bytes, limit: int) -> dict[str, Any]:
         meta = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         kind = type(error).__name__
-        raise FormatError(f"expected JSON in META, found none ({kind}): the file is damaged") from None
+        raise FormatError(
+            f"expected JSON in META, found none ({kind}): the file is damaged"
+        ) from None
     if not isinstance(meta, dict):
         raise FormatError(f"expected a JSON object in META, found {type(meta).__name__}")
     return meta
@@ -140,11 +156,15 @@ def unpack_store(payload: bytes, nbytes: int, itemsize: int) -> bytes:
     if itemsize < 1 or nbytes % itemsize:
         raise ValueError(f"expected whole voxels of {itemsize} bytes, found {nbytes} bytes")
     if not payload:
-        raise Truncated("expected a filter byte in a stored slab, found no bytes: the file is damaged")
+        raise Truncated(
+            "expected a filter byte in a stored slab, found no bytes: the file is damaged"
+        )
     kind = payload[0]
     unit = _DIFFERENCE.get(kind, 1)
     if kind > max(_DIFFERENCE) or itemsize % unit:
-        raise FormatError(f"expected a filter for voxels of {itemsize} bytes in a stored slab, found {kind}")
+        raise FormatError(
+            f"expected a filter for voxels of {itemsize} bytes in a stored slab, found {kind}"
+        )
     content = decompress(payload[1:], nbytes, "a stored slab")
     if len(content) != nbytes:
         raise FormatError(

@@ -12,9 +12,14 @@ import click
 from .main import _bytes
 
 if TYPE_CHECKING:
-    from mricodec.codec.batch import Outcome, Summary
+    from mricodec.codec.integrations.batch import Outcome, Summary
 
-NAMES = {"scan": "NIfTI scans", "series": "DICOM folders", "stream": "streams", "file": "other files"}
+NAMES = {
+    "scan": "NIfTI scans",
+    "series": "DICOM folders",
+    "stream": "streams",
+    "file": "other files",
+}
 SECONDS_BETWEEN = 0.2  # updates of the progress
 
 
@@ -26,7 +31,9 @@ SECONDS_BETWEEN = 0.2  # updates of the progress
 @click.option("--lossless", is_flag=True, help="Restore every bit.")
 @click.option("--model", help="As for encode.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes; default: one per core.")
-@click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler, instead of processes.")
+@click.option(
+    "--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler, instead of processes."
+)
 @click.option("--device", help="As for encode.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every file.")
@@ -46,7 +53,7 @@ def batch(
     Run again, it goes on where it was stopped: what is there, unchanged and sound, is skipped. OUT_DIR/mricodec-batch.jsonl
     says what became of every file.
     """
-    from mricodec.codec import batch as batches
+    from mricodec.codec.integrations import batch as batches
 
     settings = {name: value for name, value in options.items() if value not in (None, False)}
     if decode and settings:
@@ -58,7 +65,13 @@ def batch(
     shown = _Progress(quiet, verbose)
     start = time.perf_counter()
     summary = batches.run(
-        in_dir, out_dir, decode=decode, settings=settings, jobs=jobs, scheduler=scheduler, report=shown.report
+        in_dir,
+        out_dir,
+        decode=decode,
+        settings=settings,
+        jobs=jobs,
+        scheduler=scheduler,
+        report=shown.report,
     )
     shown.clear()
     if not quiet:
@@ -89,7 +102,10 @@ class _Progress:
                 self.clear()
                 note = f" ({outcome.reason})" if outcome.reason else ""
                 sizes = f"{_bytes(outcome.bytes_in)} -> {_bytes(outcome.bytes_out)}"
-                click.echo(f"{outcome.source}: {outcome.status}, {sizes}, {outcome.seconds:.1f} s{note}", err=True)
+                click.echo(
+                    f"{outcome.source}: {outcome.status}, {sizes}, {outcome.seconds:.1f} s{note}",
+                    err=True,
+                )
         if self._alive and time.monotonic() - self._last > SECONDS_BETWEEN:
             self._last = time.monotonic()
             sizes = f"{_bytes(self._bytes_in)} -> {_bytes(self._bytes_out)}"
@@ -105,16 +121,28 @@ def _table(summary: Summary, seconds: float) -> str:
     rows = [("", "files", "skipped", "failed", "in", "out", "ratio")]
     for kind, totals in sorted(summary.totals.items(), key=lambda item: list(NAMES).index(item[0])):
         counts = (str(totals.files), str(totals.skipped), str(totals.failed))
-        rows.append((NAMES[kind], *counts, _bytes(totals.bytes_in), _bytes(totals.bytes_out), f"{totals.ratio:.2f}"))
+        rows.append(
+            (
+                NAMES[kind],
+                *counts,
+                _bytes(totals.bytes_in),
+                _bytes(totals.bytes_out),
+                f"{totals.ratio:.2f}",
+            )
+        )
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        cells = [row[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
         lines.append("  ".join(cells))
     lines.append(f"{seconds:.1f} s")
-    for name, outcomes in (("damaged, kept as they are", summary.damages), ("failed", summary.failures)):
+    for name, outcomes in (
+        ("damaged, kept as they are", summary.damages),
+        ("failed", summary.failures),
+    ):
         if outcomes:
             lines.append(f"{name} ({len(outcomes)}):")
             lines += [f"  {outcome.source}: {outcome.reason}" for outcome in outcomes]
     return "\n".join(lines)
-

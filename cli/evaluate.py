@@ -12,9 +12,9 @@ from typing import Any
 import click
 from numpy.typing import NDArray
 
-from mricodec.codec.contenders import LIVE, MODELS, USUAL
-from mricodec.codec.rate_distortion import LEAST_POINTS, Contender
-from mricodec.codec.slabcoding import Effort
+from mricodec.codec.evaluation.codecs import LIVE, MODELS, USUAL
+from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Contender
+from mricodec.codec.settings import Effort
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -40,7 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--effort", "efforts", multiple=True, default=("default",), type=click.Choice(("default", "high")),
               help="Effort of the models' encoders; may be given twice.")  # fmt: skip
 @click.option("--codec", "codecs", multiple=True, metavar="MODULE:OBJECT",
-              help="Anyone's codec, see mricodec.codec.contenders; may be given several times.")  # fmt: skip
+              help="Anyone's codec, see mricodec.codec.evaluation.codecs; may be given several times.")  # fmt: skip
 @click.option("--live", "lives", multiple=True, type=click.Choice((*LIVE, "none")),
               help=f"Peers to run; default: {', '.join(USUAL)}, those that are installed.")  # fmt: skip
 @click.option("--peers", "csvs", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
@@ -48,14 +48,21 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--central", type=click.IntRange(min=1), metavar="N",
               help="Code bare arrays, of a 4-D scan the first volume, and of it the central N slices.")  # fmt: skip
 @click.option(
-    "--points", default=10, show_default=True, type=click.IntRange(min=LEAST_POINTS), help="Files per curve."
+    "--points",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=MIN_POINTS),
+    help="Files per curve.",
 )
 @click.option(
     "-f", "--force", is_flag=True, help="Measure everything again, overwrite what is in the folder."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
 @click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, ...; auto: a GPU where there is one."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, ...; auto: a GPU where there is one.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every point with its times.")
@@ -80,8 +87,9 @@ def rd_curve(
     Every point is a real file that is decoded again: the rate counts all of its bytes. Repeating the command
     measures only what is missing. Needs the extra 'bench' (pip install 'mricodec[bench]').
     """
-    from mricodec.codec import contenders, report
-    from mricodec.codec.peers import MissingExtra
+    from mricodec.codec.evaluation import codecs as contenders
+    from mricodec.codec.evaluation import report
+    from mricodec.codec.evaluation.still import MissingExtra
 
     if threads is not None:
         import torch
@@ -173,11 +181,13 @@ def compare(original: Path, decoded: Path) -> None:
 
     Of a DICOM series its largest stack is compared.
     """
-    from mricodec.codec import metrics
+    from mricodec.codec.voxels import metrics
 
     (source, _), (voxels, size) = _voxels(original), _voxels(decoded)
     if voxels.shape != source.shape:
-        raise click.UsageError(f"expected scans of one shape, found {source.shape} and {voxels.shape}")
+        raise click.UsageError(
+            f"expected scans of one shape, found {source.shape} and {voxels.shape}"
+        )
     found = metrics.compare(source, voxels)
     bits = 8 * size / source.size
     click.echo(
@@ -189,8 +199,8 @@ def compare(original: Path, decoded: Path) -> None:
 def _voxels(path: Path) -> tuple[NDArray[Any], int]:
     """Of a scan, a stream or a DICOM series, and the bytes of all its files."""
     from mricodec import codec
-    from mricodec.codec.rate_distortion import Source
-    from mricodec.codec.series import series_voxels
+    from mricodec.codec.dicom.series import series_voxels
+    from mricodec.codec.evaluation.rate_distortion import Source
 
     from .main import naming
     from .series import is_series

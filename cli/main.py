@@ -35,7 +35,10 @@ _LAZY = {
     "batch": ("mricodec.cli.batch:batch", "Encode or decode a tree of scans."),
     "cache": ("mricodec.cli.train:cache", "Pack a folder of scans into one file for training."),
     "compare": ("mricodec.cli.evaluate:compare", "PSNR, SSIM and largest error of a decoded scan."),
-    "rd-curve": ("mricodec.cli.evaluate:rd_curve", "Rate-distortion curves of scans, beside other codecs."),
+    "rd-curve": (
+        "mricodec.cli.evaluate:rd_curve",
+        "Rate-distortion curves of scans, beside other codecs.",
+    ),
     "interpolate": ("mricodec.cli.study:interpolate", "Mix heads through an autoencoder."),
     "study": ("mricodec.cli.study:study", "The representation study."),
     "train": ("mricodec.cli.train:train", "Train a model."),
@@ -65,7 +68,9 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines = {name: line for name, (_, line) in _LAZY.items()}
-        lines.update((name, command.get_short_help_str(90)) for name, command in self.commands.items())
+        lines.update(
+            (name, command.get_short_help_str(90)) for name, command in self.commands.items()
+        )
         with formatter.section("Commands"):
             formatter.write_dl(sorted(lines.items()))
 
@@ -79,7 +84,9 @@ class _Commands(click.Group):
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise
             raise _failure(error) from error
-        except RuntimeError as error:  # torch says so that memory is short; signals of click are of the type too
+        except (
+            RuntimeError
+        ) as error:  # torch says so that memory is short; signals of click are of the type too
             if "memory" not in str(error):
                 raise
             raise _failure(MemoryError(str(error))) from error
@@ -92,9 +99,7 @@ def _failure(error: Exception) -> click.ClickException:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, MemoryError):
-        message = (
-            f"not enough memory ({message}): close other programs, or take a part with --slices or --volumes"
-        )
+        message = f"not enough memory ({message}): close other programs, or take a part with --slices or --volumes"
     elif isinstance(error, ImportError):
         message = f"{message}: reinstall with 'pip install mricodec'"
     if isinstance(error, ValueError) and not isinstance(error, FormatError):
@@ -115,7 +120,8 @@ class _RangeType(click.ParamType):  # type: ignore[type-arg]
             return slice(int(start) if start else None, int(stop) if stop else None)
         except ValueError:
             self.fail(
-                f"expected a:b with whole numbers (from a, up to but not including b), found {value!r}", param
+                f"expected a:b with whole numbers (from a, up to but not including b), found {value!r}",
+                param,
             )
 
 
@@ -135,7 +141,9 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="cpu, cuda, ...; auto: a GPU where there is one.",
         ),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."
+        ),
     ):
         command = option(command)
     return command
@@ -143,17 +151,24 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from mricodec.codec.inspection import release
+        from mricodec.codec.version import release
 
         click.echo(f"mricodec {release()}")
         context.exit()
 
 
 @click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog="'-' is stdin or stdout."
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="'-' is stdin or stdout.",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
 )
 def cli() -> None:
     """Compress and restore MRI scans."""
@@ -173,19 +188,49 @@ def cli() -> None:
     type=click.FloatRange(0, 100),
     help="Fidelity relative to the scan's noise; default: 50, below it.",
 )
-@click.option("--psnr", type=click.FloatRange(0, min_open=True), help="Instead of --quality: PSNR in dB, within 0.1.")
-@click.option("--bpv", type=click.FloatRange(0, min_open=True), help="Instead: bits per voxel of the file, within 2 %.")
-@click.option("--ratio", type=click.FloatRange(0, min_open=True), help="Instead: stored voxels over file, within 2 %.")
+@click.option(
+    "--psnr",
+    type=click.FloatRange(0, min_open=True),
+    help="Instead of --quality: PSNR in dB, within 0.1.",
+)
+@click.option(
+    "--bpv",
+    type=click.FloatRange(0, min_open=True),
+    help="Instead: bits per voxel of the file, within 2 %.",
+)
+@click.option(
+    "--ratio",
+    type=click.FloatRange(0, min_open=True),
+    help="Instead: stored voxels over file, within 2 %.",
+)
 @click.option("--lossless", is_flag=True, help="Restore every bit.")
-@click.option("--max-error", help="No voxel differs by more: stored units, or a part of the noise, like 0.5sigma.")
-@click.option("--layers", is_flag=True, help="With these two: a lossy layer that decodes alone, then the rest.")
+@click.option(
+    "--max-error",
+    help="No voxel differs by more: stored units, or a part of the noise, like 0.5sigma.",
+)
+@click.option(
+    "--layers",
+    is_flag=True,
+    help="With these two: a lossy layer that decodes alone, then the rest.",
+)
 @click.option(
     "--effort", type=click.Choice(("fast", "default", "high")), default="default", show_default=True,
     help="How long to search for a smaller file; decoding is the same.",
 )  # fmt: skip
-@click.option("--no-gzip", is_flag=True, help="Do not find out how to make the identical .nii.gz again: faster.")
-@click.option("--model", help="default, or for research: hyperprior, factorized, cnn8, cnn16, cnn32, unet, unet-2level, vae.")
-@click.option("--deidentify", is_flag=True, help="Take identities out of the headers (DICOM PS3.15 basic profile).")
+@click.option(
+    "--no-gzip",
+    is_flag=True,
+    help="Do not find out how to make the identical .nii.gz again: faster.",
+)
+@click.option(
+    "--model",
+    help="default, or for research: hyperprior, factorized, cnn8, cnn16, cnn32, unet, unet-2level, vae.",
+)
+@click.option(
+    "--deidentify",
+    is_flag=True,
+    help="Take identities out of the headers (DICOM PS3.15 basic profile).",
+)
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @_common
 def encode(
@@ -210,15 +255,27 @@ def encode(
 ) -> None:
     """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz), or DICOM series: folders and files."""
     exact = "--lossless" if lossless else "--max-error"
-    if (lossless or max_error is not None) and not layers and (quality is not None or model is not None):
+    if (
+        (lossless or max_error is not None)
+        and not layers
+        and (quality is not None or model is not None)
+    ):
         raise _WrongUsage(f"{exact} takes neither --quality nor --model, but with --layers")
     if layers and not lossless and max_error is None:
         raise _WrongUsage("--layers goes with --lossless or --max-error")
     if lossless and max_error is not None and not layers:
         raise _WrongUsage("--lossless and --max-error go together only with --layers")
     finer = exact if lossless or max_error is not None else None
-    given = {"--quality": None if layers else quality, "--psnr": psnr, "--bpv": bpv, "--ratio": ratio}
-    named = [*([finer] if finer else []), *(name for name, value in given.items() if value is not None)]
+    given = {
+        "--quality": None if layers else quality,
+        "--psnr": psnr,
+        "--bpv": bpv,
+        "--ratio": ratio,
+    }
+    named = [
+        *([finer] if finer else []),
+        *(name for name, value in given.items() if value is not None),
+    ]
     if len(named) > 1:
         raise _WrongUsage(f"expected one of {' and '.join(named)}; leave out the rest")
     _set_threads(threads)
@@ -265,13 +322,28 @@ def encode(
     help="The scan to write: .nii, .nii.gz, or .hdr for a pair; of a DICOM series, a folder for its files.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(["dicom", "nifti"]), help="Of a DICOM series; default: by the name of the output."
+    "--format",
+    "form",
+    type=click.Choice(["dicom", "nifti"]),
+    help="Of a DICOM series; default: by the name of the output.",
 )
 @click.option("--slices", type=_RangeType(), help="Only these slices of the third axis.")
 @click.option("--volumes", type=_RangeType(), help="Only these volumes of a 4-D scan.")
-@click.option("--layer", type=click.IntRange(min=1), help="Only so many layers of a stream with layers; 1: the coarsest.")
-@click.option("--preview", is_flag=True, help="The scan with a quarter of the resolution of its slices, quickly.")
-@click.option("--salvage", is_flag=True, help="Of a damaged stream write what is good, zeros for the rest; exits 1.")
+@click.option(
+    "--layer",
+    type=click.IntRange(min=1),
+    help="Only so many layers of a stream with layers; 1: the coarsest.",
+)
+@click.option(
+    "--preview",
+    is_flag=True,
+    help="The scan with a quarter of the resolution of its slices, quickly.",
+)
+@click.option(
+    "--salvage",
+    is_flag=True,
+    help="Of a damaged stream write what is good, zeros for the rest; exits 1.",
+)
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @_common
 def decode(
@@ -296,7 +368,9 @@ def decode(
 
     if series.decodes_to_files(stream, output, form):
         if slices is not None or volumes is not None:
-            raise _WrongUsage("--slices and --volumes need --format nifti: the files of a series are restored as a whole")
+            raise _WrongUsage(
+                "--slices and --volumes need --format nifti: the files of a series are restored as a whole"
+            )
         series.decode(stream, output, device=device, force=force, quiet=quiet)
         return
     _check_output(output, stream, force)
@@ -327,12 +401,22 @@ def decode(
         )
         if info.files and slices is None and volumes is None and layer is None and not preview:
             series.further_stacks(stream, output, decoder.decode_file, force=force)
-    for line in [f"{stream}: lost: {reason}" for reason in bad] + [str(warning.message) for warning in caught]:
+    for line in [f"{stream}: lost: {reason}" for reason in bad] + [
+        str(warning.message) for warning in caught
+    ]:
         click.echo(line, err=True)
     if not quiet:
-        part = "a preview of " if preview else "" if slices is None and volumes is None else "a part of "
+        part = (
+            "a preview of "
+            if preview
+            else ""
+            if slices is None and volumes is None
+            else "a part of "
+        )
         size = f"{_shape(info)} {info.dtype}, {_bytes(info.original_bytes)}"
-        click.echo(f"{stream} -> {output}: {part}{size}, {time.perf_counter() - start:.1f} s", err=True)
+        click.echo(
+            f"{stream} -> {output}: {part}{size}, {time.perf_counter() - start:.1f} s", err=True
+        )
         if verbose:
             click.echo(_table(_rows(info)), err=True)
     if bad:
@@ -341,7 +425,9 @@ def decode(
 
 @cli.command()
 @click.argument("stream", type=_INPUT)
-@click.option("--phi", is_flag=True, help="What it says, beside the voxels, that may identify a person.")
+@click.option(
+    "--phi", is_flag=True, help="What it says, beside the voxels, that may identify a person."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info(stream: str, phi: bool, as_json: bool) -> None:
     """What STREAM holds."""
@@ -361,7 +447,12 @@ def info(stream: str, phi: bool, as_json: bool) -> None:
 @click.option("-t", "--deep", is_flag=True, help="Decode, and compare the digest of the result.")
 @_common
 def verify(
-    streams: tuple[str, ...], deep: bool, threads: int | None, device: str, quiet: bool, verbose: bool
+    streams: tuple[str, ...],
+    deep: bool,
+    threads: int | None,
+    device: str,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Check the checksums of STREAMS."""
     _set_threads(threads)
@@ -402,7 +493,10 @@ def main() -> None:
     try:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
-    except (OSError, ValueError) as error:  # a full device, a closed pipe: Python would end with 120 and a traceback
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a full device, a closed pipe: Python would end with 120 and a traceback
         if code == 0 and getattr(error, "errno", None) != errno.EPIPE:
             with contextlib.suppress(OSError, ValueError):
                 click.echo(f"Error: stdout: {getattr(error, 'strerror', None) or error}", err=True)
@@ -414,7 +508,7 @@ def main() -> None:
 
 def _check_output(output: str, source: str, force: bool) -> None:
     """Either may name a pair, which is two files."""
-    from mricodec.codec.nifti import pair_paths
+    from mricodec.codec.formats.nifti import pair_paths
 
     if output == "-":
         return
@@ -425,7 +519,11 @@ def _check_output(output: str, source: str, force: bool) -> None:
         raise _WrongUsage(f"{path} is a directory, expected the name of a file")
     if not path.parent.is_dir():
         raise _WrongUsage(f"{path.parent}: no such folder for the output; make it first")
-    inputs = [] if source == "-" else [file for file in pair_paths(Path(source)) or [Path(source)] if file.exists()]
+    inputs = (
+        []
+        if source == "-"
+        else [file for file in pair_paths(Path(source)) or [Path(source)] if file.exists()]
+    )
     for file in pair_paths(path) or [path]:
         if file.exists() and any(file.samefile(other) for other in inputs):
             raise _WrongUsage(f"{file} is the input too; choose another name")
@@ -472,7 +570,7 @@ def _output(name: str) -> Iterator[str | BinaryIO]:
     if name != "-":
         yield name
         return
-    from mricodec.codec.output import named_errors
+    from mricodec.codec.atomic import named_errors
 
     if sys.stdout is None:
         raise _WrongUsage("-: expected an open stdout, found it closed")
@@ -526,14 +624,20 @@ def _summary(report: EncodeReport, seconds: float) -> str:
     ]
     if report.fidelity is not None:
         found = report.fidelity
-        noise = f", RMSE {found.rmse / found.sigma_hat:.2f} of the noise" if found.sigma_hat > 0 else ""
+        noise = (
+            f", RMSE {found.rmse / found.sigma_hat:.2f} of the noise" if found.sigma_hat > 0 else ""
+        )
         parts.append(f"PSNR {found.psnr:.1f} dB{noise}")
     if report.max_error is not None:
         parts[2] = f"every voxel within {report.max_error:.4g}"
     if report.layers:
         parts.append(f"with layers ({', '.join(report.layers)})")
     if report.gzip is not None:
-        parts.append(f"the .nii.gz comes back ({report.gzip})" if report.gzip else "only the .nii inside comes back")
+        parts.append(
+            f"the .nii.gz comes back ({report.gzip})"
+            if report.gzip
+            else "only the .nii inside comes back"
+        )
     return ", ".join([*parts, f"{seconds:.1f} s"])
 
 
@@ -624,7 +728,9 @@ def _json(info: StreamInfo) -> str:
     }
     if info.fidelity is not None:
         values = {**found["fidelity"], "psnr": info.fidelity.psnr}
-        found["fidelity"] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        found["fidelity"] = {
+            name: value if math.isfinite(value) else None for name, value in values.items()
+        }
     return json.dumps(found, indent=2)
 
 

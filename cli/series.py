@@ -16,14 +16,14 @@ from .main import _bytes, _check_output, _input, _progress, _WrongUsage, naming
 
 if TYPE_CHECKING:
     from mricodec import codec
-    from mricodec.codec.dicom import Series
+    from mricodec.codec.dicom.files import Series
 
 NIFTI_NAMES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
 def is_series(paths: tuple[str, ...]) -> bool:
     """Whether these are folders, several files, or a DICOM file."""
-    from mricodec.codec import dicom
+    from mricodec.codec.dicom import files as dicom
 
     if len(paths) > 1 or Path(paths[0]).is_dir():
         if "-" in paths:
@@ -50,7 +50,9 @@ def encode(
 
     found = codec.find_series(paths)
     if not any(series.uid for series in found):
-        raise _WrongUsage(f"{', '.join(paths)}: expected DICOM files, found none; give one NIfTI scan at a time")
+        raise _WrongUsage(
+            f"{', '.join(paths)}: expected DICOM files, found none; give one NIfTI scan at a time"
+        )
     failed = False
     if remover is not None:
         found, failed = _deidentified(found, remover)
@@ -62,12 +64,18 @@ def encode(
                 report = codec.encode_series_file(series, target, encoder, progress=progress)
         except (ValueError, OSError) as error:
             failed = True
-            click.echo(f"{series.title or series.uid}: not encoded: {' '.join(str(error).split())}", err=True)
+            click.echo(
+                f"{series.title or series.uid}: not encoded: {' '.join(str(error).split())}",
+                err=True,
+            )
             continue
         failed = failed or report.damaged
         _show_notes(report.notes, verbose)
         if not quiet:
-            shapes = " + ".join("x".join(map(str, shape[::-1])) for shape in report.shapes) or "no coded voxels"
+            shapes = (
+                " + ".join("x".join(map(str, shape[::-1])) for shape in report.shapes)
+                or "no coded voxels"
+            )
             click.echo(
                 f"{series.title or 'series'} -> {target}: {report.files} files, {shapes}, {_bytes(report.original_bytes)} -> "
                 f"{_bytes(report.stream_bytes)}, ratio {report.ratio:.2f}, {report.mode}, {time.perf_counter() - start:.1f} s",
@@ -109,12 +117,19 @@ def decode(stream: str, output: str, *, device: str, force: bool, quiet: bool) -
     start = time.perf_counter()
     with naming(stream), _input(stream) as source, _progress("decode", quiet) as progress:
         decoder = codec.Decoder(device=device)
-        names = codec.restore_series(source, output, force=force, decoder=decoder, progress=progress)
+        names = codec.restore_series(
+            source, output, force=force, decoder=decoder, progress=progress
+        )
     if not quiet:
-        click.echo(f"{stream} -> {output}: {len(names)} files, {time.perf_counter() - start:.1f} s", err=True)
+        click.echo(
+            f"{stream} -> {output}: {len(names)} files, {time.perf_counter() - start:.1f} s",
+            err=True,
+        )
 
 
-def further_stacks(stream: str, output: str, decode_file: Callable[[bytes, str], object], *, force: bool) -> None:
+def further_stacks(
+    stream: str, output: str, decode_file: Callable[[bytes, str], object], *, force: bool
+) -> None:
     """The stacks of a series beyond the first, each into a NIfTI file of its own: NAME_2.nii.gz ..."""
     from mricodec import codec
 
@@ -134,8 +149,12 @@ def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
     folder = output.is_dir()
     if len(found) > 1 and not folder:
         if output.suffix or output.exists():
-            listing = "; ".join(f"{s.title or s.uid or 'others'}: {len(s.instances)} files" for s in found)
-            raise _WrongUsage(f"{output}: expected a folder for {len(found)} series, found the name of a file ({listing})")
+            listing = "; ".join(
+                f"{s.title or s.uid or 'others'}: {len(s.instances)} files" for s in found
+            )
+            raise _WrongUsage(
+                f"{output}: expected a folder for {len(found)} series, found the name of a file ({listing})"
+            )
         folder = True
     if not output.parent.is_dir():
         raise _WrongUsage(f"{output.parent}: no such folder for the output; make it first")
@@ -147,8 +166,12 @@ def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
         for series in found:
             name = re.sub(r"[^A-Za-z0-9.+-]+", "_", series.title).strip("_.")[:80] or "series"
             names[name] += 1
-            targets.append(output / (f"{name}.mrc" if names[name] == 1 else f"{name}_{names[name]}.mrc"))
-    sources = {os.path.realpath(instance.source.path) for series in found for instance in series.instances}
+            targets.append(
+                output / (f"{name}.mrc" if names[name] == 1 else f"{name}_{names[name]}.mrc")
+            )
+    sources = {
+        os.path.realpath(instance.source.path) for series in found for instance in series.instances
+    }
     for target in targets:
         if os.path.realpath(target) in sources:
             raise _WrongUsage(f"{target} is an input too; choose another name")
@@ -172,11 +195,17 @@ def _show_notes(notes: tuple[tuple[str, str], ...], verbose: bool) -> None:
 
 @click.command()
 @click.argument("stream", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The DICOM file.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The DICOM file.",
+)
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 def wrap(stream: Path, output: Path, force: bool) -> None:
     """Put STREAM into a DICOM object (Raw Data) that a PACS stores and forwards."""
-    from mricodec.codec import wrapping
+    from mricodec.codec.dicom import raw_data as wrapping
 
     with naming(str(stream)):
         _write(output, wrapping.wrap(stream.read_bytes()), stream, force)
@@ -184,18 +213,24 @@ def wrap(stream: Path, output: Path, force: bool) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The stream.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The stream.",
+)
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 def unwrap(file: Path, output: Path, force: bool) -> None:
     """Take the stream out of the DICOM object FILE."""
-    from mricodec.codec import wrapping
+    from mricodec.codec.dicom import raw_data as wrapping
 
     with naming(str(file)):
         _write(output, wrapping.unwrap(file.read_bytes()), file, force)
 
 
 def _write(output: Path, data: bytes, source: Path, force: bool) -> None:
-    from mricodec.codec.output import replacing
+    from mricodec.codec.atomic import replacing
 
     _check_output(str(output), str(source), force)
     with replacing(output) as file:

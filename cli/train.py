@@ -28,7 +28,9 @@ BUDGET_MIB = 55.0
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def cache(data_dir: Path, output: Path, budget: float, force: bool, threads: int | None, quiet: bool) -> None:
+def cache(
+    data_dir: Path, output: Path, budget: float, force: bool, threads: int | None, quiet: bool
+) -> None:
     """Pack the scans of DATA_DIR/train and DATA_DIR/validation into one file for training elsewhere.
 
     Where DATA_DIR/MANIFEST.csv names licences, training scans whose licence does not allow it are left out.
@@ -61,7 +63,12 @@ def cache(data_dir: Path, output: Path, budget: float, force: bool, threads: int
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every line of the log, not only those with a validation.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Print every line of the log, not only those with a validation.",
+)
 def train(
     data: Path,
     output: Path,
@@ -79,8 +86,10 @@ def train(
     """
     import torch
 
-    from mricodec.codec.dataset import load_cache
-    from mricodec.models import export, training, zoo
+    from mricodec.codec.training.cache import load_cache
+    from mricodec.models import zoo
+    from mricodec.models.training import export
+    from mricodec.models.training import loop as training
 
     if config not in training.CONFIGS:
         raise click.BadParameter(
@@ -110,7 +119,9 @@ def train(
 
     first = training.CONFIGS[config].start
     if first and not (output / f"{first}.safetensors").exists():
-        report(f"{first}.safetensors is not in {output}: {config} starts from nothing; train {first} first to start from it")
+        report(
+            f"{first}.safetensors is not in {output}: {config} starts from nothing; train {first} first to start from it"
+        )
     trained = training.train(slabs, output, config, device=device, minutes=minutes, report=log)
     if trained is None:
         report(f"stopped after {minutes:g} minutes; the same command goes on")
@@ -125,7 +136,7 @@ def train(
 
 
 def _build(data_dir: Path, output: Path, budget: float, threads: int | None, quiet: bool) -> None:
-    from mricodec.codec.dataset import build_cache
+    from mricodec.codec.training.cache import build_cache
 
     report = build_cache(data_dir, output, budget, threads)
     if quiet:
@@ -134,5 +145,7 @@ def _build(data_dir: Path, output: Path, budget: float, threads: int | None, qui
         click.echo(f"left out: {scan.file}: {scan.reason}", err=True)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    sizes = ", ".join(f"{voxels / 1e6:.1f} M voxels for {split}" for split, voxels in report.voxels.items())
+    sizes = ", ".join(
+        f"{voxels / 1e6:.1f} M voxels for {split}" for split, voxels in report.voxels.items()
+    )
     click.echo(f"{output}: {report.size / 2**20:.2f} MiB, {report.slabs} slabs, {sizes}", err=True)

@@ -12,7 +12,7 @@ torch is imported only when a learned model is needed, and what codes only when 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import mricodec.models  # how OpenMP waits, before torch is loaded
+import mricodec.models  # noqa: F401 (it says how OpenMP waits, before torch is loaded)
 from mricodec.bitstream.container import MAGIC, Limits
 from mricodec.bitstream.errors import (
     ChecksumMismatch,
@@ -23,17 +23,23 @@ from mricodec.bitstream.errors import (
     UnsupportedVersion,
 )
 
-from .gzipping import GzipDiffers
-from .inspection import info, model_name, verify
-from .rate_control import Target
-from .stream import Fidelity, StreamInfo
+from .settings import Target
 from .volume import Volume
 
 if TYPE_CHECKING:
-    from .api import Decoder, Encoder, LosslessFallback, TargetMissed, decode, decode_file, encode, version
-    from .deidentify import Deidentifier, Finding, identifying
-    from .encoding import EncodeReport
-    from .series import (
+    from .api import (
+        Decoder,
+        Encoder,
+        LosslessFallback,
+        TargetMissed,
+        decode,
+        decode_file,
+        encode,
+        version,
+    )
+    from .dicom.deidentify import Deidentifier, Finding, identifying
+    from .dicom.raw_data import unwrap, wrap
+    from .dicom.series import (
         SeriesReport,
         decode_series,
         encode_series,
@@ -44,17 +50,49 @@ if TYPE_CHECKING:
         series_files,
         series_headers,
     )
-    from .wrapping import unwrap, wrap
+    from .formats.gzip_recipe import GzipDiffers
+    from .inspection import info, model_name, verify
+    from .integrations import batch, nibabel_plugin, pydicom_plugin
+    from .pipeline.encoding import EncodeReport
+    from .pipeline.heads import Distortion
+    from .pipeline.stream import StreamInfo
 
-_LATER = {  # what is imported when it is first asked for, and where it is
-    **dict.fromkeys(("Decoder", "Encoder", "LosslessFallback", "TargetMissed"), "api"),
-    **dict.fromkeys(("decode", "decode_file", "encode", "version"), "api"),
-    "EncodeReport": "encoding",
-    **dict.fromkeys(("Deidentifier", "Finding", "identifying"), "deidentify"),
-    **dict.fromkeys(("SeriesReport", "decode_series", "encode_series", "encode_series_file", "find_series"), "series"),
-    **dict.fromkeys(("further_stacks", "restore_series", "series_files", "series_headers"), "series"),
-    **dict.fromkeys(("unwrap", "wrap"), "wrapping"),
+_ROOMS = {  # Names that are imported when they are first asked for, by their module.
+    "api": (
+        "Decoder",
+        "Encoder",
+        "LosslessFallback",
+        "TargetMissed",
+        "decode",
+        "decode_file",
+        "encode",
+        "version",
+    ),
+    "dicom.deidentify": ("Deidentifier", "Finding", "identifying"),
+    "dicom.raw_data": ("unwrap", "wrap"),
+    "dicom.series": (
+        "SeriesReport",
+        "decode_series",
+        "encode_series",
+        "encode_series_file",
+        "find_series",
+        "further_stacks",
+        "restore_series",
+        "series_files",
+        "series_headers",
+    ),
+    "formats.gzip_recipe": ("GzipDiffers",),
+    "inspection": ("info", "model_name", "verify"),
+    "pipeline.encoding": ("EncodeReport",),
+    "pipeline.heads": ("Distortion",),
+    "pipeline.stream": ("StreamInfo",),
 }
+_MODULES = (
+    "batch",
+    "nibabel_plugin",
+    "pydicom_plugin",
+)  # Modules of `integrations` that users import from here.
+_MODULE_OF = {name: module for module, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "MAGIC",
@@ -63,7 +101,7 @@ __all__ = [
     "Deidentifier",
     "EncodeReport",
     "Encoder",
-    "Fidelity",
+    "Distortion",
     "Finding",
     "FormatError",
     "GzipDiffers",
@@ -78,6 +116,7 @@ __all__ = [
     "UnknownModel",
     "UnsupportedVersion",
     "Volume",
+    "batch",
     "decode",
     "decode_file",
     "decode_series",
@@ -89,6 +128,8 @@ __all__ = [
     "identifying",
     "info",
     "model_name",
+    "nibabel_plugin",
+    "pydicom_plugin",
     "restore_series",
     "series_files",
     "series_headers",
@@ -100,9 +141,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name in _MODULES:
+        return importlib.import_module(f".integrations.{name}", __name__)
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -23,24 +23,36 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
 from mricodec.bitstream.errors import FormatError, UnknownModel
+from mricodec.codec.coders import learned
+from mricodec.codec.coders.base import LossyModel
+from mricodec.codec.formats.registry import open_scan
+from mricodec.codec.pipeline.decoding import (
+    Layered,
+    Range,
+    Salvage,
+    Selection,
+    blocks,
+    decode_to_nifti,
+    decode_volume,
+    write_nifti,
+)
+from mricodec.codec.pipeline.encoding import EncodeReport, encode_scan
+from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened, seekable
+from mricodec.codec.voxels import preview as preview_module
+from mricodec.codec.voxels import quality as fidelity
 
-from . import fidelity, slabcoding
-from . import preview as preview_module
-from .decoding import Layered, Range, Salvage, Selection, blocks, decode_to_nifti, decode_volume, write_nifti
-from .encoding import Bound, EncodeReport, Fidelities, encode_scan
-from .formats import open_scan
-from .inspection import release
-from .output import replacing
-from .rate_control import target_of
-from .slabcoding import EFFORTS, Effort, LossyModel
-from .stream import Progress, Source, Stream, StreamInfo, opened, seekable
+from .atomic import replacing
+from .settings import EFFORTS, Bound, Effort, EncodeSettings, target_of
+from .version import release
 from .volume import ArrayScan, Scan, Volume, is_big_endian
 
 if TYPE_CHECKING:
-    from .deidentify import Deidentifier
+    from mricodec.codec.dicom.deidentify import Deidentifier
 
 DEFAULT_MODEL = "default"
-LAYER_QUALITY = 25.0  # of the lossy layer: finer ones cost more than what they save in the refinement
+LAYER_QUALITY = (
+    25.0  # of the lossy layer: finer ones cost more than what they save in the refinement
+)
 
 Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
@@ -74,8 +86,15 @@ def encode(
     The stream, or None if it was written to `out`: a path, which is replaced at the end, or a binary file.
     """
     encoder = Encoder(
-        quality=quality, psnr=psnr, bpv=bpv, ratio=ratio, lossless=lossless, max_error=max_error, layers=layers,
-        model=model, effort=effort,
+        quality=quality,
+        psnr=psnr,
+        bpv=bpv,
+        ratio=ratio,
+        lossless=lossless,
+        max_error=max_error,
+        layers=layers,
+        model=model,
+        effort=effort,
     )
     return encoder.encode(source, out=out, progress=progress)
 
@@ -90,7 +109,9 @@ def decode(
     limits: Limits | None = None,
 ) -> Volume:
     """Decode a stream (bytes, path or binary file), or a part of it; see `Decoder.decode`."""
-    return Decoder(limits=limits).decode(source, slices=slices, volumes=volumes, layer=layer, preview=preview)
+    return Decoder(limits=limits).decode(
+        source, slices=slices, volumes=volumes, layer=layer, preview=preview
+    )
 
 
 def decode_file(
@@ -165,17 +186,23 @@ class Encoder:
             other = "lossless" if lossless else "quality" if quality is not None else "max_error"
             raise ValueError(f"expected {other} or {self._target.kind}, found both: leave one out")
         if layers and not finer:
-            raise ValueError("layers: expected lossless or a largest error beside it, found neither")
+            raise ValueError(
+                "layers: expected lossless or a largest error beside it, found neither"
+            )
         if finer and not layers and (quality is not None or model is not None):
-            raise ValueError("expected lossless, or a quality and a model; found both: leave one out")
+            raise ValueError(
+                "expected lossless, or a quality and a model; found both: leave one out"
+            )
         if lossless and max_error is not None and not layers:
-            raise ValueError("expected lossless or a largest error, found both: leave one out, or ask for layers")
+            raise ValueError(
+                "expected lossless or a largest error, found both: leave one out, or ask for layers"
+            )
         if effort not in EFFORTS:
             raise ValueError(f"effort: expected {', '.join(EFFORTS)}, found {effort!r}")
         if quality is None:
             quality = LAYER_QUALITY if layers else fidelity.DEFAULT_QUALITY
         fidelity.step(quality, 1.0, 1.0)  # ValueError if it is out of range
-        self._wanted = Fidelities(
+        self._wanted = EncodeSettings(
             quality=float(quality) if layers or not finer else None,
             bound=None if max_error is None else Bound.of(max_error),
             lossless=lossless,
@@ -192,7 +219,11 @@ class Encoder:
         return self._wanted.lossless
 
     def encode(
-        self, source: Scannable, *, out: Path | BinaryIO | None = None, progress: Progress | None = None
+        self,
+        source: Scannable,
+        *,
+        out: Path | BinaryIO | None = None,
+        progress: Progress | None = None,
     ) -> bytes | None:
         """The stream, or None if it was written to `out`.
 
@@ -206,7 +237,9 @@ class Encoder:
             warnings.warn(report.missed, TargetMissed, stacklevel=2)
         return buffer.getvalue() if out is None else None
 
-    def encode_file(self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None) -> EncodeReport:
+    def encode_file(
+        self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None
+    ) -> EncodeReport:
         """As `encode`, with a report and without the warnings."""
         with _scan_of(source) as scan, writable(out) as file:
             if self.deidentify is not None:
@@ -221,7 +254,9 @@ class Decoder:
     model: an object for streams of weights that models/zoo.py does not list.
     """
 
-    def __init__(self, *, limits: Limits | None = None, model: LossyModel | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, *, limits: Limits | None = None, model: LossyModel | None = None, device: str = "auto"
+    ) -> None:
         self._limits = limits or DEFAULT_LIMITS
         self._device = device
         self._lock = threading.Lock()
@@ -278,23 +313,29 @@ class Decoder:
         """
         with opened(source) as file:
             stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
-            found = stream.info()  # first: what is wrong with it must be known before the file is there
+            found = (
+                stream.info()
+            )  # first: what is wrong with it must be known before the file is there
             if preview:
                 _alone(slices, volumes, salvage)
                 write_nifti(self._preview(stream, progress or _silent), destination)
                 return found
             selection = Selection.of(stream, slices, volumes)
-            decode_to_nifti(self.layered(stream), selection, destination, progress or _silent, salvage)
+            decode_to_nifti(
+                self.layered(stream), selection, destination, progress or _silent, salvage
+            )
             return found
 
     def verify(self, stream: Stream, progress: Progress | None = None) -> None:
         """Decode, and compare the digest. FormatError if it is damaged or its model unknown."""
         if stream.table is not None:
-            from .series import verify_series
+            from mricodec.codec.dicom.series import verify_series
 
             verify_series(stream, self, progress or _silent)
             return
-        for _ in blocks(self.layered(stream), Selection.of(stream, None, None), progress or _silent):
+        for _ in blocks(
+            self.layered(stream), Selection.of(stream, None, None), progress or _silent
+        ):
             pass
 
     def layered(self, stream: Stream) -> Layered:
@@ -316,9 +357,13 @@ class Decoder:
         """The preview inside, or else one made of the whole scan."""
         inside = stream.preview(self._limits)
         if inside is not None:
-            array = decode_volume(self.layered(inside), Selection.of(inside, None, None), progress).array
+            array = decode_volume(
+                self.layered(inside), Selection.of(inside, None, None), progress
+            ).array
         else:
-            whole = decode_volume(self.layered(stream), Selection.of(stream, None, None), progress).array
+            whole = decode_volume(
+                self.layered(stream), Selection.of(stream, None, None), progress
+            ).array
             array = preview_module.reduced_scan(whole, stream.tiling)
         return Volume(
             array,
@@ -338,7 +383,9 @@ class Decoder:
 
 def _alone(*others: object) -> None:
     if any(other is not None for other in others):
-        raise ValueError("preview: expected neither slices nor volumes nor salvage beside it; leave them out")
+        raise ValueError(
+            "preview: expected neither slices nor volumes nor salvage beside it; leave them out"
+        )
 
 
 class _Loaded:
@@ -359,9 +406,9 @@ class _Loaded:
 
 def _load_beside_helpers(model: str | bytes, device: str, voxels: int) -> LossyModel:
     """`_load`, while the processes start that will code a scan of so many voxels together with this one."""
-    early = slabcoding.lossy_helpers(voxels if device in ("auto", "cpu") else 0)
+    early = learned.lossy_helpers(voxels if device in ("auto", "cpu") else 0)
     loaded = _load(model, device)
-    slabcoding.helpers_of(loaded)
+    learned.helpers_of(loaded)
     del early  # kept with the model from here on
     return loaded
 
@@ -376,7 +423,9 @@ def _load(model: str | bytes, device: str) -> LossyModel:
     if device == "auto":
         device = "cuda" if gpu else "cpu"
     if device != "cpu" and not (gpu and device.startswith("cuda")):
-        raise ValueError(f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, found {device}")
+        raise ValueError(
+            f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, found {device}"
+        )
     try:
         return zoo.load_model(model, device=device)
     except zoo.UnknownModelError as error:
@@ -397,7 +446,9 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
         elif hasattr(source, "blocks"):
             scan = cast(Scan, source)
         elif not hasattr(source, "read"):
-            raise TypeError(f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}")
+            raise TypeError(
+                f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}"
+            )
         else:
             scan = open_scan(stack.enter_context(seekable(source)))
         stack.callback(scan.close)

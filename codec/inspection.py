@@ -6,8 +6,7 @@ It imports only what reads streams; coders, torch and the readers of scans are f
 from __future__ import annotations
 
 from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
-
-from .stream import Progress, Source, Stream, StreamInfo, opened
+from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened
 
 
 def info(source: Source, *, limits: Limits | None = None) -> StreamInfo:
@@ -46,14 +45,6 @@ def model_name(model_id: str) -> str | None:
     ending = f"-{model_id[:8]}.safetensors"
     folder = resources.files("mricodec.models") / "weights"
     files = folder.iterdir() if folder.is_dir() else ()
-    return next((file.name.removesuffix(ending) for file in files if file.name.endswith(ending)), None)
-
-
-def release() -> str:
-    """The version of the installed package, or "source" in a source tree."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("mricodec")
-    except metadata.PackageNotFoundError:
-        return "source"
+    return next(
+        (file.name.removesuffix(ending) for file in files if file.name.endswith(ending)), None
+    )

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLAB_SLICES = 48  # up to which a volume is one slab; of more it has an even number of slabs, for two processes
-MOST_SLICES = 64  # of these: deep enough for transform and prediction across slices, shallow enough for random access
+MAX_SLICES = 64  # of these: deep enough for transform and prediction across slices, shallow enough for random access
 SLAB_VOXELS = 13_000_000  # a slab of wider slices is thinner: bounded memory
-SLICE_GROUP = 8  # slabs hold a multiple of this many slices where the scan does: the deepest transform
+SLICE_GROUP = (
+    8  # slabs hold a multiple of this many slices where the scan does: the deepest transform
+)
 COARSER = 1.5  # ratio of spacings from which another axis than k is taken for the slice axis
 
 
@@ -125,7 +127,7 @@ def choose(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> Ti
     else:
         axis = 0
     length = lengths[axis]
-    most = max(1, min(MOST_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
+    most = max(1, min(MAX_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
     count = 1 if length <= min(most, SLAB_SLICES) else 2 * -(-length // (2 * most))
     even = -(-length // count)
     if most >= SLICE_GROUP:

@@ -25,7 +25,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
         name: np.dtype(name)
         for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
     },
-    **{name: np.dtype(name) for name in ("float32", "float64", "complex64", "complex128", "bool", "float16")},
+    **{
+        name: np.dtype(name)
+        for name in ("float32", "float64", "complex64", "complex128", "bool", "float16")
+    },
     "float128": np.dtype("longdouble" if _LONG else "V16"),
     "complex256": np.dtype("clongdouble" if _LONG else "V32"),
     "rgb24": np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]),
@@ -68,7 +71,9 @@ class Volume:
         if self.affine is not None and self.affine.shape != (4, 4):
             raise ValueError(f"affine: expected a 4x4 matrix, found shape {self.affine.shape}")
         if len(self.spacing_mm) != 3:
-            raise ValueError(f"spacing_mm: expected 3 values (k, j, i), found {len(self.spacing_mm)}")
+            raise ValueError(
+                f"spacing_mm: expected 3 values (k, j, i), found {len(self.spacing_mm)}"
+            )
         if not self.array.dtype.isnative:
             raise ValueError(
                 f"array: expected native byte order, found {self.array.dtype}; "

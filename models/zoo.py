@@ -19,14 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from . import entropy, unet
-from .autoencoder import Autoencoder, MinimalCNN
-from .coding import ContextLossy, TableSet, TransformLossy
-from .context import GATE, SIGNS, ContextCodec
-from .exact import choose_backend
-from .hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
-from .layers import IntegerConv2d
-from .vae import ResidualVAE
+from mricodec.models.lossy import entropy_models as entropy
+from mricodec.models.lossy.bit_exact import choose_backend
+from mricodec.models.lossy.codec import ContextLossy
+from mricodec.models.lossy.codec_base import SIGNS, TableSet
+from mricodec.models.lossy.context_model import GATE, ContextCodec
+from mricodec.models.lossy.hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
+from mricodec.models.lossy.layers import IntegerConv2d
+from mricodec.models.lossy.transform_codec import TransformLossy
+from mricodec.models.study import unet
+from mricodec.models.study.autoencoder import Autoencoder, MinimalCNN
+from mricodec.models.study.vae import ResidualVAE
 
 WEIGHTS = Path(__file__).parent / "weights"
 LossyModel = ContextLossy | TransformLossy
@@ -59,19 +62,42 @@ class Entry:
 
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("hyperprior", ScaleHyperprior, "9b65e38e47004fd2676c3574a53645d0aaa327613c41dd34905421a363ba65b0"),
-    Entry("factorized", FactorizedPrior, "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070"),
-    Entry("cnn8", partial(MinimalCNN, 8), "5b1aaf3f4ae42a851c1991cd97d90f0d648e197b4205ca774369af78a7582434"),
-    Entry("cnn16", partial(MinimalCNN, 16), "65ebe9b9466c34fbe9498db35bb71be3a0838494c2f052ae4ac10c67566514f8"),
-    Entry("cnn32", partial(MinimalCNN, 32), "677c241d0b948c2cc978e79e23d902cf4e9ca3415a7ae6d4f5f081b803a41cfe"),
+    Entry(
+        "hyperprior",
+        ScaleHyperprior,
+        "9b65e38e47004fd2676c3574a53645d0aaa327613c41dd34905421a363ba65b0",
+    ),
+    Entry(
+        "factorized",
+        FactorizedPrior,
+        "5ed9ddaab508222216f9ee1cbce13dbd3bb472488db2aeea1ceb14ba2b897070",
+    ),
+    Entry(
+        "cnn8",
+        partial(MinimalCNN, 8),
+        "5b1aaf3f4ae42a851c1991cd97d90f0d648e197b4205ca774369af78a7582434",
+    ),
+    Entry(
+        "cnn16",
+        partial(MinimalCNN, 16),
+        "65ebe9b9466c34fbe9498db35bb71be3a0838494c2f052ae4ac10c67566514f8",
+    ),
+    Entry(
+        "cnn32",
+        partial(MinimalCNN, 32),
+        "677c241d0b948c2cc978e79e23d902cf4e9ca3415a7ae6d4f5f081b803a41cfe",
+    ),
     Entry("unet", unet.UNet, "ecf179570aedac2642775092199a5b78992fa7263bd201cc1420e6f5dc06e7c2"),
     Entry(
-        "unet-2level", partial(unet.UNet, unet.TWO_LEVELS), "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095"
+        "unet-2level",
+        partial(unet.UNet, unet.TWO_LEVELS),
+        "dc19e8f130674e69aa97ae94e5957399c2697fcd849f9aac5f8be878a4dc7095",
     ),
     Entry("vae", ResidualVAE, "b5a30a905c551bd47472bb403a0ff2a0e56cac340151add80e52c63715f31b06"),
-    Entry("default", ContextCodec, "c8bc7683114c1138db43f99258f610049baa6c997b3ea8fd87f5da0c13954183"),
+    Entry(
+        "default", ContextCodec, "c8bc7683114c1138db43f99258f610049baa6c997b3ea8fd87f5da0c13954183"
+    ),
 )
-# `--model` chooses the last entry of its name; a stream names its own.
 
 
 def names() -> list[str]:
@@ -85,7 +111,9 @@ def find(model: str | bytes) -> Entry:
             return entry
     shown = model if isinstance(model, str) else model.hex()
     known = ", ".join(f"{entry.name} ({entry.model_id.hex()})" for entry in REGISTRY)
-    raise UnknownModelError(f"unknown model {shown}: this version has {known}; a later version may know it")
+    raise UnknownModelError(
+        f"unknown model {shown}: this version has {known}; a later version may know it"
+    )
 
 
 def load_model(model: str | bytes = "default", *, device: str = "cpu") -> LossyModel:
@@ -111,25 +139,47 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
     """A model from the bytes of a weights file. WeightsError if they do not fit."""
     try:
         tensors = load(data)
-        tables = {key[7:]: _table(key[7:], value) for key, value in tensors.items() if key.startswith("tables.")}
+        tables = {
+            key[7:]: _table(key[7:], value)
+            for key, value in tensors.items()
+            if key.startswith("tables.")
+        }
         built = network()
         floats = {key: value for key, value in tensors.items() if value.dtype == torch.float32}
-        floats |= {key: value.float() for key, value in tensors.items() if value.dtype == torch.bfloat16}
+        floats |= {
+            key: value.float() for key, value in tensors.items() if value.dtype == torch.bfloat16
+        }
         floats |= {key: value / GATE for key, value in tensors.items() if key.endswith(".energies")}
         if isinstance(built, ContextCodec):
             built.lut, built.levels = tensors["lut"].float(), tensors["levels"].float()
             built.hiding = tensors["hiding"]
-            floats |= {key: value.float() for key, value in tensors.items() if key.endswith((".place", ".rate"))}
+            floats |= {
+                key: value.float()
+                for key, value in tensors.items()
+                if key.endswith((".place", ".rate"))
+            }
         for prefix, layer in built.named_modules():
             if isinstance(layer, IntegerConv2d):
-                layer.freeze({key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")})
+                layer.freeze(
+                    {key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")}
+                )
         missing, unexpected = built.load_state_dict(floats, strict=False)
-        integer = [prefix for prefix, layer in built.named_modules() if isinstance(layer, IntegerConv2d)]
-        lost = [key for key in missing if key.rpartition(".")[0] not in integer and not key.startswith("bottleneck")]
+        integer = [
+            prefix for prefix, layer in built.named_modules() if isinstance(layer, IntegerConv2d)
+        ]
+        lost = [
+            key
+            for key in missing
+            if key.rpartition(".")[0] not in integer and not key.startswith("bottleneck")
+        ]
         if lost or unexpected:
             raise WeightsError(f"weights of {name}: missing {lost}, unexpected {unexpected}")
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise error if isinstance(error, WeightsError) else WeightsError(f"weights of {name}: {error}") from error
+        raise (
+            error
+            if isinstance(error, WeightsError)
+            else WeightsError(f"weights of {name}: {error}")
+        ) from error
     built.requires_grad_(False).eval().to(device)
     choose_backend(built, device)
     model_id = hashlib.sha256(data).digest()[:8]
@@ -141,7 +191,9 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
 
 def _table(name: str, weights: torch.Tensor) -> TableSet:
     magnitudes = weights.shape[0] == entropy.MAGNITUDE_ROWS
-    octave = entropy.OCTAVE if weights.shape[0] == entropy.ROWS or magnitudes or name == SIGNS else 0
+    octave = (
+        entropy.OCTAVE if weights.shape[0] == entropy.ROWS or magnitudes or name == SIGNS else 0
+    )
     low = 0 if magnitudes or name in ("depth", SIGNS) else -((weights.shape[1] - 1) // 2)
     return TableSet(weights.numpy().astype(np.uint32), low, octave)
 

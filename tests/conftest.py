@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-
-DATA = Path(__file__).parent / "data"
+from paths import DATA
 
 
 def pytest_configure() -> None:
     """With `-n` every process has cores of its own: more threads than cores take many times as long."""
-    worker, count = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker, count = (
+        os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
+        int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+    )
     if count > 1 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[int(worker[2:]) % len(cores) :: count])

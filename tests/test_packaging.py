@@ -25,7 +25,9 @@ project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def packages() -> set[Path]:
     """Every folder with a Python module, relative to the root, that belongs to the package."""
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/*.py")}
-    return {folder for folder in folders if folder.parts[0] not in NOT_INSTALLED | {"build", "dist"}}
+    return {
+        folder for folder in folders if folder.parts[0] not in NOT_INSTALLED | {"build", "dist"}
+    }
 
 
 def shipped() -> set[Path]:
@@ -58,7 +60,9 @@ def test_everything_is_installed() -> None:
         distribution = metadata.distribution("mricodec")
     except metadata.PackageNotFoundError:
         pytest.skip("mricodec is not installed")
-    files = {Path(*file.parts[1:]) for file in distribution.files or () if file.parts[0] == "mricodec"}
+    files = {
+        Path(*file.parts[1:]) for file in distribution.files or () if file.parts[0] == "mricodec"
+    }
     if not files:
         pytest.skip("mricodec is installed in editable mode")
     assert shipped() - files == set()
@@ -66,7 +70,9 @@ def test_everything_is_installed() -> None:
 
 def test_versions_agree() -> None:
     version = project["project"]["version"]
-    released = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    released = re.findall(
+        r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert released[0] == ("Unreleased" if "dev" in version else version)
     try:
         assert metadata.version("mricodec") == version
@@ -80,11 +86,17 @@ def test_weights_stay_small() -> None:
 
 def test_the_sample_comes_with_its_licence() -> None:
     folder = ROOT / "codec" / "sample"
-    notices = [(folder / "NOTICE").read_text(encoding="utf-8"), (ROOT / "NOTICE").read_text(encoding="utf-8")]
+    notices = [
+        (folder / "NOTICE").read_text(encoding="utf-8"),
+        (ROOT / "NOTICE").read_text(encoding="utf-8"),
+    ]
     for scan in folder.glob("*.nii.gz"):
         assert scan.name in notices[0]
         assert scan.relative_to(ROOT).as_posix() in notices[1]
-    for scan in [*(ROOT / "tests" / "data").glob("*.nii.gz"), *(ROOT / "tests" / "data" / "dicom").iterdir()]:
+    for scan in [
+        *(ROOT / "tests" / "data").glob("*.nii.gz"),
+        *(ROOT / "tests" / "data" / "dicom").iterdir(),
+    ]:
         assert scan.relative_to(ROOT).as_posix() in notices[1]
 
 
@@ -100,8 +112,13 @@ def test_the_sample_comes_with_its_licence() -> None:
 )
 def test_torch_is_imported_only_where_a_network_runs(arguments: list[str]) -> None:
     run = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()
+    }
     assert imported.isdisjoint({"torch", "nibabel", "compressai", "matplotlib", "imagecodecs"})

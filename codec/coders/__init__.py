@@ -1,0 +1,1 @@
+"""Slabs of stored values <-> payloads: one coder a file."""

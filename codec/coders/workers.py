@@ -1,0 +1,270 @@
+"""Work in helper processes: small array operations and the entropy coder hold the interpreter's lock, so threads don't help.
+
+A helper is an interpreter of its own that reads tasks from a pipe; nothing is asked of the program that uses the codec, such
+as a guard around its main module. A task is settings (JSON) and arrays, its result is arrays. OMP_NUM_THREADS limits them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 8  # processes, this one included
+POLL = 0.05  # seconds
+# Helpers keep the memory that they have had, in the words of the GNU C library: to get it anew took 4 % of their time.
+_KEEP_MEMORY = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 32))
+PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
+# The package itself would load all that it has, of which a helper needs a part: it sees an empty one in the same folder.
+# An isolated interpreter (-I) has no current folder on its path: a module that lies beside the data never runs.
+_START = """
+import gc, json, os, sys, types
+gc.set_threshold(100_000)
+root, sys.path[:] = sys.argv[4], json.loads(sys.argv[5])
+for name, folder in (("mricodec", root), ("mricodec.codec", os.path.join(root, "codec"))):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [folder]
+from mricodec.codec.coders import workers
+workers.serve()
+os._exit(0)
+"""
+
+Task = tuple[dict[str, Any], Sequence[NDArray[Any]]]
+Work = Callable[[dict[str, Any], Sequence[NDArray[Any]]], list[NDArray[Any]]]
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes() -> int:
+    """How many should work side by side."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores(), MOST, int(limit) if limit.isdecimal() else MOST))
+
+
+class Workers:
+    """Helper processes, started when first needed; they end with this object. Threads may share it."""
+
+    _alive: ClassVar[weakref.WeakValueDictionary[str, Workers]] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def shared(cls, work: Work, needs: str = "") -> Workers:
+        """Those that are alive, or others."""
+        workers = cls._alive.get(work.__name__)
+        if workers is None:
+            workers = cls._alive[work.__name__] = cls(work, needs)
+        return workers
+
+    def __init__(self, work: Work, needs: str = "") -> None:
+        """work: a function that helpers import by its module and name; needs: a module that they import at the start."""
+        self._work = work
+        self._needs = needs
+        self._lock = threading.Lock()
+        self._helpers: list[_Helper] = []
+
+    def start(self, count: int) -> None:
+        """Helpers for so many tasks, if they are free: it takes them a moment."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._enough(count - 1)
+            finally:
+                self._lock.release()
+
+    def ready(self, count: int) -> int:
+        """How many helpers, `count` at most, would begin at once; those that there are not begin to start."""
+        if count < 1 or not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            until = time.monotonic() + PATIENCE
+            return sum(
+                helper.ready.wait(max(0.0, until - time.monotonic()))
+                for helper in self._enough(count)[:count]
+            )
+        finally:
+            self._lock.release()
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        here: Work | None = None,
+        beside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> list[list[NDArray[Any]]]:
+        """The results, in order. Raises what the work raises.
+
+        here: how this process does the same work; beside: a context in which it does while helpers work.
+        """
+        work = here or self._work
+        waiting = sorted(
+            range(len(tasks)), key=lambda n: sum(array.nbytes for array in tasks[n][1])
+        )
+        results: dict[int, list[NDArray[Any]]] = {}
+
+        def take() -> int | None:  # the largest first, so that none is left alone at the end
+            try:
+                return waiting.pop()
+            except IndexError:
+                return None
+
+        def ask(helper: _Helper) -> None:
+            while waiting and not helper.ready.wait(POLL):
+                pass
+            while (n := take()) is not None:
+                found = helper.ask(tasks[n])
+                if found is None:
+                    return
+                results[n] = found
+
+        threads, helpers = [], list[_Helper]()
+        free = self._lock.acquire(blocking=False)  # or they work for another thread
+        try:
+            helpers = self._enough(len(tasks) - 1) if free else []
+            for helper in helpers:
+                threads.append(threading.Thread(target=ask, args=(helper,), daemon=True))
+                threads[-1].start()
+            while (n := take()) is not None:
+                with beside() if helpers else contextlib.nullcontext():
+                    results[n] = work(*tasks[n])
+        except BaseException:  # what they do is not needed any more, and may take long
+            for helper in helpers:
+                helper.close()
+            raise
+        finally:
+            waiting.clear()
+            for thread in threads:
+                thread.join()
+            if free:
+                self._lock.release()
+        # What failed there fails here too, with its error; or the helper died, and it does not.
+        return [results[n] if n in results else work(*task) for n, task in enumerate(tasks)]
+
+    def _enough(self, count: int) -> list[_Helper]:
+        self._helpers = [helper for helper in self._helpers if helper.alive]
+        while len(self._helpers) < min(count, processes() - 1):
+            try:
+                helper = _Helper(self._work, self._needs)
+            except (
+                OSError,
+                ValueError,
+            ):  # no room for a process, or no interpreter to start: it goes without
+                break
+            self._helpers.append(helper)
+            weakref.finalize(self, helper.close)
+        return self._helpers
+
+
+class _Helper:
+    def __init__(self, work: Work, needs: str) -> None:
+        path = [os.path.abspath(entry) for entry in sys.path if entry not in ("", ".")]
+        environment = {**os.environ, **_KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
+        root = str(Path(__file__).resolve().parents[2])
+        arguments = [work.__module__, work.__name__, needs, root, json.dumps(path)]
+        self._process = subprocess.Popen(
+            [sys.executable or "python", "-I", "-c", _START, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        self.alive = True
+        self.ready = threading.Event()
+        threading.Thread(target=self._greeted, daemon=True).start()
+
+    def _greeted(self) -> None:
+        """It says once that it waits for tasks."""
+        with contextlib.suppress(OSError, ValueError):
+            _receive(self._process.stdout)
+        self.ready.set()
+
+    def ask(self, task: Task) -> list[NDArray[Any]] | None:
+        """The result; None if it failed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self.ready.wait()
+        try:
+            _send(self._process.stdin, *task)
+            settings, arrays = _receive(self._process.stdout)
+        except (OSError, ValueError):
+            self.close()
+            return None
+        return arrays if settings.get("done") else None
+
+    def close(self) -> None:
+        """It holds nothing that could be lost."""
+        self.alive = False
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+
+
+def serve() -> None:
+    """What a helper does until its input ends."""
+    import signal
+
+    pass
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it decides
+    work: Work = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
+    if sys.argv[3]:
+        importlib.import_module(sys.argv[3])
+    _send(sys.stdout.buffer, {}, [])
+    while True:
+        try:
+            task = _receive(sys.stdin.buffer)
+        except (OSError, ValueError):
+            return
+        try:
+            done, arrays = True, work(*task)
+        except Exception:  # done again by the one who asked, who sees why
+            done, arrays = False, []
+        _send(sys.stdout.buffer, {"done": done}, arrays)
+
+
+def _send(pipe: Any, settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> None:
+    """u32 size of a JSON text, the text, the arrays."""
+    head = json.dumps([settings, [(array.dtype.str, array.shape) for array in arrays]]).encode()
+    pipe.write(len(head).to_bytes(4, "little") + head)
+    for array in arrays:
+        pipe.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    pipe.flush()
+
+
+def _receive(pipe: BinaryIO | Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """ValueError at the end of the pipe."""
+    settings, kinds = json.loads(_read(pipe, int.from_bytes(_read(pipe, 4), "little")))
+    arrays = []
+    for dtype, shape in kinds:
+        array = np.empty(shape, dtype)
+        if array.size:
+            _read_into(pipe, array.reshape(-1).view(np.uint8).data)
+        arrays.append(array)
+    return settings, arrays
+
+
+def _read(pipe: Any, size: int) -> bytearray:
+    data = bytearray(size)
+    _read_into(pipe, memoryview(data))
+    return data
+
+
+def _read_into(pipe: Any, view: memoryview) -> None:
+    while len(view):
+        read = pipe.readinto(view)
+        if not read:
+            raise ValueError("the pipe has ended")
+        view = view[read:]

@@ -1,0 +1,1 @@
+"""DICOM series: read, never re-serialised; encoded, restored, derived, cleaned."""

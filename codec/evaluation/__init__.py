@@ -1,0 +1,1 @@
+"""Codecs measured beside one another. Nothing that encodes or decodes imports it."""

@@ -1,0 +1,1 @@
+"""The formats of scans that can be read, and how a .nii.gz is made again."""

@@ -1,0 +1,1 @@
+"""Streams in other tools, and trees of scans."""

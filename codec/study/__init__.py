@@ -1,0 +1,1 @@
+"""The representation study. Nothing that encodes or decodes imports it."""

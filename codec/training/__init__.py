@@ -1,0 +1,1 @@
+"""Folders of scans packed for training."""

@@ -1,0 +1,1 @@
+"""What is known and done of stored values: maps to integers, noise, quality, errors."""

@@ -1,0 +1,1 @@
+"""The networks of the representation study. Nothing that encodes or decodes by default needs them."""

@@ -1,0 +1,214 @@
+"""The chunks of a series: what is packed comes back, and a decoder written from FORMAT.md alone reads it too."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import dicom_files
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mricodec import codec
+from mricodec.bitstream.container import DHDR, DICM, DRAW, STCK, ContainerReader, Limits
+from mricodec.bitstream.errors import FormatError, LimitExceeded
+from mricodec.bitstream.series_chunks import (
+    BYTES,
+    VOXELS,
+    BytePieces,
+    FileEntry,
+    FileTable,
+    pack_bytes,
+    pack_padding,
+    pack_records,
+    unpack_padding,
+    unpack_records,
+)
+
+LIMIT = 1 << 20
+RECORDS = st.lists(
+    st.dictionaries(st.integers(0, 6), st.binary(max_size=12), max_size=5), max_size=6
+)
+
+
+@given(RECORDS)
+@settings(max_examples=150, deadline=None)
+def test_records(records: list[dict[int, bytes]]) -> None:
+    payload = pack_records([sorted(record.items()) for record in records])
+    expected = [b"".join(piece for _, piece in sorted(record.items())) for record in records]
+    assert unpack_records(payload, LIMIT, len(records)) == expected
+    if records:
+        with pytest.raises(FormatError, match="at most"):
+            unpack_records(payload, LIMIT, len(records) - 1)
+
+
+@given(RECORDS, st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_records(records: list[dict[int, bytes]], data: Any) -> None:
+    """Right zstd around wrong content."""
+    content = bytearray(
+        zstandard.decompress(pack_records([sorted(record.items()) for record in records]))
+    )
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= data.draw(st.integers(1, 255))
+    try:
+        found = unpack_records(zstandard.compress(bytes(content)), LIMIT, 10)
+    except FormatError:
+        return
+    assert sum(map(len, found)) <= LIMIT
+
+
+def table() -> FileTable:
+    names = ["a", "b/c.dcm", "ü", "\udcff odd"]  # the last is a byte that is not UTF-8
+    files = [
+        FileEntry(
+            name=names[0],
+            size=100,
+            sha256=bytes(range(32)),
+            kind=VOXELS,
+            head=10,
+            tail=2,
+            slots=(1, 0),
+        ),
+        FileEntry(name=names[1], size=1 << 40, sha256=bytes(32), kind=VOXELS, stack=1, slots=(5,)),
+        FileEntry(name=names[2], size=7, sha256=bytes(32), head=7),
+        FileEntry(name=names[3], size=0, sha256=bytes(32), kind=BYTES),
+    ]
+    return FileTable(files=tuple(files), tiles=(0, 3))
+
+
+def test_table() -> None:
+    assert FileTable.unpack(table().pack(), Limits()) == table()
+    assert FileTable.unpack(FileTable(files=()).pack(), Limits()) == FileTable(files=())
+    with pytest.raises(LimitExceeded, match="max_files"):
+        FileTable.unpack(table().pack(), Limits(max_files=3))
+    content = zstandard.decompress(table().pack())
+    for length in range(len(content)):
+        with pytest.raises(FormatError):
+            FileTable.unpack(zstandard.compress(content[:length]), Limits())
+
+
+def test_claims_are_not_believed() -> None:
+    """Counts without bytes behind them."""
+    many = b"\xff\xff\xff\xff\x07"
+    for content in (many + b"\0", b"\0" + many, b"\x01" + many):
+        with pytest.raises(FormatError):
+            FileTable.unpack(zstandard.compress(content), Limits(max_files=1 << 40))
+    for content in (many + b"\0", b"\x02" + many, b"\x02\x01" + many, b"\x02\x01\0" + many):
+        with pytest.raises(FormatError):
+            unpack_records(zstandard.compress(content), LIMIT, 1 << 18)
+
+
+def test_bytes_and_padding() -> None:
+    pieces = BytePieces(iter([pack_bytes(b"abc"), pack_bytes(b""), pack_bytes(b"defg")]), LIMIT)
+    assert b"".join(pieces.take(5)) == b"abcde"
+    assert b"".join(pieces.take(0)) == b""
+    with pytest.raises(FormatError, match="more bytes"):
+        pieces.end()
+    assert b"".join(pieces.take(2)) == b"fg"
+    pieces.end()
+    with pytest.raises(FormatError, match="1 bytes more"):
+        b"".join(pieces.take(1))
+    masks = np.random.default_rng(0).random((3, 5, 5)) < 0.5
+    value, bits = unpack_padding(pack_padding(-2000, masks), 3, 25, LIMIT)
+    assert value == -2000
+    assert np.array_equal(np.unpackbits(bits, axis=1, count=25).reshape(3, 5, 5), masks)
+    with pytest.raises(FormatError, match="masks"):
+        unpack_padding(pack_padding(-2000, masks), 4, 25, LIMIT)
+
+
+class Page:
+    """Varints and bytes, read as FORMAT.md says."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+
+def records_of_page(payload: bytes) -> list[bytes]:
+    page = Page(zstandard.decompress(payload))
+    n, m = page.varint(), page.varint()
+    lengths: list[Any] = []
+    for _ in range(m):
+        length = page.varint()
+        lengths.append([page.varint() for _ in range(n)] if length == 0 else length - 1)
+    width = sum(length for length in lengths if isinstance(length, int))
+    first = page.take(width)
+    mask = page.take(-(-width // 8))
+    rows = [bytearray(first) for _ in range(n)]
+    for b in range(width):
+        if mask[b // 8] >> (7 - b % 8) & 1:
+            for row in rows[1:]:
+                row[b] = page.take(1)[0]
+    pieces: list[list[bytes]] = [[] for _ in range(n)]
+    at = 0
+    for length in lengths:
+        for r in range(n):
+            pieces[r].append(
+                page.take(length[r])
+                if isinstance(length, list)
+                else bytes(rows[r][at : at + length])
+            )
+        at += 0 if isinstance(length, list) else length
+    assert page.at == len(page.data)
+    return [b"".join(piece) for piece in pieces]
+
+
+def test_a_decoder_from_the_page() -> None:
+    datasets = dicom_files.series(np.arange(48, dtype=np.uint16).reshape(3, 4, 4))
+    datasets.append(dicom_files.instance(np.ones((5, 5), np.int16), 9))
+    datasets.append(dicom_files.instance(np.ones((5, 5), np.uint16), 10, PixelData=b"\1\2"))
+    stream = codec.encode_series(datasets, lossless=True)
+    assert stream is not None
+    reader = ContainerReader(stream)
+    page = Page(zstandard.decompress(next(reader.chunks(DICM))))
+    n, s = page.varint(), page.varint()
+    tiles = [page.varint() for _ in range(s)]
+    kinds = page.take(n)
+    lengths = [page.varint() for _ in range(n)]
+    names = [page.take(length).decode() for length in lengths]
+    sizes, heads, tails, stacks = ([page.varint() for _ in range(n)] for _ in range(4))
+    counts = [page.varint() for _ in range(n)]
+    following = [0] * s
+    slots: list[list[int]] = []
+    for count, stack in zip(counts, stacks, strict=True):
+        slots.append([])
+        for _ in range(count):
+            u = page.varint()
+            slots[-1].append(following[stack] + (u // 2 if u % 2 == 0 else -(u + 1) // 2))
+            following[stack] = slots[-1][-1] + 1
+    digests = [page.take(32) for _ in range(n)]
+    assert page.at == len(page.data) and tiles == [0, 0]
+    records = [record for payload in reader.chunks(DHDR) for record in records_of_page(payload)]
+    raw = b"".join(zstandard.decompress(payload) for payload in reader.chunks(DRAW))
+    volumes = [
+        codec.decode(stream).array,
+        *(codec.decode(payload).array for payload in reader.chunks(STCK)),
+    ]
+    for f in range(n):
+        body = sizes[f] - heads[f] - tails[f]
+        if kinds[f] == 1:
+            pictures = volumes[stacks[f]].reshape(-1, *volumes[stacks[f]].shape[-2:])
+            middle = b"".join(pictures[slot].tobytes() for slot in slots[f])
+            assert len(middle) == body
+        else:
+            middle, raw = raw[:body], raw[body:]
+        data = records[f][: heads[f]] + middle + records[f][heads[f] :]
+        assert hashlib.sha256(data).digest() == digests[f]
+        assert dict(codec.series_files(stream))[names[f]] == data
+    assert raw == b""

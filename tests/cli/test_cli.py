@@ -1,0 +1,547 @@
+"""The command line: what it writes, what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from fake_model import FakeModel
+from nifti_files import single, smooth, write_pair
+
+from mricodec import codec
+from mricodec.cli import main
+from mricodec.codec import api, version
+from mricodec.codec import atomic as output
+
+STARTUP = 0.3  # seconds, of --help, info and verify
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    fake = FakeModel()
+
+    def load(name: str | bytes, device: str) -> FakeModel:
+        if name not in ("default", fake.model_id):
+            raise ValueError(f"unknown model {name!r}")
+        return fake
+
+    monkeypatch.setattr(api, "_load", load)
+    return fake
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(single(smooth((2, 12, 40, 36)))))
+    return path
+
+
+@pytest.fixture
+def stream(scan: Path, tmp_path: Path) -> Path:
+    codec.encode(scan, lossless=True, out=tmp_path / "scan.mrc")
+    return tmp_path / "scan.mrc"
+
+
+def run(*arguments: Any, data: bytes | None = None) -> Result:
+    result = CliRunner().invoke(main.cli, [str(a) for a in arguments], input=data)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def python(*arguments: Any, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "mricodec.cli", *map(str, arguments)]
+    return subprocess.run(command, input=data, capture_output=True, timeout=60, check=False)
+
+
+def assert_one_line(text: str, *parts: str) -> None:
+    assert text.startswith("Error: ") and text.count("\n") == 1, text
+    for part in parts:
+        assert part in text
+
+
+def test_lossless_there_and_back(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mrc"
+    encoded = run("encode", scan, "-o", out, "--lossless")
+    assert encoded.exit_code == 0 and encoded.stdout == ""
+    raw = gzip.decompress(scan.read_bytes())
+    for part in (str(scan), str(out), "kB -> ", "ratio", "lossless"):
+        assert part in encoded.stderr
+    assert encoded.stderr.count("\n") == 1
+    for name in ("back.nii", "back.nii.gz"):
+        decoded = run("decode", out, "-o", tmp_path / name)
+        assert decoded.exit_code == 0 and "36x40x12x2 int16" in decoded.stderr
+    assert (tmp_path / "back.nii").read_bytes() == raw
+    assert gzip.decompress((tmp_path / "back.nii.gz").read_bytes()) == raw
+
+
+def test_lossy_there_and_back(scan: Path, tmp_path: Path) -> None:
+    sizes = []
+    for quality in ([], ["--quality", "20"], ["--quality", "92.5"]):
+        encoded = run("encode", scan, "-o", tmp_path / "out.mrc", "-f", "-v", *quality)
+        assert encoded.exit_code == 0
+        for part in ("ratio", "lossy (fake)", "PSNR", "dB", "RMSE", "bits per voxel", "noise"):
+            assert part in encoded.stderr
+        sizes.append((tmp_path / "out.mrc").stat().st_size)
+    assert sizes[1] < sizes[0] < sizes[2]
+    assert run("decode", tmp_path / "out.mrc", "-o", tmp_path / "out.nii", "-v").exit_code == 0
+    shown = run("info", tmp_path / "out.mrc").stdout
+    for part in (
+        "lossy (learned)",
+        "unknown (66616b6566616b65)",
+        "of the noise",
+        "step",
+        "PSNR",
+        "section SLAB",
+    ):
+        assert part in shown
+
+
+def test_the_model_is_named(
+    scan: Path, tmp_path: Path, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a stream is described; of an inexact one nothing is said to be compared."""
+    monkeypatch.setattr(
+        codec, "model_name", lambda model_id: {model.model_id.hex(): "fake"}[model_id]
+    )
+    out = tmp_path / "out.mrc"
+    assert run("encode", scan, "-o", out).exit_code == 0
+    assert json.loads(run("info", out, "--json").stdout)["model"] == "fake"
+    decoded = run("decode", out, "-o", tmp_path / "out.nii", "-v").stderr
+    for shown in (run("info", out).stdout, decoded, run("verify", "-v", out).stdout):
+        assert f"fake ({model.model_id.hex()})" in shown
+    assert "decoded and compared" in run("verify", "--deep", out).stdout
+    model.exact_samples = False
+    assert run("encode", scan, "-o", out, "-f").exit_code == 0
+    assert "not compared" in run("verify", "--deep", out).stdout
+
+
+def test_quiet(scan: Path, stream: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("encode", scan, "-o", tmp_path / "q.mrc", "--lossless"),
+        ("decode", stream, "-o", tmp_path / "q.nii"),
+        ("verify", stream, "--deep"),
+    ):
+        assert run(*arguments, "-q").output == ""
+
+
+def test_fallback_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mask.nii"
+    path.write_bytes(single((smooth((4, 16, 16)) > 0).astype("u1")))
+    encoded = run("encode", path, "-o", tmp_path / "mask.mrc", "-q", "--quality", "10")
+    assert encoded.exit_code == 0 and "without loss: it is a label map" in encoded.stderr
+
+
+def test_parts(stream: Path, tmp_path: Path) -> None:
+    decoded = run(
+        "decode", stream, "-o", tmp_path / "part.nii", "--slices", "3:7", "--volumes", "1:"
+    )
+    assert decoded.exit_code == 0 and "a part of" in decoded.stderr
+    raw = (tmp_path / "part.nii").read_bytes()
+    assert raw[352:] == smooth((2, 12, 40, 36))[1:, 3:7].tobytes()
+
+
+def test_pair(tmp_path: Path) -> None:
+    hdr, img = write_pair(tmp_path, smooth((3, 8, 8)))
+    assert run("encode", hdr, "-o", tmp_path / "pair.mrc", "--lossless").exit_code == 0
+    assert run("decode", tmp_path / "pair.mrc", "-o", tmp_path / "back.hdr").exit_code == 0
+    assert (tmp_path / "back.hdr").read_bytes() == hdr.read_bytes()
+    assert (tmp_path / "back.img").read_bytes() == img.read_bytes()
+
+
+def test_both_files_of_a_pair_are_kept(tmp_path: Path) -> None:
+    """Without --force no file of another pair is overwritten, with it none of the scan itself."""
+    hdr, img = write_pair(tmp_path, smooth((3, 8, 8)))
+    stream = tmp_path / "pair.mrc"
+    assert run("encode", hdr, "-o", stream, "--lossless").exit_code == 0
+    before = hdr.read_bytes(), img.read_bytes()
+    for first, second in ((hdr, img), (img, hdr)):
+        assert_one_line(
+            run("encode", first, "-o", second, "--lossless", "-f").stderr, "is the input too"
+        )
+    for suffix, other in ((".hdr", ".img"), (".img", ".hdr")):
+        mine = (tmp_path / f"mine{suffix}").with_suffix(other)
+        mine.write_bytes(b"mine")
+        result = run("decode", stream, "-o", tmp_path / f"mine{suffix}")
+        assert result.exit_code == 2 and mine.read_bytes() == b"mine"
+        assert_one_line(result.stderr, mine.name, "--force")
+        mine.unlink()
+    assert (hdr.read_bytes(), img.read_bytes()) == before
+
+
+def test_stdin_and_stdout(scan: Path, stream: Path) -> None:
+    encoded = run("encode", "-", "-o", "-", "--lossless", data=scan.read_bytes())
+    assert encoded.exit_code == 0 and encoded.stdout_bytes == stream.read_bytes()
+    decoded = run("decode", "-", "-o", "-", data=stream.read_bytes())
+    assert decoded.stdout_bytes == gzip.decompress(scan.read_bytes())
+    assert json.loads(run("info", "-", "--json", data=stream.read_bytes()).stdout)["slabs"] == 2
+    assert run("verify", "-", data=stream.read_bytes()).exit_code == 0
+    assert_one_line(run("info", "-", data=b"nonsense").stderr, "stdin: ")
+    assert run("verify", "-", data=b"nonsense").stderr.startswith("stdin: ")
+
+
+def test_info(stream: Path) -> None:
+    shown = run("info", stream)
+    assert shown.exit_code == 0
+    for part in (
+        "36x40x12x2",
+        "0.5 x 0.75 x 2.5 mm",
+        "int16",
+        "lossless (predictive)",
+        "ratio",
+        "section SLAB",
+    ):
+        assert part in shown.stdout
+    found = json.loads(run("info", stream, "--json").stdout)
+    assert (
+        found["shape"] == [2, 12, 40, 36]
+        and found["mode"] == "lossless"
+        and found["fidelity"] is None
+    )
+    assert found["stream_bytes"] == stream.stat().st_size == sum(found["sections"].values()) + 10
+    assert found["spacing_mm"] == [2.5, 0.75, 0.5]
+
+
+def test_verify(stream: Path, tmp_path: Path) -> None:
+    assert run("verify", stream).stdout == f"{stream}: good (checksums)\n"
+    assert "decoded and compared" in run("verify", "--deep", stream).stdout
+    bad = tmp_path / "bad.mrc"
+    data = bytearray(stream.read_bytes())
+    data[len(data) // 2] ^= 4
+    bad.write_bytes(data)
+    checked = run("verify", bad, stream)
+    assert checked.exit_code == 1
+    assert str(bad) in checked.stderr and f"{stream}: good" in checked.stdout
+    assert_one_line(run("decode", bad, "-o", tmp_path / "bad.nii").stderr, str(bad))
+    assert not (tmp_path / "bad.nii").exists()
+
+
+def test_bad_data(scan: Path, stream: Path, tmp_path: Path) -> None:
+    """Exit code 1, one line, no file."""
+    out = tmp_path / "out"
+    out.mkdir()
+    packed = scan.read_bytes()
+    cases = {
+        "text.nii": b"no scan at all",
+        "empty.nii": b"",
+        "short.nii.gz": packed[: len(packed) // 2],
+        "short.nii": gzip.decompress(packed)[:-1],
+        "stream.nii": stream.read_bytes(),
+    }
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+        result = run("encode", tmp_path / name, "-o", out / "x.mrc", "--lossless")
+        assert result.exit_code == 1
+        assert_one_line(result.stderr, name)
+    newer = bytearray(stream.read_bytes())
+    newer[8] = 2
+    (tmp_path / "newer.mrc").write_bytes(newer)
+    (tmp_path / "short.mrc").write_bytes(stream.read_bytes()[:-20])
+    for name, part in {
+        "newer.mrc": "version",
+        "short.mrc": "cut short",
+        "text.nii": "mricodec stream",
+    }.items():
+        for command in (
+            ["decode", tmp_path / name, "-o", out / "x.nii"],
+            ["info", tmp_path / name],
+        ):
+            result = run(*command)
+            assert result.exit_code == 1
+            assert_one_line(result.stderr, name, part)
+    assert list(out.iterdir()) == []
+
+
+def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
+    """Exit code 2, one line, nothing overwritten."""
+    existing = tmp_path / "existing.mrc"
+    existing.write_bytes(b"mine")
+    cases: list[tuple[list[Any], str]] = [
+        (["encode", tmp_path / "none.nii", "-o", tmp_path / "x.mrc"], "none.nii"),
+        (["encode", scan], "output"),
+        (["encode", scan, "-o", existing], "--force"),
+        (["encode", scan, "-o", tmp_path / "none" / "x.mrc"], "no such folder"),
+        (["encode", scan, "-o", tmp_path], "directory"),
+        (["encode", scan, "-o", ""], "name of the output"),
+        (["encode", scan, "-o", scan, "-f"], "input"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--quality", "101"], "quality"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--quality", "1"], "--lossless"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--model", "none"], "none"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--threads", "0"], "threads"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--nonsense"], "nonsense"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--slices", "3"], "a:b"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--slices", "7:99"], "0:12"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--volumes", "2:1"], "0:2"),
+        (["decode", stream, "-o", tmp_path / "x.txt"], ".nii"),
+        (["decode", stream, "-o", tmp_path / "x.hdr"], "one file"),
+        (["nonsense"], "nonsense"),
+    ]
+    for arguments, part in cases:
+        result = run(*arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert_one_line(result.stderr, part)
+    assert existing.read_bytes() == b"mine"
+    assert not list(tmp_path.glob("x.*")) and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_full_device(scan: Path, stream: Path) -> None:
+    result = run("encode", scan, "-o", "/dev/full", "--lossless")
+    assert result.exit_code == 1
+    assert_one_line(result.stderr, "/dev/full", os.strerror(errno.ENOSPC))
+    assert Path("/dev/full").is_char_device()
+    for arguments in (["encode", str(scan), "-o", "-", "--lossless"], ["info", str(stream)]):
+        for more in ({}, {"PYTHONUNBUFFERED": "1"}):
+            environment = {
+                key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"
+            } | more
+            with open("/dev/full", "wb") as full:
+                command = [sys.executable, "-m", "mricodec.cli", *arguments]
+                process = subprocess.run(
+                    command,
+                    stdout=full,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    check=False,
+                    env=environment,
+                )
+            assert process.returncode == 1
+            assert_one_line(process.stderr, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="closes a descriptor of the child")
+def test_closed_pipes(scan: Path) -> None:
+    for descriptor, source in ((0, "-"), (1, str(scan))):
+        process = subprocess.run(
+            [sys.executable, "-m", "mricodec.cli", "encode", source, "-o", "-", "--lossless"],
+            preexec_fn=lambda descriptor=descriptor: os.close(descriptor),
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 2
+        assert_one_line(process.stderr, "closed")
+
+
+def test_too_little_memory(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has a RuntimeError for it; other ones are faults, and stay."""
+    for message, failure in (
+        ("can't allocate memory:\n1 byte", SystemExit),
+        ("a fault", RuntimeError),
+    ):
+
+        def load(name: str, device: str, message: str = message) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(api, "_load", load)
+        result = CliRunner().invoke(main.cli, ["encode", str(scan), "-o", str(tmp_path / "x.mrc")])
+        assert isinstance(result.exception, failure) and result.exit_code == 1
+        assert ("not enough memory" in result.stderr) == (failure is SystemExit)
+
+
+class FullDisk(io.FileIO):
+    """Takes 500 bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("name", ["x.mrc", "x.nii", "x.nii.gz"])
+def test_full_disk(
+    scan: Path, stream: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left behind, neither under the name nor beside it."""
+    monkeypatch.setattr(
+        output, "open", lambda path, mode: io.BufferedWriter(FullDisk(path, "x")), raising=False
+    )
+    before = sorted(tmp_path.iterdir())
+    if name.endswith(".mrc"):
+        result = run("encode", scan, "-o", tmp_path / name, "--lossless")
+    else:
+        result = run("decode", stream, "-o", tmp_path / name)
+    assert result.exit_code == 1
+    assert_one_line(result.stderr, name, os.strerror(errno.ENOSPC))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_compare(scan: Path, stream: Path, tmp_path: Path) -> None:
+    shown = run("compare", scan, stream).stdout
+    assert "PSNR inf dB" in shown and "largest error 0" in shown
+    newer = bytearray(stream.read_bytes())
+    newer[8] = 2
+    (tmp_path / "newer.mrc").write_bytes(newer)
+    result = run("compare", scan, tmp_path / "newer.mrc")
+    assert result.exit_code == 1
+    assert_one_line(result.stderr, "newer.mrc", "version")
+
+
+def test_version() -> None:
+    """Of the installed package, or without one."""
+    assert run("--version").stdout == f"mricodec {version.release()}\n"
+
+
+def test_json_without_infinities(scan: Path, tmp_path: Path) -> None:
+    """Errors beyond float16 are infinite in a stream, but JSON has no such number."""
+    assert run("encode", scan, "-o", tmp_path / "x.mrc").exit_code == 0
+    data = bytearray((tmp_path / "x.mrc").read_bytes())
+    at = data.index(b"eRRS")
+    data[at + 8 : at + 12] = np.array([np.inf, np.inf], "<f2").tobytes()
+    end = at + 8 + data[at + 4]
+    data[end : end + 4] = zlib.crc32(data[at:end]).to_bytes(4, "little")
+    (tmp_path / "x.mrc").write_bytes(data)
+    assert "inf" in run("info", tmp_path / "x.mrc").stdout
+    found = json.loads(run("info", tmp_path / "x.mrc", "--json").stdout, parse_constant=pytest.fail)
+    assert found["fidelity"]["rmse"] is found["fidelity"]["psnr"] is None
+
+
+def test_lazy_commands() -> None:
+    """They are in the help without being imported."""
+    shown = run("--help").stdout
+    for name in ("encode", "decode", "info", "verify", "rd-curve", "train", "cache"):
+        assert f"\n  {name} " in shown
+    context = click.Context(main.cli)
+    assert main.cli.list_commands(context) == sorted(main.cli.list_commands(context))
+    for name in ("rd-curve", "train", "cache"):
+        command = main.cli.get_command(context, name)
+        assert command is not None and command.name == name
+    code = "import sys, mricodec.cli.main; assert not {'numpy', 'torch', 'mricodec.codec'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_torch(stream: Path) -> None:
+    """`info` and `verify` work where torch can't be imported."""
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'mricodec'\n"
+        "from mricodec.cli.main import main; main()"
+    )
+    for command in ("info", "verify"):
+        subprocess.run(
+            [sys.executable, "-c", code, command, str(stream)], check=True, capture_output=True
+        )
+
+
+@pytest.mark.parametrize("command", ["--help", "info", "verify"])
+def test_quick_start(stream: Path, command: str) -> None:
+    """Time of the processor, the best of five: other processes do not count."""
+    arguments = [command] if command == "--help" else [command, stream]
+    times = []
+    for _ in range(5):
+        before = os.times()
+        assert python(*arguments).returncode == 0
+        after = os.times()
+        times.append(after[2] + after[3] - before[2] - before[3])  # user and system, of children
+    assert min(times) <= STARTUP
+
+
+def test_as_a_process(scan: Path, tmp_path: Path) -> None:
+    """Real pipes and exit codes."""
+    encoded = python("encode", "-", "-o", "-", "--lossless", data=scan.read_bytes())
+    assert encoded.returncode == 0 and b"ratio" in encoded.stderr
+    decoded = python("decode", "-", "-o", "-", "-q", data=encoded.stdout)
+    assert decoded.stdout == gzip.decompress(scan.read_bytes()) and decoded.stderr == b""
+    assert python("info", "-", data=encoded.stdout[:-1]).returncode == 1
+    assert python("info", tmp_path / "none").returncode == 2
+    assert b"Traceback" not in python("decode", scan, "-o", "-").stderr
+
+
+def test_progress_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with main._progress("encode", quiet=False) as progress:
+        assert progress is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(main, "PROGRESS_AFTER", 0.0)
+    with main._progress("encode", quiet=True) as progress:
+        assert progress is None
+    with main._progress("encode", quiet=False) as progress:
+        assert progress is not None
+        progress(0.42)
+    assert "encode  42%" in capsys.readouterr().err
+
+
+def test_threads(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert (
+        run("encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--threads", "2").exit_code == 0
+    )
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_streams_are_the_same_as_from_python(scan: Path, stream: Path, tmp_path: Path) -> None:
+    assert run("encode", scan, "-o", tmp_path / "x.mrc").exit_code == 0
+    assert (tmp_path / "x.mrc").read_bytes() == codec.encode(scan)
+    volume = codec.decode(tmp_path / "x.mrc")
+    np.testing.assert_array_equal(volume.array.shape, (2, 12, 40, 36))
+
+
+def test_bounds_layers_previews_and_salvage(scan: Path, tmp_path: Path) -> None:
+    original = codec.decode(codec.encode(scan, lossless=True) or b"").array
+    mrc, out = tmp_path / "a.mrc", tmp_path / "a.nii.gz"
+    result = run("encode", scan, "-o", mrc, "--max-error", "3")
+    assert result.exit_code == 0 and "every voxel within 3" in result.stderr
+    assert "every voxel within 3 stored units" in run("info", mrc).stdout
+    assert json.loads(run("info", mrc, "--json").stdout)["max_error"] == 3
+
+    result = run(
+        "encode",
+        scan,
+        "-o",
+        mrc,
+        "-f",
+        "--lossless",
+        "--max-error",
+        "2",
+        "--layers",
+        "--effort",
+        "fast",
+    )
+    assert result.exit_code == 0 and "with layers (lossy, bounded)" in result.stderr
+    assert "the .nii.gz comes back (zlib level 9)" in result.stderr
+    assert run("decode", mrc, "-o", out).exit_code == 0 and out.read_bytes() == scan.read_bytes()
+    assert run("decode", mrc, "-o", out, "-f", "--layer", "2").exit_code == 0
+    assert np.abs(codec.decode(mrc, layer=2).array - original).max() <= 2
+    assert run("decode", mrc, "-o", out, "-f", "--layer", "9").exit_code == 2
+    assert run("decode", mrc, "-o", out, "-f", "--preview").exit_code == 0
+    assert run("decode", mrc, "-o", out, "-f", "--preview", "--slices", "0:1").exit_code == 2
+
+    codec.encode(scan, lossless=True, out=mrc)
+    damaged = bytearray(mrc.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    mrc.write_bytes(damaged)
+    out.unlink()
+    result = run("decode", mrc, "-o", out)
+    assert result.exit_code == 1 and "slab " in result.stderr and not out.exists()
+    result = run("decode", mrc, "-o", out, "--salvage")
+    assert result.exit_code == 1 and "lost: slab " in result.stderr and out.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--max-error", "x"),
+        ("--max-error", "0"),
+        ("--layers",),
+        ("--max-error", "2", "--quality", "3"),
+        ("--lossless", "--max-error", "2"),
+    ],
+)
+def test_bounds_that_are_wrong(scan: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run("encode", scan, "-o", tmp_path / "a.mrc", *options)
+    assert (
+        result.exit_code == 2
+        and len(result.stderr.strip().splitlines()) == 1
+        and not (tmp_path / "a.mrc").exists()
+    )

@@ -1,0 +1,293 @@
+"""DICOM with loss: what PS3.3 C.7.6.1.1.5 and its neighbours ask of the decoded instances."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dicom_files
+import numpy as np
+import pydicom
+import pytest
+from paths import DICOM
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from mricodec import codec
+from mricodec.codec.dicom import files as dicom
+from mricodec.codec.dicom.series import series_voxels
+
+QUALITY = 45.0
+
+
+@pytest.fixture(scope="module")
+def encoder() -> codec.Encoder:
+    return codec.Encoder(quality=QUALITY)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> codec.Decoder:
+    return codec.Decoder()
+
+
+def encode(source: Any, encoder: codec.Encoder) -> tuple[bytes, codec.SeriesReport]:
+    buffer = io.BytesIO()
+    report = codec.encode_series_file(source, buffer, encoder)
+    return buffer.getvalue(), report
+
+
+def read(data: bytes) -> FileDataset:
+    with dicom.quiet_pydicom():
+        return pydicom.dcmread(io.BytesIO(data))
+
+
+def items(dataset: Dataset) -> Iterator[Dataset]:
+    yield dataset
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from items(item)
+
+
+# attributes that the encoding changes, adds or removes; every other must stay as it was
+CHANGED = {
+    "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod", "DerivationDescription", "DerivationCodeSequence", "SourceImageSequence", "PixelData",
+    "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
+    "ReferencedImageSequence",
+}  # fmt: skip
+CHANGED_ENHANCED = CHANGED | {
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SourceImageEvidenceSequence", "EchoPulseSequence",
+    "PulseSequenceName", "MRAcquisitionType", "MultipleSpinEcho", "MultiPlanarExcitation", "PhaseContrast",
+    "TimeOfFlightContrast", "SteadyStatePulseSequence", "EchoPlanarPulseSequence", "SaturationRecovery",
+    "SpectrallySelectedSuppression", "OversamplingPhase", "GeometryOfKSpaceTraversal", "SegmentedKSpaceTraversal",
+    "RectilinearPhaseEncodeReordering", "NumberOfKSpaceTrajectories",
+}  # fmt: skip
+
+
+def check_rules(source: FileDataset, found: FileDataset, changed: set[str]) -> None:
+    """Rules that hold for every derived instance."""
+    assert (
+        found.ImageType[0] == "DERIVED" and list(found.ImageType)[1:] == list(source.ImageType)[1:]
+    )
+    assert (
+        found.SOPInstanceUID not in ("", source.SOPInstanceUID)
+        and UID(found.SOPInstanceUID).is_valid
+    )
+    assert (
+        found.SeriesInstanceUID != source.SeriesInstanceUID
+        and UID(found.SeriesInstanceUID).is_valid
+    )
+    assert found.file_meta.MediaStorageSOPInstanceUID == found.SOPInstanceUID
+    assert found.file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
+    assert found.StudyInstanceUID == source.StudyInstanceUID
+    assert found.LossyImageCompression == "01"
+    assert "LossyImageCompressionRatio" not in source
+    assert (
+        float(found.LossyImageCompressionRatio) > 1
+        and found.LossyImageCompressionMethod == "MRICODEC"
+    )
+    where = found
+    if "SharedFunctionalGroupsSequence" in found:
+        where = found.SharedFunctionalGroupsSequence[0].DerivationImageSequence[-1]
+        kinds = [item.FrameType[0] for item in items(found) if "FrameType" in item]
+        assert kinds and set(kinds) == {"DERIVED"}
+        evidence = found.SourceImageEvidenceSequence[-1].ReferencedSeriesSequence[0]
+        assert evidence.SeriesInstanceUID == source.SeriesInstanceUID
+        assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert "mricodec" in where.DerivationDescription and len(where.DerivationDescription) <= 1024
+    code = where.DerivationCodeSequence[-1]
+    assert (code.CodeValue, code.CodingSchemeDesignator) == ("113040", "DCM")
+    reference = where.SourceImageSequence[-1]
+    assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert reference.ReferencedSOPClassUID == source.SOPClassUID
+    assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121320"
+    pixels = found.pixel_array
+    assert pixels.shape == source.pixel_array.shape and pixels.dtype == source.pixel_array.dtype
+    for name, value in (
+        ("SmallestImagePixelValue", pixels.min()),
+        ("LargestImagePixelValue", pixels.max()),
+    ):
+        assert (name in found) == (name in source)
+        assert name not in found or found[name].value == value
+    assert "SmallestPixelValueInSeries" not in found and "DigitalSignaturesSequence" not in found
+    same = {element.tag for element in source if element.keyword not in changed}
+    assert same <= set(found.keys())
+    for tag in same:
+        assert found[tag] == source[tag]
+    assert {element.keyword for element in found if element.tag not in source} <= changed
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [("prostate_t2w", CHANGED), ("dwi_enhanced", CHANGED_ENHANCED)]
+)
+def test_rules(
+    name: str, changed: set[str], encoder: codec.Encoder, decoder: codec.Decoder, tmp_path: Path
+) -> None:
+    folder = DICOM / name
+    stream, report = encode(folder, encoder)
+    assert report.mode == "lossy" and not report.notes
+    assert codec.verify(stream, deep=True).mode == "lossy"
+    found = dict(codec.series_files(stream, decoder=decoder))
+    assert found.keys() == dicom_files.contents(folder).keys()
+    for file, data in found.items():
+        check_rules(read((folder / file).read_bytes()), read(data), changed)
+    # the voxels are those of the volume
+    volume = codec.decode(stream).array
+    source = series_voxels(codec.find_series(folder)[0])
+    assert 0 < np.abs(volume.astype(int) - source).max() < 200
+    codec.restore_series(stream, tmp_path / "out", decoder=decoder)
+    assert np.array_equal(series_voxels(codec.find_series(tmp_path / "out")[0]), volume)
+
+
+@pytest.mark.parametrize("name", ["prostate_t2w", "dwi_enhanced"])
+def test_dciodvfy_finds_no_further_error(
+    name: str, encoder: codec.Encoder, decoder: codec.Decoder, tmp_path: Path
+) -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian's dicom3tools) is not installed")
+
+    def errors(path: Path) -> set[str]:
+        run = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+        return {line for line in (run.stdout + run.stderr).splitlines() if line.startswith("Error")}
+
+    folder = DICOM / name
+    stream, _ = encode(folder, encoder)
+    for file in codec.restore_series(stream, tmp_path / "out", decoder=decoder):
+        assert errors(tmp_path / "out" / file) <= errors(folder / file)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_uids_depend_on_the_old_ones_and_on_the_encoding(
+    syntax: UID, encoder: codec.Encoder, decoder: codec.Decoder
+) -> None:
+    datasets = dicom_files.series()
+    for n, dataset in enumerate(
+        datasets
+    ):  # each refers to the next one, and to one of another series
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.SmallestImagePixelValue = 0
+        other = datasets[(n + 1) % len(datasets)]
+        dataset.ReferencedImageSequence = [Dataset(), Dataset()]
+        dataset.ReferencedImageSequence[0].ReferencedSOPInstanceUID = other.SOPInstanceUID
+        dataset.ReferencedImageSequence[1].ReferencedSOPInstanceUID = dicom_files.uid("elsewhere")
+    stream, _ = encode(datasets, encoder)
+    assert encode(datasets, encoder)[0] == stream
+    found = list(codec.decode_series(stream, decoder=decoder))
+    again = list(codec.decode_series(stream, decoder=decoder))
+    assert found == again
+    uids = [dataset.SOPInstanceUID for dataset in found]
+    assert len(set(uids)) == len(datasets)
+    assert len({dataset.SeriesInstanceUID for dataset in found}) == 1
+    for n, dataset in enumerate(found):
+        assert dataset.SmallestImagePixelValue == dataset.pixel_array.min()
+        references = [item.ReferencedSOPInstanceUID for item in dataset.ReferencedImageSequence]
+        assert references == [uids[(n + 1) % len(uids)], dicom_files.uid("elsewhere")]
+        assert dataset.SourceImageSequence[0].ReferencedSOPInstanceUID == datasets[n].SOPInstanceUID
+    coarser, _ = encode(datasets, codec.Encoder(quality=QUALITY - 1))
+    others = list(codec.decode_series(coarser, decoder=decoder))
+    assert not {dataset.SOPInstanceUID for dataset in others} & set(uids)
+    assert others[0].SeriesInstanceUID != found[0].SeriesInstanceUID
+
+
+def test_a_second_loss_is_added_to_the_first(
+    encoder: codec.Encoder, decoder: codec.Decoder
+) -> None:
+    datasets = dicom_files.series()
+    for dataset in datasets:
+        dataset.LossyImageCompression = "01"
+        dataset.LossyImageCompressionRatio = "7.5"
+        dataset.LossyImageCompressionMethod = "ISO_10918_1"
+        dataset.DerivationDescription = "Denoised"
+        dataset.SourceImageSequence = [Dataset()]
+        dataset.SourceImageSequence[0].ReferencedSOPInstanceUID = dicom_files.uid("before")
+        dataset.add_new(0x00280108, "US", 0)
+        dataset.add_new(0x00280106, "US", 0)
+    found = next(codec.decode_series(encode(datasets, encoder)[0], decoder=decoder))
+    assert list(found.LossyImageCompressionMethod) == ["ISO_10918_1", "MRICODEC"]
+    assert (
+        float(found.LossyImageCompressionRatio[0]) == 7.5
+        and found["LossyImageCompressionRatio"].VM == 2
+    )
+    assert found.DerivationDescription.startswith("Denoised; ")
+    assert len(found.SourceImageSequence) == 2
+    assert 0x00280108 not in found and found.SmallestImagePixelValue == found.pixel_array.min()
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_padding_is_restored_exactly(
+    limit: int | None, encoder: codec.Encoder, decoder: codec.Decoder
+) -> None:
+    """Voxels of the padding value stay, no other becomes one; NIfTI and files agree."""
+    voxels = dicom_files.volume() + np.uint16(100)
+    k, j, i = np.mgrid[-1 : 1 : len(voxels) * 1j, -1:1:40j, -1:1:36j]
+    outside = j**2 + i**2 > 0.9
+    voxels[outside] = 0
+    if limit is not None:
+        voxels[outside & (k > 0)] = 2
+    datasets = dicom_files.series(voxels)
+    for dataset in datasets:
+        dataset.add_new(0x00280120, "US", 0)
+        if limit is not None:
+            dataset.add_new(0x00280121, "US", limit)
+    stream, report = encode(datasets, encoder)
+    assert report.mode == "lossy"
+    decoded = codec.decode(stream).array
+    assert np.array_equal(decoded[outside], voxels[outside])
+    assert (decoded[~outside] >= 100).all()
+    assert np.array_equal(codec.decode(stream, slices=(5, 9)).array, decoded[5:9])
+    files = list(codec.decode_series(stream, decoder=decoder))
+    assert np.array_equal(np.stack([dataset.pixel_array for dataset in files]), decoded)
+    assert np.abs(decoded.astype(int) - voxels).max() < 300
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"BitsStored": 10, "HighBit": 9}, "BitsStored"),
+        ({"BitsStored": 12, "HighBit": 15}, "BitsStored"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "segmentation"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette"),
+        ({"PixelPaddingValue": 500}, "lies among"),
+    ],
+)
+def test_what_loss_does_not_suit_is_coded_without(
+    attributes: dict[str, Any],
+    reason: str,
+    encoder: codec.Encoder,
+    decoder: codec.Decoder,
+    tmp_path: Path,
+) -> None:
+    datasets = dicom_files.series()
+    for dataset in datasets:
+        for name, value in attributes.items():
+            if name == "PixelPaddingValue":
+                dataset.add_new(0x00280120, "US", value)
+            else:
+                setattr(dataset, name, value)
+    folder = dicom_files.write(datasets, tmp_path)
+    stream, report = encode(folder, encoder)
+    assert report.mode == "lossless"
+    assert any(reason in note for _, note in report.notes), report.notes
+    assert dict(codec.series_files(stream, decoder=decoder)) == dicom_files.contents(folder)
+
+
+def test_other_files_of_the_series_stay_as_they_are(
+    encoder: codec.Encoder, decoder: codec.Decoder, tmp_path: Path
+) -> None:
+    """What has no voxels, or can't be told apart, comes back byte for byte beside the derived instances."""
+    folder = dicom_files.write(dicom_files.series(), tmp_path)
+    (folder / "notes.txt").write_text("x")
+    damaged = dicom_files.to_bytes(dicom_files.instance(dicom_files.volume()[0], 50))[:-99]
+    (folder / "damaged").write_bytes(damaged)
+    shutil.copy(dicom_files.PYDICOM / "JPEG2000.dcm", folder / "compressed")
+    (series,) = [found for found in codec.find_series(folder) if len(found.instances) > 1]
+    stream, report = encode(series, encoder)
+    assert report.damaged and report.mode == "lossy"
+    found = dict(codec.series_files(stream, decoder=decoder))
+    assert found["damaged"] == damaged and found["notes.txt"] == b"x"
+    assert read(found["IM0000"]).LossyImageCompression == "01"

@@ -1,0 +1,140 @@
+"""Damaged and forged streams of every kind: an error that says so, or the identical volume; never another one."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import pytest
+from forged import reseal
+from numpy.typing import NDArray
+
+from mricodec import codec
+
+SECONDS = 20.0  # for one damaged stream; good ones take a fraction of one
+
+
+def volume() -> NDArray[np.int16]:
+    k, j, i = np.mgrid[0:3, 0:9, 0:11]
+    noise = np.random.default_rng(3).normal(0, 6, k.shape)
+    return (300 + 120 * np.sin(i / 3) * np.cos(j / 4) + 10 * k + noise).astype(np.int16)
+
+
+def streams() -> dict[str, bytes]:
+    array = volume()
+    rgb = np.zeros((2, 3, 4), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    made: dict[str, bytes | None] = {
+        "predictive": codec.encode(array, lossless=True),
+        "store": codec.encode(array.astype(np.complex64) * np.float32(np.pi), lossless=True),
+        "grid": codec.encode(array * np.float64(np.pi), lossless=True),
+        "ordered": codec.encode(np.sqrt(array.astype(np.float32)), lossless=True),
+        "chain": codec.encode(np.stack([array[:1, :6], array[1:2, :6]]), lossless=True),
+        "bounded": codec.encode(array, max_error=3),
+        "rgb": codec.encode(rgb, lossless=True),
+    }
+    for model in ("default", "hyperprior", "factorized"):
+        made[model] = codec.encode(array, model=model, quality=45)
+    return {name: stream for name, stream in made.items() if stream is not None}
+
+
+STREAMS = (
+    "predictive",
+    "store",
+    "grid",
+    "ordered",
+    "chain",
+    "bounded",
+    "rgb",
+    "default",
+    "hyperprior",
+    "factorized",
+)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, bytes]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", codec.LosslessFallback)
+        return streams()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> codec.Decoder:
+    return codec.Decoder()
+
+
+def outcome(decoder: codec.Decoder, stream: bytes) -> NDArray[np.generic] | None:
+    """The voxels, or None for an error of the right kind; anything else fails the test."""
+    start = time.monotonic()
+    try:
+        return decoder.decode(stream).array
+    except codec.FormatError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+        return None
+    finally:
+        assert time.monotonic() - start < SECONDS
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_every_truncation(made: dict[str, bytes], decoder: codec.Decoder, kind: str) -> None:
+    stream = made[kind]
+    assert outcome(decoder, stream) is not None
+    for length in range(len(stream)):
+        assert outcome(decoder, stream[:length]) is None, length
+    assert outcome(decoder, stream + b"\0") is None
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_every_flipped_bit(made: dict[str, bytes], decoder: codec.Decoder, kind: str) -> None:
+    stream = made[kind]
+    good = decoder.decode(stream).array
+    for bit in range(8 * len(stream)):
+        damaged = bytearray(stream)
+        damaged[bit // 8] ^= 1 << bit % 8
+        found = outcome(decoder, bytes(damaged))
+        assert found is None or np.array_equal(found, good), bit
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_forged_bits_with_right_checksums(
+    made: dict[str, bytes], decoder: codec.Decoder, kind: str
+) -> None:
+    """The digest of the voxels is the last line: no forged payload passes for the volume where decoding is exact."""
+    stream = made[kind]
+    good = decoder.decode(stream).array
+    exact = codec.info(stream).exact
+    rng = np.random.default_rng(0)
+    for bit in rng.choice(8 * len(stream), 150, replace=False):
+        damaged = bytearray(stream)
+        damaged[bit // 8] ^= 1 << int(bit % 8)
+        found = outcome(decoder, reseal(damaged))
+        if exact and found is not None and found.shape == good.shape:
+            assert np.array_equal(found, good), bit
+
+
+@pytest.mark.parametrize("start", [b"", b"\x89MRC", bytes(300), b"not a stream at all" * 20])
+def test_not_a_stream(decoder: codec.Decoder, start: bytes) -> None:
+    assert outcome(decoder, start) is None
+
+
+def test_a_cryo_em_map_is_named(decoder: codec.Decoder) -> None:
+    cryo = bytearray(1100)
+    cryo[208:212] = b"MAP "
+    with pytest.raises(codec.FormatError, match="cryo-EM"):
+        decoder.decode(bytes(cryo))
+
+
+def test_a_later_version_is_named(made: dict[str, bytes], decoder: codec.Decoder) -> None:
+    later = bytearray(made["predictive"])
+    later[8] = 9
+    with pytest.raises(codec.UnsupportedVersion, match="9"):
+        decoder.decode(bytes(later))
+
+
+def test_an_unknown_model_is_named(made: dict[str, bytes], decoder: codec.Decoder) -> None:
+    model_id = bytes.fromhex(codec.info(made["default"]).model_id)
+    other = bytearray(made["default"].replace(model_id, b"\x01" * 8))
+    with pytest.raises(codec.UnknownModel, match="0101010101010101"):
+        decoder.decode(reseal(other))

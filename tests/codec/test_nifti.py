@@ -1,0 +1,344 @@
+"""Reading NIfTI: what nibabel reads is read the same, and a header that lies is named."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nifti_files import header, single, smooth, voxels, write_pair
+
+from mricodec.bitstream.errors import FormatError, Truncated
+from mricodec.codec import tiling
+from mricodec.codec.formats import nifti
+from mricodec.codec.formats.registry import open_scan
+from mricodec.codec.tiling import Tiling
+from mricodec.codec.volume import DTYPES, Scan
+
+
+def read(scan: Scan, cut: Tiling | None = None) -> np.ndarray:
+    cut = cut or tiling.choose(scan.shape, scan.spacing_mm)
+    order = tiling.FileOrder(cut)
+    blocks = [block for slab in scan.blocks(cut) for block in order.add(slab)]
+    return np.concatenate(blocks).reshape(scan.shape)
+
+
+def read_file(path: Path) -> np.ndarray:
+    with contextlib.closing(open_scan(path)) as scan:
+        return read(scan)
+
+
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("form", ["sform", "qform", "neither"])
+def test_as_nibabel_reads_it(tmp_path: Path, image_class: Any, byte_order: str, form: str) -> None:
+    rng = np.random.default_rng(1)
+    data = rng.integers(-900, 900, (7, 6, 5, 2)).astype("i2")
+    rotation = nib.eulerangles.euler2mat(0.3, 0.2, 0.1)
+    affine = nib.affines.from_matvec(rotation @ np.diag([-0.9, 1.1, 3.0]), [10, -20, 30])
+    image = image_class(
+        data.astype(byte_order + "i2"), affine, image_class.header_class(endianness=byte_order)
+    )
+    image.header["xyzt_units"] = 2
+    image.set_data_dtype(byte_order + "i2")
+    image.set_sform(affine if form == "sform" else None, 1 if form == "sform" else 0)
+    image.set_qform(affine if form == "qform" else None, 1 if form == "qform" else 0)
+    image.header.set_slope_inter(2.5, -3)
+    path = tmp_path / "scan.nii.gz"
+    image.to_filename(path)
+
+    scan = open_scan(path)
+    known = nib.load(path)
+    assert scan.dtype == np.dtype(byte_order + "i2")
+    assert scan.spacing_mm == tuple(map(float, known.header.get_zooms()[2::-1]))
+    assert (scan.slope, scan.inter) == (known.dataobj.slope, known.dataobj.inter)
+    np.testing.assert_array_equal(read(scan), known.dataobj.get_unscaled().T)
+    if (
+        form != "neither"
+    ):  # there nibabel centres the volume and turns it over, the standard does not
+        np.testing.assert_allclose(scan.affine, known.affine, atol=1e-6)
+    raw = gzip.decompress(path.read_bytes())
+    assert scan.header == raw[: len(raw) - data.nbytes] and scan.trailer == b""
+    scan.close()
+
+
+@pytest.mark.parametrize("name", [name for name in DTYPES if name not in ("bool", "float16")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_type(tmp_path: Path, name: str, order: str) -> None:
+    array = voxels(np.random.default_rng(2), name, (3, 4, 5))
+    swapped = array.astype(array.dtype.newbyteorder(order))
+    path = tmp_path / "scan.nii"
+    path.write_bytes(single(swapped, trailer=b"more"))
+    scan = open_scan(path)
+    assert scan.dtype == swapped.dtype and scan.trailer == b""
+    got = read(scan)
+    assert got.dtype == array.dtype and got.tobytes() == array.tobytes()
+    assert scan.trailer == b"more"
+    scan.close()
+
+
+@pytest.mark.parametrize("ndim", range(1, 8))
+def test_every_number_of_axes(tmp_path: Path, ndim: int) -> None:
+    array = np.arange(2**ndim, dtype=np.int16).reshape((2,) * ndim)
+    path = tmp_path / "scan.nii"
+    path.write_bytes(single(array))
+    np.testing.assert_array_equal(read_file(path), array)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slabs_of_every_axis(tmp_path: Path, axis: int) -> None:
+    array = np.arange(2 * 7 * 6 * 5, dtype=np.uint16).reshape(2, 7, 6, 5)
+    path = tmp_path / "scan.nii"
+    path.write_bytes(single(array))
+    scan = open_scan(path)
+    cut = Tiling(array.shape, axis, 3)
+    slabs = list(scan.blocks(cut))
+    assert [slab.shape for slab in slabs] == [cut.slab_shape(n) for n in range(cut.slabs)]
+    np.testing.assert_array_equal(read(scan, cut), array)
+    scan.close()
+
+
+@pytest.mark.parametrize(
+    ("shape", "depths"),
+    [
+        ((256, 256, 192), [64, 64, 64, 64]),
+        ((176, 220, 220), [48, 48, 40, 40]),
+        ((100, 512, 512), [32, 32, 24, 12]),  # not 4 x 32, the last of 4
+        ((49, 8, 8), [32, 17]),
+        ((48, 256, 256), [48]),
+        ((3, 5000, 5000), [1, 1, 1]),
+    ],
+)
+def test_depths_of_slabs(shape: tuple[int, int, int], depths: list[int]) -> None:
+    cut = tiling.choose(shape, (1.0, 1.0, 1.0))
+    assert [cut.slab_shape(n)[0] for n in range(cut.slabs)] == depths
+
+
+@given(
+    length=st.integers(1, 300),
+    slices=st.integers(1, 70),
+    ends=st.tuples(st.integers(0, 299), st.integers(1, 300)),
+)
+def test_slabs_cover_their_volume_once(length: int, slices: int, ends: tuple[int, int]) -> None:
+    cut = Tiling((length, 1, 1), 0, slices)
+    spans = [cut.span(n) for n in range(cut.slabs)]
+    assert [n for span in spans for n in range(*span)] == list(range(length))
+    assert all(start < stop <= start + slices for start, stop in spans)
+    start, stop = min(ends), min(max(ends), length)
+    if start < stop:
+        inside = range(start, stop)
+        assert [*cut.covering(start, stop)] == [
+            n for n, span in enumerate(spans) if {*range(*span)} & {*inside}
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".img"])
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_pair_from_either_name(tmp_path: Path, suffix: str, gz: str) -> None:
+    array = smooth((4, 9, 8))
+    files = write_pair(tmp_path, array, lead=b"sixteen bytes...")
+    if gz:
+        for file in files:
+            file.with_name(file.name + gz).write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+    scan = open_scan(tmp_path / f"scan{suffix}{gz}")
+    np.testing.assert_array_equal(read(scan), array)
+    assert (len(scan.header), scan.lead, scan.trailer) == (348, b"sixteen bytes...", b"")
+    scan.close()
+
+
+def test_single_file_named_hdr(tmp_path: Path) -> None:
+    path = tmp_path / "scan.hdr"
+    path.write_bytes(single(smooth((4, 9, 8))))
+    with pytest.raises(FileNotFoundError):
+        open_scan(tmp_path / "none.hdr")
+    np.testing.assert_array_equal(read_file(path), smooth((4, 9, 8)))
+
+
+def test_from_a_file_object_and_read_twice() -> None:
+    array = smooth((4, 9, 8))
+    scan = open_scan(io.BytesIO(gzip.compress(single(array))))
+    np.testing.assert_array_equal(read(scan), array)
+    np.testing.assert_array_equal(read(scan), array)
+    scan.close()
+
+
+@pytest.mark.parametrize(("units", "factor"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001)])
+def test_units_of_length(units: int, factor: float) -> None:
+    raw = bytearray(header())
+    raw[123] = units
+    parsed = nifti.parse(bytes(raw), "scan")
+    assert parsed.spacing_mm == pytest.approx((2.5 * factor, 0.75 * factor, 0.5 * factor))
+    assert np.diag(parsed.affine) == pytest.approx([0.5 * factor, 0.75 * factor, 2.5 * factor, 1])
+
+
+@pytest.mark.parametrize(
+    ("slope", "known"), [(0.0, (1.0, 0.0)), (np.nan, (1.0, 0.0)), (2.0, (2.0, 7.0))]
+)
+def test_slope_that_says_nothing(slope: float, known: tuple[float, float]) -> None:
+    parsed = nifti.parse(header(slope=slope, inter=7.0), "scan")
+    assert (parsed.slope, parsed.inter) == known
+
+
+BAD_HEADERS = {
+    "not nifti": (b"something else entirely" * 20, "found"),
+    "empty": (b"", "empty file"),
+    "short header": (header()[:200], "cut short|get the file"),
+    "no magic": (header(magic=b"\0\0\0\0"), "magic"),
+    "unknown type": (header(datatype=1) + bytes(500), "datatype"),
+    "zero dimensions": (header(dim=(0, 5, 4, 3, 1, 1, 1, 1)) + bytes(500), "1 to 7 dimensions"),
+    "eight dimensions": (header(dim=(8, 5, 4, 3, 1, 1, 1, 1)) + bytes(500), "1 to 7 dimensions"),
+    "empty dimension": (header(dim=(3, 5, 0, 3, 1, 1, 1, 1)) + bytes(500), "at least 1"),
+    "negative dimension": (header(dim=(3, 5, 4, -3, 1, 1, 1, 1)) + bytes(500), "at least 1"),
+    "offset in header": (header(vox_offset=100) + bytes(500), "vox_offset"),
+    "offset beyond": (header(vox_offset=1e12) + bytes(500), "vox_offset"),
+    "offset nan": (header(vox_offset=np.nan) + bytes(500), "vox_offset"),
+    "offset of a fraction": (header(vox_offset=352.5) + bytes(500), "vox_offset"),
+    "offset after the end": (header(vox_offset=4000) + bytes(500), "bytes"),
+    "few voxels": (header() + bytes(4 + 119), "header lies"),
+    "giant": (header(dim=(7, *[30000] * 7)) + bytes(500), "header lies"),
+    "half a pair": (header(magic=b"ni1\0") + bytes(500), r"\.hdr"),
+    "dicom": (bytes(128) + b"DICM" + bytes(500), "DICOM"),
+    "stream": (b"\x89MRC\r\n\x1a\n" + bytes(500), "decode"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_HEADERS)
+@pytest.mark.parametrize("gz", [False, True])
+def test_bad_input_is_named(tmp_path: Path, kind: str, gz: bool) -> None:
+    raw, reason = BAD_HEADERS[kind]
+    path = tmp_path / "scan.nii"
+    path.write_bytes(gzip.compress(raw) if gz else raw)
+    with pytest.raises(FormatError, match=reason) as caught:
+        read_file(path)
+    assert "scan.nii" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_header_that_hides_most_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    with open(path, "wb") as file:
+        file.write(single(smooth((2, 4, 4))))
+        file.truncate(100 << 20)
+    with pytest.raises(FormatError, match="lies about the dimensions"):
+        read_file(path)
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(single(smooth((8, 32, 32)))))
+    path = tmp_path / "scan.nii.gz"
+    for cut in (1, 5, 100, len(packed) - 3):
+        path.write_bytes(packed[:cut])
+        with pytest.raises(FormatError):
+            read_file(path)
+    packed[len(packed) // 2] ^= 255
+    path.write_bytes(packed)
+    with pytest.raises(FormatError, match="gzip"):
+        read_file(path)
+
+
+def test_extensions_are_part_of_the_header(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(smooth((4, 9, 8)).T, np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept byte for byte"))
+    image.to_filename(tmp_path / "scan.nii")
+    scan = open_scan(tmp_path / "scan.nii")
+    assert b"kept byte for byte" in scan.header
+    np.testing.assert_array_equal(read(scan), smooth((4, 9, 8)))
+    scan.close()
+
+
+def test_new_header_is_read_by_nibabel() -> None:
+    array = smooth((4, 9, 8))
+    affine = np.array([[0, 0, 3, 1], [2, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1.0]])
+    raw = nifti.make_header(array.shape, array.dtype, (3.0, 1.0, 2.0), affine, 2.0, 5.0)
+    image = nib.Nifti1Image.from_bytes(raw + array.tobytes())
+    np.testing.assert_array_equal(image.dataobj.get_unscaled().T, array)
+    np.testing.assert_allclose(image.affine, affine)
+    assert image.header.get_zooms() == (2.0, 1.0, 3.0)
+    assert (image.dataobj.slope, image.dataobj.inter) == (2.0, 5.0)
+
+    long = np.zeros((1, 1, 40000), np.dtype(">u1"))
+    raw = nifti.make_header(long.shape, np.dtype(">f4"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+    image = nib.Nifti2Image.from_bytes(raw + bytes(4 * 40000))
+    assert image.shape == (40000, 1, 1) and image.get_data_dtype() == np.dtype(">f4")
+    with pytest.raises(ValueError, match="7 axes"):
+        nifti.make_header((1,) * 8, np.dtype("i2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+    with pytest.raises(ValueError, match="float16"):
+        nifti.make_header((1,), np.dtype("f2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("forms", [(1, 0), (0, 1), (1, 1), (0, 0)])
+def test_cropped_header_is_where_nibabel_puts_it(image_class: Any, forms: tuple[int, int]) -> None:
+    affine = nib.affines.from_matvec(
+        nib.eulerangles.euler2mat(0.1, 0.2, 0.3) @ np.diag([1, 2, 3.0]), [4, 5, 6]
+    )
+    data = np.arange(6 * 5 * 8, dtype=np.int16).reshape(6, 5, 8)
+    image = image_class(data, affine)
+    image.set_sform(affine, forms[0])
+    image.set_qform(affine, forms[1])
+    buffer = io.BytesIO(image.to_bytes())
+    raw = buffer.getvalue()[: len(buffer.getvalue()) - data.nbytes]
+    cropped = nifti.crop_header(raw, (3, 5, 6), 2)
+    parsed = nifti.parse(cropped, "cropped")
+    assert parsed.shape == (3, 5, 6) and len(cropped) == len(raw)
+    if forms != (0, 0):
+        np.testing.assert_allclose(parsed.affine, image.slicer[:, :, 2:5].affine, atol=1e-5)
+
+
+def test_pair_becomes_a_single_file(tmp_path: Path) -> None:
+    array = smooth((4, 9, 8))
+    hdr, _ = write_pair(tmp_path, array)
+    single_header = nifti.single_file_header(hdr.read_bytes())
+    image = nib.Nifti1Image.from_bytes(single_header + array.tobytes())
+    np.testing.assert_array_equal(image.dataobj.get_unscaled().T, array)
+
+
+def test_mgz(tmp_path: Path) -> None:
+    affine = np.diag([1.5, 2.0, 2.5, 1.0])
+    for dtype in ("u1", "i2", "i4", "f4"):
+        array = np.arange(3 * 4 * 5).reshape(3, 4, 5).astype(dtype)
+        path = tmp_path / "scan.mgz"
+        nib.MGHImage(array.T, affine).to_filename(path)
+        scan = open_scan(path)
+        assert scan.header == b"" and scan.spacing_mm == (2.5, 2.0, 1.5)
+        np.testing.assert_allclose(scan.affine, nib.load(path).affine)
+        got = read(scan)
+        np.testing.assert_array_equal(got, array)
+        assert got.dtype.isnative
+    raw = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(raw[:300]))
+    with pytest.raises(FormatError, match="MGH"):
+        open_scan(path)
+
+
+@pytest.mark.parametrize("size", [0.0, -2.0, 3e38, float("inf"), float("nan")])
+def test_sizes_of_voxels_that_say_nothing(size: float) -> None:
+    """In metres 3e38 is more than a stream holds."""
+    raw = bytearray(header())
+    struct.pack_into("<f", raw, 80, size)
+    raw[123] = 1
+    assert nifti.parse(bytes(raw), "scan").spacing_mm[2] == (2000.0 if size == -2.0 else 1.0)
+
+
+def test_declared_labels() -> None:
+    assert nifti.parse(header(intent=1002), "scan").labels
+    assert not nifti.parse(header(intent=1001), "scan").labels
+
+
+def test_nothing_is_allocated_for_a_lie(tmp_path: Path) -> None:
+    """10**13 voxels are promised: refused before a byte of them is asked for."""
+    path = tmp_path / "scan.nii"
+    path.write_bytes(header(dim=(3, 32767, 32767, 9999, 1, 1, 1, 1)) + bytes(100))
+    with pytest.raises(Truncated, match="header lies"):
+        open_scan(path)
+    path.write_bytes(gzip.compress(struct.pack("<i", 348) + path.read_bytes()[4:]))
+    with pytest.raises(Truncated, match="compressed"):
+        open_scan(path)

@@ -1,0 +1,641 @@
+"""The lossless coder gives every slab back, decodes as FORMAT.md says, and is worth its name."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mricodec.bitstream.errors import FormatError
+from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.models.lossless import encoder_search as lossless_fit
+from mricodec.models.lossless import fronts as wavefront
+from mricodec.models.lossless import prediction, side_info, slab_coder
+from mricodec.models.lossless import tables as table_rows
+from mricodec.models.training import lossless_tables
+
+Tap = tuple[int, int, int]
+
+
+class Coder:
+    """One slab's stream."""
+
+    def __init__(self, stream: EntropyEncoder | EntropyDecoder) -> None:
+        self.stream = stream
+        self.tables = {name: Tables(*tables) for name, tables in wavefront.shipped().tables.items()}
+
+    def code(
+        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
+    ) -> NDArray[np.int64]:
+        given = None if values is None else values[0]
+        return self.stream.code(self.tables[table_set], index[0], given)[None]  # type: ignore[arg-type]
+
+    def code_calls(
+        self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]
+    ) -> None:
+        assert isinstance(self.stream, EntropyEncoder)
+        self.stream.code_calls(self.tables[table_set], index, values, sizes)
+
+    def add(self, table_set: str, tables: wavefront.TableSet) -> None:
+        self.tables[table_set] = Tables(*tables)
+
+
+def encode(slab: NDArray[np.int32]) -> bytes:
+    stream = EntropyEncoder()
+    slab_coder.encode_slab(slab, Coder(stream))
+    return stream.finish()
+
+
+def decode(payload: bytes, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    stream = EntropyDecoder(payload)
+    slab = slab_coder.decode_slab((shape[0], shape[1], shape[2]), Coder(stream))
+    stream.finish()
+    return slab
+
+
+def restored(slab: NDArray[np.int32]) -> bytes:
+    """The payload, having checked that it gives the slab back."""
+    payload = encode(slab)
+    again = decode(payload, slab.shape)
+    assert again.dtype == np.int32 and again.shape == slab.shape and (again == slab).all()
+    return payload
+
+
+def scan_like(shape: tuple[int, int, int], sigma: float = 6.0, seed: int = 0) -> NDArray[np.int32]:
+    """A bright smooth object with an edge, and noise that is stronger inside."""
+    random = np.random.default_rng(seed)
+    k, j, i = (np.linspace(-1, 1, n) for n in shape)
+    radius = np.sqrt(k[:, None, None] ** 2 / 4 + j[:, None] ** 2 + i**2)
+    inside = radius < 0.8
+    mean = np.where(inside, 400 + 150 * np.cos(7 * radius) + 100 * j[:, None] * i, 10)
+    noise = random.normal(size=shape) * np.where(inside, sigma, sigma / 4)
+    return np.clip(np.rint(mean + noise), 0, None).astype(np.int32)
+
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
+PATTERNS = st.sampled_from(["noise", "walk", "sparse", "few", "ramp"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    SHAPES,
+    st.integers(-(2**31), 2**31 - 2**24),
+    st.integers(0, 2**24 - 1),
+    PATTERNS,
+    st.integers(0, 9),
+)
+def test_every_slab_comes_back(
+    shape: tuple[int, int, int], low: int, span: int, pattern: str, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    if pattern == "noise":
+        values = random.integers(0, span + 1, shape)
+    elif pattern == "walk":
+        values = np.clip(np.cumsum(random.integers(-3, 4, shape), axis=-1) + span // 2, 0, span)
+    elif pattern == "sparse":
+        values = np.where(random.random(shape) < 0.95, 0, random.integers(0, span + 1, shape))
+    elif pattern == "few":
+        values = random.integers(0, 4, shape) * (span // 3)
+    else:
+        values = (
+            np.linspace(0, span, shape[0] * shape[1] * shape[2]).astype(np.int64).reshape(shape)
+        )
+    restored((values + low).astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (1, 1, 3000),
+        (1, 3000, 1),
+        (3000, 1, 1),
+        (70, 5, 9),
+        (33, 12, 7),
+        (2, 1, 900),
+        (5, 64, 1),
+        (1, 90, 70),
+    ],
+)
+def test_every_shape_comes_back(shape: tuple[int, int, int]) -> None:
+    restored(scan_like(shape))
+    restored(np.asfortranarray(scan_like(shape)))
+
+
+@pytest.mark.parametrize("value", [0, 5, -(2**31), 2**31 - 1])
+def test_a_constant_slab_is_next_to_nothing(value: int) -> None:
+    assert len(restored(np.full((32, 64, 64), value, np.int32))) <= 8
+
+
+def test_background_of_zeros_is_nearly_free() -> None:
+    slab = np.zeros((16, 96, 96), np.int32)
+    slab[:, 40:60, 30:50] = scan_like((16, 20, 20)) + 1
+    inside = len(restored(np.ascontiguousarray(slab[:, 40:60, 30:50])))
+    outside = len(restored(slab)) - inside
+    assert outside * 8 < 0.06 * slab.size
+
+
+def test_noise_hardly_expands() -> None:
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (16, 64, 64)).astype(np.int32)
+    assert len(restored(noise)) < noise.size * 2 * 1.03
+
+
+def test_a_smooth_noisy_volume_is_far_smaller_than_with_zstd() -> None:
+    slab = scan_like((24, 96, 96))
+    planes = slab.astype("<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
+    assert len(restored(slab)) < 0.75 * len(zstandard.compress(planes, 19))
+
+
+def test_noise_costs_about_its_entropy() -> None:
+    sigma = 6.0
+    slab = np.rint(np.random.default_rng(1).normal(1000, sigma, (16, 96, 96))).astype(np.int32)
+    entropy = 0.5 * np.log2(2 * np.pi * np.e * sigma**2)
+    assert entropy < 8 * len(encode(slab)) / slab.size < entropy * 1.025
+
+
+def test_values_with_gaps_are_packed() -> None:
+    slab = scan_like((8, 64, 64))
+    plain, spread = len(restored(slab)), len(restored(slab * 7 - 3))
+    assert spread < plain * 1.02 + 100
+
+
+def test_real_scans_are_far_smaller_than_with_zstd(data_dir: Path) -> None:
+    for path in sorted(data_dir.glob("*.nii.gz")):
+        voxels = np.asanyarray(nibabel.load(path).dataobj.get_unscaled()).T  # type: ignore[attr-defined]
+        slab = voxels.reshape(-1, *voxels.shape[-2:])[:16].astype(np.int32)
+        planes = slab.astype("<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
+        assert len(restored(slab)) < 0.85 * len(zstandard.compress(planes, 19))
+
+
+def test_the_same_slab_gives_the_same_bytes() -> None:
+    slab = scan_like((4, 40, 50))
+    here = encode(slab)
+    assert encode(slab.copy()) == here and encode(np.asfortranarray(slab)) == here
+    program = (
+        "import sys, numpy as np; sys.path[:0] = sys.argv[1:]; import test_lossless as t; "
+        "sys.stdout.buffer.write(t.encode(t.scan_like((4, 40, 50))))"
+    )
+    path = [str(Path(__file__).parent), *sys.path]
+    fresh = subprocess.run([sys.executable, "-c", program, *path], capture_output=True, check=True)
+    assert fresh.stdout == here
+
+
+def test_what_cannot_be_coded_is_refused() -> None:
+    stream = Coder(EntropyEncoder())
+    with pytest.raises(
+        ValueError, match="expected values within 16777215 of each other, found a range of 16777216"
+    ):
+        slab_coder.encode_slab(np.array([[[0, 1 << 24]]], np.int32), stream)
+    for slab in (
+        np.zeros((0, 3, 3), np.int32),
+        np.zeros((3, 3), np.int32),
+        np.zeros((1, 1, 1), np.float32),
+    ):
+        with pytest.raises(ValueError, match="expected integer voxels"):
+            slab_coder.encode_slab(slab, stream)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400), SHAPES)
+def test_any_bytes_decode_to_something_or_are_a_format_error(
+    data: bytes, shape: tuple[int, int, int]
+) -> None:
+    """Nothing but FormatError, and nothing larger than the slab."""
+    try:
+        slab = decode(data[: len(data) & ~3], shape)
+    except FormatError:
+        return
+    assert slab.shape == shape
+
+
+def test_flipped_bits_decode_to_something_or_are_a_format_error() -> None:
+    slab = scan_like((3, 20, 24))
+    payload = bytearray(encode(slab))
+    random = np.random.default_rng(0)
+    for bit in [*range(256), *random.integers(256, 8 * len(payload), 50).tolist()]:
+        payload[bit // 8] ^= 1 << bit % 8
+        with contextlib.suppress(FormatError):
+            assert decode(bytes(payload), slab.shape).shape == slab.shape
+        payload[bit // 8] ^= 1 << bit % 8
+
+
+class Reference:
+    """The arithmetic of FORMAT.md, "PredictiveCoder coder", voxel by voxel in Python's integers."""
+
+    def __init__(
+        self,
+        slab: NDArray[np.int32],
+        border: int,
+        predictor: wavefront.Predictor,
+        references: Sequence[NDArray[np.int32]] = (),
+        filters: int = wavefront.FILTERS,
+    ) -> None:
+        self.slab = slab
+        self.references, self.reference_taps, self.filters_on = (
+            references,
+            predictor.reference_taps,
+            filters > 0,
+        )
+        more = (
+            ((-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0))
+            if filters == wavefront.LONG_FILTERS
+            else ()
+        )
+        self.value_inputs, self.error_inputs = (
+            wavefront.ADAPTIVE_VALUES + more,
+            wavefront.ADAPTIVE_ERRORS + more,
+        )
+        self.zeros = [0] * (12 + 2 * len(more))
+        self.shape = slab.shape
+        self.border, self.largest = border, int(slab.max())
+        self.taps, self.coefficients = predictor.taps, predictor.coefficients.tolist()
+        self.scale_weights = wavefront.shipped().scale_weights.astype(int).tolist()
+        self.error: dict[Tap, int] = {}
+        self.filters: dict[tuple[int, int], list[int]] = {}
+
+    def at(self, known: Any, outside: int, t: int, i: int, j: int) -> int:
+        """A neighbour; `known` maps a voxel to its value or error."""
+        _, height, width = self.shape
+        if i >= height:  # the row below the last: the last, but for what is left of it
+            i, j = (height - 1, j) if j >= 0 else (height - 1, 0)
+        elif j < 0:
+            i, j = i - 1, 0
+        if t < 0 or i < 0:
+            return outside
+        return int(known[t, i, min(j, width - 1)])
+
+    def x(self, t: int, i: int, j: int) -> int:
+        return 16 * self.at(self.slab, self.border, t, i, j)
+
+    def e(self, t: int, i: int, j: int) -> int:
+        return self.at(self.error, 0, t, i, j)
+
+    def filter(self, t: int, i: int) -> list[int]:
+        if t < 0 or i < 0:
+            return self.zeros
+        return self.filters.get((t, i), self.zeros)
+
+    def run(self) -> list[tuple[int, int, int, int]]:
+        """(voxel, context, nearest, sign) in the order of the stream."""
+        slices, height, width = self.shape
+        result = []
+        for n in range(width + 2 * (height - 1) + 4 * (slices - 1)):
+            voxels = [
+                (t, s - 2 * t, n - 2 * s)
+                for s in range(height + 2 * slices)
+                for t in range(slices)
+                if 0 <= s - 2 * t < height and 0 <= n - 2 * s < width
+            ]
+            before = {row: list(weights) for row, weights in self.filters.items()}
+            for t, i, j in voxels:
+                result.append(self.voxel(t, i, j, before))
+        return result
+
+    def voxel(
+        self, t: int, i: int, j: int, before: dict[tuple[int, int], list[int]]
+    ) -> tuple[int, int, int, int]:
+        _, height, width = self.shape
+        zeros = self.zeros
+        stage = min(t, 2)
+        top = 16 * self.largest
+
+        pairs = zip(self.coefficients[stage], self.taps, strict=False)
+        total = sum(c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in pairs if c)
+        for c, (r, (dt, di, dj)) in zip(
+            self.coefficients[stage][len(self.taps) :], self.reference_taps, strict=True
+        ):
+            place = (
+                min(max(n, 0), size - 1)
+                for n, size in zip((t + dt, i + di, j + dj), self.shape, strict=True)
+            )
+            total += c * 16 * int(self.references[r][tuple(place)])
+        p = min(max((total + (1 << 12)) >> 13, 0), top)
+
+        features = [abs(self.e(t + dt, i + di, j + dj)) for dt, di, dj in wavefront.ERRORS]
+        for one, two in wavefront.GRADIENTS:
+            features.append(
+                abs(
+                    self.x(t + one[0], i + one[1], j + one[2])
+                    - self.x(t + two[0], i + two[1], j + two[2])
+                )
+            )
+        weights = self.scale_weights[min(t, 1)]
+        scale = 1 + (sum(w * f for w, f in zip(weights, features, strict=True)) >> 12)
+        bucket = quarter_octaves(scale)
+
+        m = scale + 7
+        inputs = [self.x(t + dt, i + di, j + dj) - p for dt, di, dj in self.value_inputs]
+        inputs += [self.e(t + dt, i + di, j + dj) for dt, di, dj in self.error_inputs]
+        u = [max(-256, min(256, quotient(64 * d, m))) for d in inputs]
+        for k, (dt, _, _) in enumerate(self.value_inputs + self.error_inputs):
+            if dt < 0 and t == 0:
+                u[k] = 0
+
+        above = before.get((t, i - 1), zeros)
+        beside = before.get((t - 1, i), zeros) if t else above
+        own = before.get((t, i), zeros)
+        if j == 0:
+            own = above if i else before.get((t - 1, i), zeros)
+        w = [(11 * a + 3 * b + 2 * c + 8) >> 4 for a, b, c in zip(own, above, beside, strict=True)]
+        q = max(-(1 << 24), min(1 << 24, sum(a * b for a, b in zip(w, u, strict=True))))
+        if self.filters_on:
+            p = min(max(p + ((q * m + (1 << 21)) >> 22), 0), top)
+
+        error = 16 * int(self.slab[t, i, j]) - p
+        self.error[t, i, j] = error
+        e = max(-128, min(128, quotient(64 * error, m)))
+        gain = quotient(e << 24, 81920 + sum(a * a for a in u))
+        self.filters[t, i] = [
+            max(-(1 << 18), min(1 << 18, a + ((gain * b + 128) >> 8)))
+            for a, b in zip(w, u, strict=True)
+        ]
+        nearest = (p + 8) >> 4
+        fraction = p - 16 * nearest
+        level = sum(limit <= quarter_octaves(p + 1) - bucket for limit in (0, 3, 5, 8))
+        variant = 0 if level == 4 else 1 + 2 * level + (fraction < 0)
+        context = (variant * 128 + bucket) * 16 + abs(fraction)
+        return (t * height + i) * width + j, context, nearest, -1 if fraction < 0 else 1
+
+
+def quarter_octaves(value: int) -> int:
+    octaves = value.bit_length() - 1
+    return 4 * octaves + ((value << 2 >> octaves) & 3)
+
+
+def quotient(a: int, b: int) -> int:
+    """a / b towards zero."""
+    return abs(a) // b if a >= 0 else -(abs(a) // b)
+
+
+def extreme(shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """As rough as 24 bits can be."""
+    slab = np.random.default_rng(0).integers(0, 2, shape) * ((1 << 24) - 1)
+    slab[:, shape[1] // 2 :] = np.random.default_rng(1).integers(
+        0, 1 << 24, slab[:, shape[1] // 2 :].shape
+    )
+    return slab.astype(np.int32)
+
+
+@pytest.mark.parametrize("make", [scan_like, extreme])
+@pytest.mark.parametrize(
+    "shape", [(1, 9, 13), (2, 12, 10), (5, 11, 14), (4, 16, 1), (3, 2, 20), (6, 1, 1)]
+)
+def test_predictions_are_those_of_the_format(make: Any, shape: tuple[int, int, int]) -> None:
+    slab = make(shape)
+    slab -= slab.min()
+    random = np.random.default_rng(2)
+    taps = tuple(tap for tap in wavefront.CANDIDATES if random.random() < 0.5)
+    coefficients = random.integers(-3000, 3000, (3, len(taps))).astype(np.int32)
+    coefficients[:, 0] += 1 << 13
+    for stage in range(3):
+        coefficients[stage, [-t > stage for t, _, _ in taps]] = 0
+    for predictor in (wavefront.shipped().predictor, wavefront.Predictor(taps, coefficients)):
+        reference = Reference(slab, 37, predictor).run()
+        walk = wavefront.Wavefront(
+            shape, int(slab.max()), 37, predictor, wavefront.shipped().scale_weights
+        )
+        found: list[tuple[int, int, int, int]] = []
+        for plane in walk.planes():
+            columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
+            found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
+            walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
+        assert sorted(voxel for voxel, _, _, _ in found) == list(range(slab.size))
+        assert found == reference
+
+
+@pytest.mark.parametrize("make", [scan_like, extreme])
+@pytest.mark.parametrize(
+    "shape", [(1, 9, 13), (2, 12, 10), (5, 70, 140), (4, 16, 1), (3, 1, 20), (6, 1, 1)]
+)
+def test_predictions_at_once_are_those_plane_by_plane(
+    make: Any, shape: tuple[int, int, int]
+) -> None:
+    slab = make(shape)
+    slab -= slab.min()
+    references = [np.roll(slab, 1, axis=1)]
+    random = np.random.default_rng(2)
+    beside = tuple((0, tap) for tap in wavefront.REFERENCE_CANDIDATES if random.random() < 0.6)
+    coefficients = random.integers(-900, 900, (3, len(wavefront.CANDIDATES) + len(beside))).astype(
+        np.int32
+    )
+    for stage in range(3):
+        coefficients[
+            stage, [-t > stage for t, _, _ in wavefront.CANDIDATES] + [False] * len(beside)
+        ] = 0
+    fitted = wavefront.Predictor(wavefront.CANDIDATES, coefficients, beside)
+    for predictor in (fitted, wavefront.shipped().predictor):
+        side = side_info.Side(
+            0, int(slab.max()), border=37, filters=wavefront.NO_FILTERS, predictor=predictor
+        )
+        fast = prediction.predict(slab, side, 0, references)
+        slow = prediction.predict(slab, side, 0, references, centre=slab)
+        assert fast.sizes == [size for size in slow.sizes if size]
+        np.testing.assert_array_equal(fast.context, slow.context)
+        np.testing.assert_array_equal(fast.error, slow.error)
+
+
+@pytest.mark.parametrize(
+    "filters", [wavefront.NO_FILTERS, wavefront.FILTERS, wavefront.LONG_FILTERS]
+)
+def test_predictions_beside_references_are_those_of_the_format(filters: int) -> None:
+    shape = (4, 9, 11)
+    slab = scan_like(shape)
+    slab -= slab.min()
+    references = [
+        np.clip(slab + n - np.random.default_rng(n).integers(0, 9, shape), 0, None) for n in (1, 2)
+    ]
+    random = np.random.default_rng(2)
+    beside = tuple(
+        (r, tap) for r in (0, 1) for tap in wavefront.REFERENCE_CANDIDATES if random.random() < 0.6
+    )
+    taps = wavefront.CANDIDATES[:20]
+    coefficients = random.integers(-900, 900, (3, len(taps) + len(beside))).astype(np.int32)
+    predictor = wavefront.Predictor(taps, coefficients, beside)
+    weights = wavefront.shipped().scale_weights
+    walk = wavefront.Wavefront(
+        shape, int(slab.max()), 3, predictor, weights, references, adaptive=filters
+    )
+    found: list[tuple[int, int, int, int]] = []
+    for plane in walk.planes():
+        columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
+        found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
+        walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
+    assert found == Reference(slab, 3, predictor, references, filters).run()
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.integers(0, 40), st.integers(0, 2), st.booleans(), st.integers(0, 9))
+def test_every_slab_comes_back_within_its_bound(
+    shape: tuple[int, int, int], bound: int, beside: int, sparse: bool, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    slab = (random.normal(200, 40, shape) * ((random.random(shape) < 0.3) if sparse else 1)).astype(
+        np.int32
+    )
+    references = [(slab + random.integers(-9, 10, shape)).astype(np.int32) for _ in range(beside)]
+    stream = EntropyEncoder()
+    decoded = slab_coder.encode_slab(slab, Coder(stream), max_error=bound, references=references)
+    assert (
+        np.abs(decoded - slab).max() <= bound
+        and slab.min() <= decoded.min()
+        and decoded.max() <= slab.max()
+    )
+    reader = EntropyDecoder(stream.finish())
+    assert (
+        slab_coder.decode_slab(shape, Coder(reader), max_error=bound, references=references)
+        == decoded
+    ).all()
+    reader.finish()
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHAPES, st.integers(1, table_rows.MAX_WITHIN), st.integers(0, 9))
+def test_every_slab_comes_back_from_a_bounded_layer(
+    shape: tuple[int, int, int], within: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    slab = random.normal(200, 30, shape).astype(np.int32)
+    layer = (slab + random.integers(-within, within + 1, shape)).astype(np.int32)
+    stream = EntropyEncoder()
+    writer = Coder(stream)
+    writer.tables["within"] = Tables(*table_rows.within_tables(within))
+    slab_coder.encode_slab(slab, writer, references=[layer], within=within)
+    reader = Coder(EntropyDecoder(stream.finish()))
+    reader.tables = writer.tables
+    assert (slab_coder.decode_slab(shape, reader, references=[layer], within=within) == slab).all()
+
+
+def test_tilted_tables_are_those_of_the_format() -> None:
+    tilts = np.random.default_rng(0).integers(-32, 33, (5, 33))
+    tilts[1] = 0
+    made = table_rows.tilted_tables(tilts)
+    voxel, places = (
+        wavefront.shipped().tables["voxel"].weights.astype(int).tolist(),
+        wavefront.shipped().places.tolist(),
+    )
+    assert made.weights.shape == (9 * 92, 82) and made.variants == 9
+    roots = (4096, 4467, 4871, 5312, 5793, 6317, 6889, 7512)
+    for variant in range(9):
+        tilt = tilts[4 if variant == 0 else (variant - 1) // 2].tolist()
+        tilt = tilt[::-1] if variant and variant % 2 == 0 else tilt
+        for row in (1, 7, 8, 30, 91):
+            found = made.weights[92 * variant + row].tolist()
+            if row < 8:
+                assert found == voxel[row]
+                continue
+            factors = [
+                int(roots[x % 8] * 2.0 ** (x // 8)) for x in (tilt[node] for node in places[row])
+            ]
+            weights = [
+                w * factor >> 12 for w, factor in zip(voxel[row], factors, strict=False)
+            ] + voxel[row][-1:]
+            expected = [1 + w * (2**24 - 82) // sum(weights) for w in weights]
+            expected[expected.index(max(expected))] += 2**24 - sum(expected)
+            assert found == expected
+
+
+def test_tilts_are_worth_it_where_noise_is_skewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    slab = np.rint(np.hypot(*random.normal(0, 20, (2, 6, 128, 128)))).astype(np.int32)
+    tilted = restored(slab)
+    # the entropy of a Rayleigh distribution is log2(20) + (1 + 0.5772 / 2) / ln 2 - 1 / 2 = 5.68 bits
+    assert 5.68 < 8 * len(tilted) / slab.size < 1.02 * 5.68
+    monkeypatch.setattr(lossless_fit, "choose_tilts", lambda *_: side_info.NO_TILTS)
+    assert len(tilted) < 0.99 * len(restored(slab))
+
+
+def test_long_filters_and_far_neighbours_decode() -> None:
+    slab = scan_like((5, 40, 44))
+    sizes = []
+    for effort in (slab_coder.FAST, slab_coder.DEFAULT, slab_coder.HIGH):
+        stream = EntropyEncoder()
+        slab_coder.encode_slab(slab, Coder(stream), effort=effort)
+        sizes.append(len(stream.finish()))
+        assert (decode(stream.finish(), slab.shape) == slab).all()
+    assert sizes[2] < 1.01 * sizes[1] < 1.02 * sizes[0]
+
+
+def test_tables_within_a_bound_are_those_of_the_format() -> None:
+    within = 3
+    made = table_rows.within_tables(within)
+    voxel = wavefront.shipped().tables["voxel"].weights.astype(int).tolist()
+    indices = 88 + 4 * (2 + within.bit_length())
+    assert (
+        made.weights.shape == (indices * (2 * (within + 4) + 1), 2 * within + 2)
+        and made.low == -within
+    )
+    for z in (-7, -3, 0, 2, 7):
+        for m in (0, 1, 8, 30, 87, 88, 91, 92, 99, indices - 1):
+            k = max(max(m, 1) - 88, 0) // 4
+            row = voxel[max(m, 1) if m < 88 else 88 + (m - 88) % 4]
+            weights = [
+                row[min(max((u - z + ((1 << k) // 2)) >> k, -40), 40) + 40]
+                for u in range(-within, within + 1)
+            ]
+            whole = [1 + w * (2**24 - 2 * within - 2) // sum(weights) for w in weights]
+            whole[whole.index(max(whole))] += 2**24 - 1 - sum(whole)
+            assert made.weights[(z + within + 4) * indices + m].tolist() == [*whole, 1]
+
+
+def test_indices_of_kinds_stay_within_the_tables() -> None:
+    index = table_rows.index_of_kind()
+    assert index.shape == (wavefront.KINDS, 16) and not index[0].any() and index[1:].all()
+    assert index[1:, 0].tolist() == sorted(set(index[1:, 0].tolist()))
+    tables = wavefront.shipped().tables["voxel"]
+    assert (
+        tables.weights.shape == (wavefront.ROWS, 2 * wavefront.HEAD_MAX + 2)
+        and tables.low == -wavefront.HEAD_MAX
+    )
+
+
+def test_shipped_tables_are_those_of_the_formulas() -> None:
+    """Up to the last bit of an exponential."""
+    made, shipped = (
+        lossless_tables.voxel_tables().astype(np.int64),
+        wavefront.shipped().tables["voxel"].weights.astype(np.int64),
+    )
+    assert np.abs(made - shipped).max() < 100
+    assert (lossless_tables.byte_table() == wavefront.shipped().tables["byte"].weights).all()
+    assert (
+        wavefront.shipped().scale_weights.sum(axis=1).max() <= 4096
+    )  # so that a scale stays below 2**28
+
+
+def test_chosen_tables_cost_what_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as they are not tilted."""
+    monkeypatch.setattr(lossless_fit, "choose_tilts", lambda index, error: side_info.NO_TILTS)
+    slab = scan_like((8, 64, 64))
+    slab -= slab.min()
+    side = side_info.Side(
+        0,
+        int(slab.max()),
+        border=lossless_fit.choose_border(slab),
+        predictor=lossless_fit.fit_predictor(slab),
+    )
+    found = prediction.predict(slab, side)
+    context, error = found.context, found.error
+    assert sum(found.sizes) == context.size == error.size == slab.size
+    kinds = lossless_fit.choose_kinds(context, error)
+    bits = 0.0
+    buckets = (
+        context >> 4
+    ) % lossless_fit.BUCKETS  # above them: what tells how the tables are tilted
+    for bucket in np.unique(buckets).tolist():
+        chosen = buckets == bucket
+        if kinds[bucket]:
+            bits += lossless_fit.cost(
+                int(kinds[bucket]), (context[chosen] & 15).astype(np.intp), error[chosen]
+            )
+    payload = len(encode(slab))
+    assert bits / 8 < payload < bits / 8 * 1.01 + 400

@@ -1,0 +1,102 @@
+"""Signs hidden in parities."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mricodec.models.lossy import entropy_models as entropy
+from mricodec.models.lossy import sign_hiding as hiding
+from mricodec.models.lossy.context_model import INDEX_SKIP
+from mricodec.models.lossy.rdo import RDO_LAMBDA, bits_to_grow, hiding_weights, rdo_quantise
+
+WEIGHTS = hiding_weights().numpy()
+COSTS = RDO_LAMBDA * bits_to_grow().numpy()
+
+
+def symbols(
+    planes: int, count: int, low: int, high: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices, errors and their quantised values [planes, count]."""
+    rng = np.random.default_rng(planes * count + low)
+    index = rng.integers(low, high, (planes, count)).astype(np.uint8)
+    index[index < INDEX_SKIP] = 0
+    error = (rng.laplace(size=index.shape) * 0.05 * 2 ** (index / 8) / 2**0.5).astype(np.float32)
+    q = (
+        rdo_quantise(torch.from_numpy(error), torch.from_numpy(index.astype(np.float32)))
+        .numpy()
+        .astype(np.int64)
+    )
+    q[index == 0] = 0
+    return index, error, q
+
+
+def price(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
+    """Squared error + lambda bits, signs included."""
+    sigma = entropy.sigma_of(torch.from_numpy(index.astype(np.float64)).clamp(min=1))
+    bits = (
+        entropy.laplace_bits(torch.from_numpy(q.astype(np.float64)), sigma).numpy()[index > 0].sum()
+    )
+    return float(((error - q) ** 2)[index > 0].sum() + RDO_LAMBDA * bits)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (4, 64), (5, 3000)])
+@pytest.mark.parametrize("scales", [(0, 8), (0, 30), (10, 60), (40, 207)])
+def test_parities_say_the_signs(shape: tuple[int, int], scales: tuple[int, int]) -> None:
+    index, error, q = symbols(*shape, *scales)
+    cells = hiding.SignGroups.of(index, WEIGHTS, 1)
+    changed, hidden = hiding.hide(cells, q, error, COSTS, index)
+    at, negative = hiding.hidden(cells, np.abs(changed))
+    assert np.array_equal(np.sort(hidden), at)
+    assert ((changed.reshape(-1)[at] < 0) == (negative == 1)).all()
+    assert np.abs(changed - q).max() <= 1 and not changed[index == 0].any()
+    if scales == (10, 60) and shape[1] == 3000:
+        assert len(at) > 1000 and 0.25 * len(at) < (changed != q).sum() < 0.5 * len(at)
+        assert price(index, error, changed) - RDO_LAMBDA * len(at) < 0.985 * price(index, error, q)
+
+
+def test_cells() -> None:
+    """As FORMAT.md defines them, symbol by symbol."""
+    index, _, q = symbols(8, 6000, 0, 50)
+    index[2] = 0  # nothing sent
+    index[3, 100:] = 0  # too little for a cell
+    index[4:, 600:] = 0  # a slab of smaller cells
+    q[index == 0] = 0
+    patterns = (9, 13, 11, 15)
+    expected = []
+    for slab in (range(4), range(4, 8)):
+        whole = sum(int(WEIGHTS[i]) for n in slab for i in index[n])
+        size = min(160 * 1024, math.isqrt(8 * 1024 * whole))
+        cells = []  # of all planes: plane, its carriers, what lies before them, start, width
+        for n in slab:
+            weight = [int(WEIGHTS[i]) for i in index[n]]
+            before = [sum(weight[:j]) for j in range(len(weight))]
+            total = sum(weight)
+            count = (2 * total + size) // (2 * size)
+            edge = [-(-c * total // count) for c in range(count + 1)] if count else []
+            for c in range(count):
+                inside = [
+                    j for j, w in enumerate(weight) if w and edge[c] <= before[j] < edge[c + 1]
+                ]
+                cells.append((n, inside, before, edge[c], edge[c + 1] - edge[c]))
+        assert {cell[0] for cell in cells} == set(slab) - {2, 3}
+        for c, (last, cell) in enumerate(itertools.pairwise(cells), 1):
+            n, inside, before, start, width = cell
+            asked = [j for j in last[1] if q[last[0], j]]
+            told = width // 4096 if c % 8 else 0
+            sums = [0] * told
+            for j in inside:
+                first = told * (before[j] - start) // width
+                for k in range(4):
+                    if first + k < told and patterns[(40503 * j // 256) % 4] >> k & 1:
+                        sums[first + k] += abs(int(q[n, j]))
+            expected += [
+                (6000 * last[0] + j, total % 2) for j, total in zip(asked, sums, strict=False)
+            ]
+    at, negative = hiding.hidden(hiding.SignGroups.of(index, WEIGHTS, 2), np.abs(q))
+    assert list(zip(at.tolist(), negative.tolist(), strict=True)) == expected
+    assert len(expected) > 100
