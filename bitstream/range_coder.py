@@ -1,4 +1,4 @@
-"""Integers <-> bytes, by integer probability tables (FORMAT.md, "Entropy coder").
+"""Integers <-> bytes, by integer probability tables (format/entropy.md).
 
 A network never computes a probability: it chooses, for every value, the *index* of a table that was shipped
 with the weights. An index stands for a row of the tables and a number k of low bits that are sent as they

@@ -1,4 +1,4 @@
-"""Payloads of a series of files: the table of files, what surrounds their voxels, other bytes (FORMAT.md, "Series").
+"""Payloads of a series of files: the table of files, what surrounds their voxels, other bytes (format/series.md).
 
 file = head | voxels of a stack  | tail        kind VOXELS
 file = head | bytes as they were | tail        kind BYTES; head and tail are empty where nothing could be told apart

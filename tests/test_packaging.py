@@ -32,7 +32,7 @@ def packages() -> set[Path]:
 
 def shipped() -> set[Path]:
     """Files that the package needs, relative to the root."""
-    patterns = ["*.py", "py.typed", "sample/*", "weights/*.safetensors"]
+    patterns = ["*.py", "py.typed", "FORMAT.md", "format/*.md", "sample/*", "weights/*.safetensors"]
     return {
         path.relative_to(ROOT)
         for folder in packages()

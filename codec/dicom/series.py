@@ -1,4 +1,4 @@
-"""A DICOM series in one stream, and the identical files out of it (FORMAT.md, "Series").
+"""A DICOM series in one stream, and the identical files out of it (format/series.md).
 
     files --dicom.py--> stacks of pictures --Encoder--> slabs       the largest stack is the volume of the stream,
       |                                                             further ones are streams of their own in it

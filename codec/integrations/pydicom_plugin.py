@@ -10,7 +10,7 @@
 
 A private transfer syntax (PS3.5 section 10.1), for interchange between users of mricodec only: a PACS may store such objects
 but can't forward them by C-STORE. Without this module pydicom still reads and saves them, all but the pixels. Every frame is a
-stream of its own (FORMAT.md, "DICOM frames"), so slices are not predicted from each other: a series is smaller as one stream.
+stream of its own (format/series.md, "DICOM frames"), so slices are not predicted from each other: a series is smaller as one stream.
 
 Grey values of 8, 16 and 32 bits allocated, signed or not, and colours of 8. As with every compressed transfer syntax, pydicom
 takes PixelData for little-endian: a big-endian data set needs `compress(MRICODEC_LOSSLESS, arr=dataset.pixel_array)`.

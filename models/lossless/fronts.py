@@ -14,7 +14,7 @@ the neighbourhood on all sides counts.
 The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002, ch. 6)
 follow what no predictor of the whole slab can; each leans on the filter of the row above and on that of the same
 row in the slice before. All of it is integer arithmetic, much of it in float64 with integers below 2**53.
-FORMAT.md, "PredictiveCoder coder", states every step.
+format/predictive.md states every step.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ _MARGIN = 12  # unused rows of lanes before the first
 
 
 class TableSet(NamedTuple):
-    """Integer probability tables (FORMAT.md, "Entropy coder")."""
+    """Integer probability tables (format/entropy.md)."""
 
     weights: NDArray[np.uint32]  # [rows, bins + 1], rows sum to 2**24, last column escapes
     low: int

@@ -2,7 +2,7 @@
 
 `wavefront` predicts the voxels of a lattice plane and says how uncertain it is; here the errors meet their
 probability tables. `lossless_fit` makes the encoder's choices; they travel at the start of the slab's stream.
-FORMAT.md, "PredictiveCoder coder", has every step.
+format/predictive.md has every step.
 """
 
 from __future__ import annotations

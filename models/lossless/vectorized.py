@@ -1,7 +1,7 @@
 """Prediction of a whole slab at once, for an encoder without filters and bound: it knows every voxel already.
 
 The contexts and errors of `wavefront` in a fraction of its time: slice by slice, some rows at a time, in 32-bit integers
-where the values allow it. FORMAT.md, "PredictiveCoder coder", has the names (X, E, P, S, N) and what lies beyond the slab.
+where the values allow it. format/predictive.md has the names (X, E, P, S, N) and what lies beyond the slab.
 """
 
 from __future__ import annotations

@@ -246,12 +246,17 @@ def test_range_encoder_is_as_specified(tables: Tables, seed: int, n: int) -> Non
     assert encoder.finish() == reference.finish()
 
 
-def test_the_example_of_format_md() -> None:
+def test_the_example_of_the_page() -> None:
     tables = Tables(np.array([[1 << 22, 1 << 23, 1 << 20, 3 << 20]], np.uint32), -1, 0)
     encoder = EntropyEncoder()
     encoder.code(tables, np.zeros(7, np.uint8), np.array([0, -1, 1, 0, 5, 0, -300]))
     assert encoder.finish().hex(" ") == "b8 a4 6f 59 00 80 38 de"
-    page = Path(entropycoder.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+    page = (
+        Path(entropycoder.__file__)
+        .with_name("format")
+        .joinpath("entropy.md")
+        .read_text(encoding="utf-8")
+    )
     assert encoder.finish().hex(" ") in page
 
 

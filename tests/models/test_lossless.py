@@ -231,7 +231,7 @@ def test_flipped_bits_decode_to_something_or_are_a_format_error() -> None:
 
 
 class Reference:
-    """The arithmetic of FORMAT.md, "PredictiveCoder coder", voxel by voxel in Python's integers."""
+    """The arithmetic of format/predictive.md voxel by voxel in Python's integers."""
 
     def __init__(
         self,
