@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .main import _bytes
+from .console import byte_count as _bytes
 
 if TYPE_CHECKING:
     from mricodec.codec.integrations.batch import Outcome, Summary

@@ -202,8 +202,8 @@ def _voxels(path: Path) -> tuple[NDArray[Any], int]:
     from mricodec.codec.dicom.series import series_voxels
     from mricodec.codec.evaluation.rate_distortion import Source
 
-    from .main import naming
-    from .series import is_series
+    from .dicom import is_series
+    from .files import naming
 
     if is_series((str(path),)):
         (series, *others) = codec.find_series(path)

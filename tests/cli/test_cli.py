@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from fake_model import FakeModel
 from nifti_files import single, smooth, write_pair
 
 from mricodec import codec
-from mricodec.cli import main
+from mricodec.cli import console, main
 from mricodec.codec import api, version
 from mricodec.codec import atomic as output
 
@@ -276,7 +277,7 @@ def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
         (["encode", scan, "-o", ""], "name of the output"),
         (["encode", scan, "-o", scan, "-f"], "input"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--quality", "101"], "quality"),
-        (["encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--quality", "1"], "--lossless"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--quality", "1"], "lossless"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--model", "none"], "none"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--threads", "0"], "threads"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--nonsense"], "nonsense"),
@@ -286,6 +287,8 @@ def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
         (["decode", stream, "-o", tmp_path / "x.txt"], ".nii"),
         (["decode", stream, "-o", tmp_path / "x.hdr"], "one file"),
         (["nonsense"], "nonsense"),
+        (["--nonsense"], "nonsense"),
+        (["study", "run", "--nonsense"], "nonsense"),
     ]
     for arguments, part in cases:
         result = run(*arguments)
@@ -457,19 +460,57 @@ def test_as_a_process(scan: Path, tmp_path: Path) -> None:
     assert b"Traceback" not in python("decode", scan, "-o", "-").stderr
 
 
-def test_progress_only_on_a_terminal(
+def test_bar_only_on_a_terminal_and_after_a_second(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with main._progress("encode", quiet=False) as progress:
-        assert progress is None
+    now = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    for terminal, quiet, seconds in ((False, False, 9), (True, True, 9), (True, False, 0.9)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda answer=terminal: answer, raising=False)
+        with console.Bar("encode", quiet=quiet) as bar:
+            now += seconds
+            bar.update(0.5)
+        assert capsys.readouterr().err == ""
+
+
+def test_bar_has_label_percent_speed_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(main, "PROGRESS_AFTER", 0.0)
-    with main._progress("encode", quiet=True) as progress:
-        assert progress is None
-    with main._progress("encode", quiet=False) as progress:
-        assert progress is not None
-        progress(0.42)
-    assert "encode  42%" in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "100")
+    with console.Bar("encode a.nii", size=80e6) as bar:
+        now += 10
+        bar.update(0.25)
+        shown = capsys.readouterr().err
+        for part in ("encode a.nii", " 25 % ", "2 MB/s", "0:30 left"):
+            assert part in shown
+        console.say("a note")
+        assert capsys.readouterr().err == "\r\033[Ka note\n"
+        now += 10
+        bar.count(3, 4, "b.nii")
+        shown = capsys.readouterr().err
+        assert "encode a.nii: 3 of 4, b.nii" in shown and " 75 % " in shown
+        monkeypatch.setenv("COLUMNS", "60")
+        now += 1
+        bar.update(0.8, "a very long name " * 9)
+        assert len(capsys.readouterr().err.removeprefix("\r\033[K")) < 60
+    assert capsys.readouterr().err == "\r\033[K"
+
+
+def test_verbose_shows_the_log(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of the library, on stderr, and only while the command runs."""
+    plain = codec.verify
+
+    def verify(*arguments: Any, **options: Any) -> Any:
+        logging.getLogger("mricodec.codec.inspection").info("checked")
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(codec, "verify", verify)
+    assert run("verify", stream).stderr == ""
+    assert run("verify", stream, "-v").stderr == "mricodec.codec.inspection: checked\n"
+    assert run("verify", stream).stderr == "" and not logging.getLogger("mricodec").handlers
 
 
 def test_threads(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

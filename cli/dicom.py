@@ -1,4 +1,4 @@
-"""`encode` and `decode` of DICOM series: what main.py hands over. `wrap` and `unwrap`."""
+"""DICOM: `wrap`, `unwrap`, and what `encode` and `decode` do with a series."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .main import _bytes, _check_output, _input, _progress, _WrongUsage, naming
+from . import console, files
 
 if TYPE_CHECKING:
     from mricodec import codec
@@ -27,7 +27,7 @@ def is_series(paths: tuple[str, ...]) -> bool:
 
     if len(paths) > 1 or Path(paths[0]).is_dir():
         if "-" in paths:
-            raise _WrongUsage("-: expected one scan from stdin, found other paths beside it")
+            raise click.UsageError("-: expected one scan from stdin, found other paths beside it")
         return True
     if paths[0] == "-":
         return False
@@ -50,7 +50,7 @@ def encode(
 
     found = codec.find_series(paths)
     if not any(series.uid for series in found):
-        raise _WrongUsage(
+        raise click.UsageError(
             f"{', '.join(paths)}: expected DICOM files, found none; give one NIfTI scan at a time"
         )
     failed = False
@@ -60,13 +60,12 @@ def encode(
     for series, target in zip(found, targets, strict=True):
         start = time.perf_counter()
         try:
-            with _progress(f"encode {target.name}", quiet) as progress:
-                report = codec.encode_series_file(series, target, encoder, progress=progress)
+            with console.Bar(f"encode {target.name}", quiet=quiet) as bar:
+                report = codec.encode_series_file(series, target, encoder, progress=bar.update)
         except (ValueError, OSError) as error:
             failed = True
-            click.echo(
-                f"{series.title or series.uid}: not encoded: {' '.join(str(error).split())}",
-                err=True,
+            console.say(
+                f"{series.title or series.uid}: not encoded: {' '.join(str(error).split())}"
             )
             continue
         failed = failed or report.damaged
@@ -76,10 +75,9 @@ def encode(
                 " + ".join("x".join(map(str, shape[::-1])) for shape in report.shapes)
                 or "no coded voxels"
             )
-            click.echo(
-                f"{series.title or 'series'} -> {target}: {report.files} files, {shapes}, {_bytes(report.original_bytes)} -> "
-                f"{_bytes(report.stream_bytes)}, ratio {report.ratio:.2f}, {report.mode}, {time.perf_counter() - start:.1f} s",
-                err=True,
+            console.say(
+                f"{series.title or 'series'} -> {target}: {report.files} files, {shapes}, {console.byte_count(report.original_bytes)} -> "
+                f"{console.byte_count(report.stream_bytes)}, ratio {report.ratio:.2f}, {report.mode}, {time.perf_counter() - start:.1f} s"
             )
     if failed:
         raise click.exceptions.Exit(1)
@@ -92,7 +90,7 @@ def _deidentified(found: list[Series], remover: codec.Deidentifier) -> tuple[lis
         try:
             clean.append(remover.series(series))
         except ValueError as error:
-            click.echo(f"{series.title or series.uid}: not encoded: {error}", err=True)
+            console.say(f"{series.title or series.uid}: not encoded: {error}")
     return clean, len(clean) < len(found)
 
 
@@ -106,7 +104,7 @@ def decodes_to_files(stream: str, output: str, form: str | None) -> bool:
         return True
     from mricodec import codec
 
-    with naming(stream):
+    with files.naming(stream):
         return codec.info(stream).files > 0
 
 
@@ -115,15 +113,18 @@ def decode(stream: str, output: str, *, device: str, force: bool, quiet: bool) -
     from mricodec import codec
 
     start = time.perf_counter()
-    with naming(stream), _input(stream) as source, _progress("decode", quiet) as progress:
+    with (
+        files.naming(stream),
+        files.open_input(stream) as source,
+        console.Bar("decode", quiet=quiet) as bar,
+    ):
         decoder = codec.Decoder(device=device)
         names = codec.restore_series(
-            source, output, force=force, decoder=decoder, progress=progress
+            source, output, force=force, decoder=decoder, progress=bar.update
         )
     if not quiet:
-        click.echo(
-            f"{stream} -> {output}: {len(names)} files, {time.perf_counter() - start:.1f} s",
-            err=True,
+        console.say(
+            f"{stream} -> {output}: {len(names)} files, {time.perf_counter() - start:.1f} s"
         )
 
 
@@ -139,9 +140,9 @@ def further_stacks(
         ending = next(ending for ending in NIFTI_NAMES[::-1] if output.lower().endswith(ending))
         name = f"{output[: -len(ending)]}_{number}{output[-len(ending) :]}"
         if Path(name).exists() and not force:
-            raise _WrongUsage(f"{name} exists; use --force to overwrite it")
+            raise click.UsageError(f"{name} exists; use --force to overwrite it")
         decode_file(payload, name)
-        click.echo(f"{stream} -> {name}: a further stack of the series", err=True)
+        console.say(f"{stream} -> {name}: a further stack of the series")
 
 
 def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
@@ -152,12 +153,12 @@ def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
             listing = "; ".join(
                 f"{s.title or s.uid or 'others'}: {len(s.instances)} files" for s in found
             )
-            raise _WrongUsage(
+            raise click.UsageError(
                 f"{output}: expected a folder for {len(found)} series, found the name of a file ({listing})"
             )
         folder = True
     if not output.parent.is_dir():
-        raise _WrongUsage(f"{output.parent}: no such folder for the output; make it first")
+        raise click.UsageError(f"{output.parent}: no such folder for the output; make it first")
     if not folder:
         targets = [output]
     else:
@@ -174,9 +175,9 @@ def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
     }
     for target in targets:
         if os.path.realpath(target) in sources:
-            raise _WrongUsage(f"{target} is an input too; choose another name")
+            raise click.UsageError(f"{target} is an input too; choose another name")
         if target.exists() and not force:
-            raise _WrongUsage(f"{target} exists; use --force to overwrite it")
+            raise click.UsageError(f"{target} exists; use --force to overwrite it")
     if folder:
         output.mkdir(exist_ok=True)
     return targets
@@ -190,7 +191,7 @@ def _show_notes(notes: tuple[tuple[str, str], ...], verbose: bool) -> None:
     for note, names in files.items():
         for name in names if verbose else names[:1]:
             more = f" (and {len(names) - 1} files more)" if len(names) > 1 and not verbose else ""
-            click.echo(f"{name}{more}: {note}", err=True)
+            console.say(f"{name}{more}: {note}")
 
 
 @click.command()
@@ -207,7 +208,7 @@ def wrap(stream: Path, output: Path, force: bool) -> None:
     """Put STREAM into a DICOM object (Raw Data) that a PACS stores and forwards."""
     from mricodec.codec.dicom import raw_data as wrapping
 
-    with naming(str(stream)):
+    with files.naming(str(stream)):
         _write(output, wrapping.wrap(stream.read_bytes()), stream, force)
 
 
@@ -225,13 +226,13 @@ def unwrap(file: Path, output: Path, force: bool) -> None:
     """Take the stream out of the DICOM object FILE."""
     from mricodec.codec.dicom import raw_data as wrapping
 
-    with naming(str(file)):
+    with files.naming(str(file)):
         _write(output, wrapping.unwrap(file.read_bytes()), file, force)
 
 
 def _write(output: Path, data: bytes, source: Path, force: bool) -> None:
     from mricodec.codec.atomic import replacing
 
-    _check_output(str(output), str(source), force)
+    files.check_output(str(output), str(source), force)
     with replacing(output) as file:
         file.write(data)

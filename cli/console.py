@@ -1,0 +1,308 @@
+"""What all commands share: errors of one line, common options, progress bars, tables, JSON.
+
+Results go to stdout; everything else (progress, notes, errors) goes to stderr through `say`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+# Seconds of work before a progress bar appears: what is finished by then needs none.
+BAR_DELAY = 1.0
+# Seconds between two drawings of a progress bar.
+BAR_INTERVAL = 0.1
+# Columns of the bar between its brackets.
+BAR_COLUMNS = 24
+
+
+class OneLineError(click.ClickException):
+    """`Error: MESSAGE` in one line; exit code 1 for bad data, 2 for wrong usage."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(" ".join(message.split()).removesuffix("."))
+        self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn every error that a user can cause into a `OneLineError`; faults of the program pass."""
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2: it shows the help.
+            raise
+        raise OneLineError(error.format_message(), 2) from error
+    except (OSError, ValueError, MemoryError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise
+        raise _one_line(error) from error
+    except RuntimeError as error:
+        # torch reports a lack of memory as RuntimeError, of which click's signals are a subclass.
+        if "memory" not in str(error):
+            raise
+        raise _one_line(MemoryError(str(error))) from error
+
+
+def _one_line(error: Exception) -> OneLineError:
+    from mricodec.bitstream.errors import FormatError
+
+    message = error_text(error)
+    if isinstance(error, MemoryError):
+        message = (
+            f"not enough memory ({message}): close other programs, "
+            "or decode a part with --slices or --volumes"
+        )
+    elif isinstance(error, ImportError):
+        message = f"{message}: reinstall with 'pip install mricodec'"
+    is_usage = isinstance(error, ValueError) and not isinstance(error, FormatError)
+    return OneLineError(message, 2 if is_usage else 1)
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, in one line; an OSError without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# Options that several commands have. ------------------------------------------------------------
+
+
+def _set_threads(_: click.Context, __: click.Parameter, threads: int | None) -> None:
+    """Limit the threads before numpy and torch are imported, which read these variables then."""
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+
+
+def _start_log(context: click.Context, _: click.Parameter, verbose: bool) -> bool:
+    """Show what the library logs while the command runs."""
+    if verbose:
+        import logging
+
+        logger = logging.getLogger("mricodec")
+        handler = logging.StreamHandler(_LogStream())
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        before = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+
+        def end() -> None:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+
+        context.call_on_close(end)
+    return verbose
+
+
+class _LogStream:
+    """A text stream whose lines don't break a progress bar."""
+
+    def write(self, text: str) -> None:
+        say(text.rstrip("\n"))
+
+    def flush(self) -> None:
+        pass
+
+
+force_option = click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    callback=_start_log,
+    help="Say more about the result, and show the log.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_set_threads,
+    expose_value=False,
+    help="CPU threads; default: all cores.",
+)
+
+
+def coding_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that encodes or decodes."""
+    for option in (verbose_option, quiet_option, device_option, threads_option):
+        command = option(command)
+    return command
+
+
+# Progress and messages on stderr. ---------------------------------------------------------------
+
+_visible_bar: Bar | None = None
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, above a progress bar if there is one."""
+    if _visible_bar is not None:
+        _visible_bar.clear()
+    click.echo(text, err=True)
+
+
+class Bar:
+    """A progress bar: `label  42 % [####....]  12.3 MB/s  0:07 left`.
+
+    Only on a terminal, and only for what takes longer than `BAR_DELAY`. `size` is the number of
+    bytes that the work takes in, from which the speed comes; None where it is not known.
+    """
+
+    def __init__(self, label: str, *, quiet: bool = False, size: float | None = None) -> None:
+        self._label = label
+        self._size = size
+        self._enabled = not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._start = time.monotonic()
+        self._drawn_at = self._start
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def update(self, fraction: float, detail: str = "") -> None:
+        """Draw the bar for the fraction done; `detail` stands behind the label."""
+        global _visible_bar
+        now = time.monotonic()
+        if not self._enabled or now - self._start < BAR_DELAY:
+            return
+        if now - self._drawn_at < BAR_INTERVAL and fraction < 1:
+            return
+        self._drawn_at = now
+        _visible_bar = self
+        line = self._line(min(max(fraction, 0.0), 1.0), now - self._start, detail)
+        click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+    def count(self, done: int, total: int, detail: str = "") -> None:
+        """Draw the bar for `done` items of `total`."""
+        numbers = f"{done} of {total}"
+        self.update(done / total if total else 1.0, f"{numbers}, {detail}" if detail else numbers)
+
+    def clear(self) -> None:
+        """Erase the bar; the next update draws it again."""
+        global _visible_bar
+        if _visible_bar is self:
+            click.echo("\r\033[K", nl=False, err=True)
+            _visible_bar = None
+
+    def _line(self, fraction: float, seconds: float, detail: str) -> str:
+        room = shutil.get_terminal_size().columns - 1
+        columns = min(BAR_COLUMNS, room // 5)
+        filled = round(fraction * columns)
+        parts = [f"{100 * fraction:3.0f} %", "[" + "#" * filled + "." * (columns - filled) + "]"]
+        if self._size and fraction > 0 and seconds > 0:
+            parts.append(f"{byte_count(self._size * fraction / seconds)}/s")
+        if 0 < fraction < 1:
+            parts.append(f"{duration(seconds / fraction * (1 - fraction))} left")
+        head, tail = f"{self._label}: {detail}" if detail else self._label, "  ".join(parts)
+        room -= len(tail) + 2
+        if len(head) > room:
+            head = head[: max(room - 3, 0)] + "..."
+        return f"{head}  {tail}"[: shutil.get_terminal_size().columns - 1]
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:07, 12:30, 1:00:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# Results. ---------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values, the values one below the other."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Cells of equal rows; the first column is flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def json_text(value: Any) -> str:
+    """JSON, in which numbers that it can't hold (infinities, NaN) are null."""
+    return json.dumps(_finite(value), indent=2)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def byte_count(count: float) -> str:
+    """Three digits and a decimal unit: 163 kB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+# The process. -----------------------------------------------------------------------------------
+
+# Whether the process may end without taking the interpreter apart, see `exit_at_once`.
+_at_once = False
+
+
+def exit_at_once() -> None:
+    """Let the process end without cleaning up, for which torch takes most of a second."""
+    global _at_once
+    _at_once = True
+
+
+def start_quickly() -> None:
+    """Import what reads streams, without threads of numpy, for commands that take no longer."""
+    exit_at_once()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    importlib.import_module("mricodec.codec")
+
+
+def exit_process(code: int) -> None:
+    """Flush the output and end; a full device or a closed pipe gives exit code 1, no traceback."""
+    at_once = _at_once
+    try:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except (OSError, ValueError) as error:
+        if code == 0 and getattr(error, "errno", None) != errno.EPIPE:
+            with contextlib.suppress(OSError, ValueError):
+                click.echo(f"Error: stdout: {error_text(error)}", err=True)
+        code, at_once = code or 1, True
+    if at_once:
+        os._exit(code)
+    sys.exit(code)
