@@ -15,10 +15,10 @@ import io
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats.free_text import ScanWithoutFreeText, list_free_text
 from mricodec.codec.pipeline.stream import Source, Stream, opened
 from mricodec.codec.volume import Scan
 
@@ -67,7 +67,7 @@ class Deidentifier:
 
     def scan(self, scan: Scan) -> Scan:
         """The same voxels, and a header without free text."""
-        return _CleanScan(scan)
+        return ScanWithoutFreeText(scan)
 
     def series(self, series: dicom.Series) -> dicom.Series:
         """The same files, cleaned, under neutral names; what can't be cleaned is left out, with a note on the first file."""
@@ -254,25 +254,6 @@ class _CleanSource(dicom.MemorySource):
         )
 
 
-class _CleanScan:
-    """A scan behind another header."""
-
-    lead = trailer = b""
-
-    def __init__(self, scan: Scan) -> None:
-        self.name, self.shape, self.dtype = scan.name, scan.shape, scan.dtype
-        self.affine, self.spacing_mm = scan.affine, scan.spacing_mm
-        self.slope, self.inter = scan.slope, scan.inter
-        self.declared_labels = scan.declared_labels
-        self.chunks = scan.chunks
-        self.header = nifti.bare_header(scan.header) if scan.header else b""
-        self.blocks = scan.blocks
-        self.close = scan.close
-
-    def gzip_file(self) -> BinaryIO | None:
-        return None
-
-
 @dataclass(frozen=True)
 class Finding:
     """Something in a stream that may identify a person, and its values in the files of the stream."""
@@ -299,7 +280,8 @@ def identifying(source: Source, *, limits: Limits | None = None) -> list[Finding
     with opened(source) as file:
         stream = Stream(file, limits or DEFAULT_LIMITS)
         if stream.table is None:
-            _list_nifti(stream, add)
+            for name, value in list_free_text(stream.header, stream.lead, stream.trailer):
+                add(name, value)
         else:
             for name, record in series_headers(file, limits=limits):
                 add("file name", name)
@@ -307,30 +289,6 @@ def identifying(source: Source, *, limits: Limits | None = None) -> list[Finding
     return [
         Finding(name, tuple(values)[:MAX_VALUES], len(values)) for name, values in found.items()
     ]
-
-
-def _list_nifti(stream: Stream, add: Callable[[str, str], None]) -> None:
-    if stream.header:
-        parsed = nifti.parse(stream.header, "ORIG")
-        for name, (offset, size) in nifti.FREE_TEXT[parsed.size].items():
-            text = stream.header[offset : offset + size].split(b"\0")[0]
-            if text.strip():
-                add(name, text.decode("utf-8", "replace"))
-        extensions = stream.header[parsed.size + 4 :]
-        if any(extensions):
-            add("extensions", _text_of(extensions))
-    for name, raw in (
-        ("bytes before the voxels", stream.lead),
-        ("bytes after the voxels", stream.trailer),
-    ):
-        if any(raw):
-            add(name, _text_of(raw))
-
-
-def _text_of(raw: bytes) -> str:
-    """The size, and what can be read."""
-    text = "".join(chr(byte) if 32 <= byte < 127 else " " for byte in raw[: 4 * MAX_SHOWN])
-    return f"{len(raw)} bytes: {' '.join(text.split())}"
 
 
 def _list_file(name: str, record: bytes, add: Callable[[str, str], None]) -> None:

@@ -1,1 +1,1 @@
-"""The formats of scans that can be read, and how a .nii.gz is made again."""
+"""The scan formats that can be read, and how a .nii.gz is compressed to the same bytes again."""

@@ -1,7 +1,8 @@
-"""How a .nii.gz was compressed, so that the identical file can be made again from the .nii inside.
+"""How a .nii.gz was compressed, so that the identical file can be written again from the .nii.
 
-zlib gives the same bytes for the same level and memory; the gzip header is kept. What was compressed by something
-else (GNU gzip, pigz, several members) is found not to match, and only the .nii is promised.
+zlib gives the same bytes for the same level and memory level; the gzip header is kept. A file that
+another program compressed (GNU gzip, pigz, several members) does not match; then only the .nii
+inside it is restored.
 """
 
 from __future__ import annotations
@@ -19,55 +20,67 @@ from typing import BinaryIO, cast
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader
 
-CHUNK = b"gZIP"  # ancillary: u8 level | u8 memory level | SHA-256 of the .nii.gz | its gzip header
-MAX_HEADER = 1 << 16
+# The ancillary chunk: u8 level | u8 memory level | SHA-256 of the .nii.gz | its gzip header.
+CHUNK = b"gZIP"
+# The longest gzip header that is kept.
+MAX_HEADER_SIZE = 1 << 16
+# Memory levels of zlib that are tried: its default, and its maximum.
+_MEMORY_LEVELS = (8, 9)
+# Bytes of a gzip file that are read at a time.
 _PIECE = 1 << 18
-_LEVELS_BY_HINT = {2: 9, 4: 1}  # XFL of RFC 1952
-_HCRC, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16  # FLG
+# Decompressed bytes that are compared at a time.
+_CONTENT_PIECE = 1 << 22
+# The level that XFL of the gzip header (RFC 1952) hints at; 6, the default, for other values.
+_LEVEL_BY_XFL = {2: 9, 4: 1}
+# Bits of FLG in the gzip header (RFC 1952).
+_FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 2, 4, 8, 16
 
 
 class GzipDiffers(UserWarning):
-    """The .nii.gz has the original .nii inside but other bytes outside, as this zlib compresses otherwise."""
+    """The restored .nii is identical, its .nii.gz is not: this zlib compresses otherwise."""
 
 
 @dataclass(frozen=True)
-class Wrapper:
-    """What makes the .nii.gz again."""
+class GzipRecipe:
+    """What restores a .nii.gz from its content."""
 
     level: int
-    memory: int
-    digest: bytes  # SHA-256 of the .nii.gz
+    memory_level: int
+    # SHA-256 of the .nii.gz.
+    digest: bytes
+    # The gzip header.
     header: bytes
 
     def __str__(self) -> str:
         return f"zlib level {self.level}"
 
     def pack(self) -> bytes:
-        return bytes((self.level, self.memory)) + self.digest + self.header
+        return bytes((self.level, self.memory_level)) + self.digest + self.header
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Wrapper:
-        """FormatError if it is none."""
+    def unpack(cls, payload: bytes) -> GzipRecipe:
+        """The recipe in a chunk; FormatError if it is damaged."""
         fields = ByteReader(payload, CHUNK.decode())
-        level, memory = fields.take(2)
-        wrapper = cls(level, memory, fields.take(32), fields.take(fields.left))
+        level, memory_level = fields.take(2)
+        recipe = cls(level, memory_level, fields.take(32), fields.take(fields.left))
         if not (
             1 <= level <= 9
-            and 1 <= memory <= 9
-            and _header_size(wrapper.header) == len(wrapper.header)
+            and 1 <= memory_level <= 9
+            and _header_size(recipe.header) == len(recipe.header)
         ):
             raise FormatError(
-                f"expected how to make a .nii.gz in {CHUNK.decode()}, found damage: the file is damaged"
+                f"expected zlib's levels and a gzip header in {CHUNK.decode()}, found others: "
+                "the file is damaged"
             )
-        return wrapper
+        return recipe
 
-    def _compressor(self) -> zlib._Compress:
-        return zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS, self.memory)
+    def compressor(self) -> zlib._Compress:
+        return zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS, self.memory_level)
 
     @contextlib.contextmanager
     def compressing(self, file: BinaryIO, name: str) -> Iterator[BinaryIO]:
-        """Compress what is written into `file`; warning `GzipDiffers` if it comes out otherwise."""
-        writer = _Writer(file, self._compressor(), self.header)
+        """A file whose content is compressed into `file`; warning `GzipDiffers` if that differs."""
+        writer = _GzipWriter(file, self.compressor(), self.header)
         with io.BufferedWriter(writer, _PIECE) as buffer:
             yield cast(BinaryIO, buffer)
         if writer.digest() != self.digest:
@@ -77,53 +90,53 @@ class Wrapper:
             warnings.warn(message, GzipDiffers, stacklevel=3)
 
 
-def find_wrapper(file: BinaryIO) -> Wrapper | None:
-    """How a .nii.gz was made, verified to its last byte; None if it can't be made again.
+def find_recipe(file: BinaryIO) -> GzipRecipe | None:
+    """The recipe of a .nii.gz, verified to its last byte; None if zlib can't write it again.
 
-    The file is left where it was. OSError.
+    The position of `file` is restored. OSError.
     """
-    place = file.tell()
+    position = file.tell()
     try:
         file.seek(0)
-        header = file.read(MAX_HEADER)
+        header = file.read(MAX_HEADER_SIZE)
         header = header[: _header_size(header)]
         if not header:
             return None
-        hint = _LEVELS_BY_HINT.get(header[8], 6)
-        levels = [hint, *(level for level in range(9, 0, -1) if level != hint)]
-        for memory in (8, 9):
-            for level in levels:  # a wrong one differs from the first block of deflate on
-                wrapper = Wrapper(level, memory, bytes(32), header)
-                if _verified(file, wrapper):
-                    return replace(wrapper, digest=_digest(file))
+        likely = _LEVEL_BY_XFL.get(header[8], 6)
+        levels = [likely, *(level for level in range(9, 0, -1) if level != likely)]
+        for memory_level in _MEMORY_LEVELS:
+            for level in levels:  # A wrong one differs from the first deflate block on.
+                recipe = GzipRecipe(level, memory_level, bytes(32), header)
+                if _restores(recipe, file):
+                    return replace(recipe, digest=_digest(file))
         return None
     finally:
-        file.seek(place)
+        file.seek(position)
 
 
-def _verified(file: BinaryIO, wrapper: Wrapper) -> bool:
-    """Compress the content again and compare; in pieces."""
-    file.seek(len(wrapper.header))
+def _restores(recipe: GzipRecipe, file: BinaryIO) -> bool:
+    """Compress the content again, in pieces, and compare it with the file."""
+    file.seek(len(recipe.header))
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    deflate = wrapper._compressor()
-    expected = bytearray()  # bytes of the file that are not compared yet
+    deflate = recipe.compressor()
+    # Bytes of the file that are not compared yet.
+    expected = bytearray()
     crc = size = 0
     try:
         done = False
         while not done:
             piece = inflate.unconsumed_tail or file.read(_PIECE)
-            content = inflate.decompress(piece, 1 << 22)
+            content = inflate.decompress(piece, _CONTENT_PIECE)
             done = inflate.eof
             if not (piece or content or done):
                 return False
-            expected += piece[
-                : len(piece) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
-            ]
+            unused = len(inflate.unconsumed_tail) + len(inflate.unused_data)
+            expected += piece[: len(piece) - unused]
             crc, size = zlib.crc32(content, crc), size + len(content)
-            made = deflate.compress(content) + (deflate.flush() if done else b"")
-            if not expected.startswith(made):
+            compressed = deflate.compress(content) + (deflate.flush() if done else b"")
+            if not expected.startswith(compressed):
                 return False
-            del expected[: len(made)]
+            del expected[: len(compressed)]
     except zlib.error:
         return False
     trailer = inflate.unused_data + file.read(16)
@@ -139,23 +152,23 @@ def _digest(file: BinaryIO) -> bytes:
 
 
 def _header_size(raw: bytes) -> int:
-    """Of a gzip header (RFC 1952, 2.3) at the start of `raw`; 0 for none or one that is not complete."""
+    """Bytes of the gzip header (RFC 1952, 2.3) that `raw` begins with; 0 if none is complete."""
     if len(raw) < 10 or raw[:3] != b"\x1f\x8b\x08":
         return 0
-    flags, at = raw[3], 10
-    if flags & _EXTRA:
-        at += 2 + int.from_bytes(raw[at : at + 2], "little")
-    for flag in (_NAME, _COMMENT):
+    flags, size = raw[3], 10
+    if flags & _FEXTRA:
+        size += 2 + int.from_bytes(raw[size : size + 2], "little")
+    for flag in (_FNAME, _FCOMMENT):
         if flags & flag:
-            at = raw.find(b"\0", at) + 1
-            if at == 0:
+            size = raw.find(b"\0", size) + 1
+            if size == 0:
                 return 0
-    at += 2 if flags & _HCRC else 0
-    return at if at <= len(raw) else 0
+    size += 2 if flags & _FHCRC else 0
+    return size if size <= len(raw) else 0
 
 
-class _Writer(io.RawIOBase):
-    """The gzip file, from its content."""
+class _GzipWriter(io.RawIOBase):
+    """Writes a gzip file from its content."""
 
     def __init__(self, file: BinaryIO, deflate: zlib._Compress, header: bytes) -> None:
         self._file = file

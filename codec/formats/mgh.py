@@ -11,18 +11,21 @@ import numpy as np
 from mricodec.bitstream.errors import FormatError
 from mricodec.codec.volume import ArrayScan, Scan, Volume
 
-from .nifti import open_decompressed
+from .gzip_input import open_decompressed
 
+# The version field of every MGH header, bytes 0 to 3.
 _VERSION = (1).to_bytes(4, "big")
+# The largest code of a data type, bytes 20 to 23.
+_MAX_TYPE = 10
 
 
-def accept(prefix: bytes) -> bool:
-    """Whether decompressed bytes begin with version 1 and a type that MGH has (bytes 0-3 and 20-23)."""
-    return prefix[:4] == _VERSION and prefix[20:23] == bytes(3) and prefix[23:24] <= b"\x0a"
+def is_mgh(prefix: bytes) -> bool:
+    """Whether decompressed bytes begin with version 1 and have a data type of MGH."""
+    return prefix[:4] == _VERSION and int.from_bytes(prefix[20:24], "big") <= _MAX_TYPE
 
 
 def open_scan(source: str | os.PathLike[str] | BinaryIO, name: str) -> Scan:
-    """The whole scan in memory; the voxels and the geometry are kept, not the bytes of the header."""
+    """The whole scan in memory; voxels and geometry are kept, the bytes of the header are not."""
     from nibabel.freesurfer.mghformat import MGHImage
 
     if isinstance(source, (str, os.PathLike)):
@@ -37,7 +40,7 @@ def open_scan(source: str | os.PathLike[str] | BinaryIO, name: str) -> Scan:
         if error.errno is not None:
             raise
         raise _damaged(name, error) from error
-    except Exception as error:  # nibabel lets the errors of numpy, struct and zlib through
+    except Exception as error:  # nibabel passes on the errors of numpy, struct and zlib.
         raise _damaged(name, error) from error
     volume = Volume.from_array(np.ascontiguousarray(array), spacing_mm=(k, j, i), affine=affine)
     return ArrayScan(volume, name)

@@ -43,7 +43,9 @@ from mricodec.codec import api, inspection
 from mricodec.codec.coders.workers import cores
 from mricodec.codec.dicom import files as dicom
 from mricodec.codec.dicom import series
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats.gzip_input import open_decompressed, peek
+from mricodec.codec.formats.nifti import pair_paths
+from mricodec.codec.formats.nifti_header import is_nifti
 
 LEDGER = "mricodec-batch.jsonl"
 WORKSHOP = ".mricodec-batch"  # folder of what is not complete yet
@@ -557,9 +559,7 @@ def _kind(path: Path, relative: str, decode: bool) -> tuple[str, str]:
         if not name.endswith(EXTENSIONS) or not is_stream(path):
             return "file", relative
         inner = relative[: relative.rindex(".")]
-        is_scan = (
-            inner.lower().endswith((".nii", ".nii.gz")) or nifti.pair_paths(Path(inner)) is not None
-        )
+        is_scan = inner.lower().endswith((".nii", ".nii.gz")) or pair_paths(Path(inner)) is not None
         return "stream", inner if is_scan else inner + ".nii.gz"
     if name.endswith((".nii", ".nii.gz")) or _second_of_pair(path) is not None:
         return "scan", relative + EXTENSIONS[0]
@@ -577,15 +577,15 @@ def is_stream(path: Path) -> bool:
 
 def _second_of_pair(path: Path) -> Path | None:
     """The .img file of a NIfTI .hdr file, if it is one."""
-    pair = nifti.pair_paths(path)
+    pair = pair_paths(path)
     if pair is None or pair[0] != path or not pair[1].is_file():
         return None
     try:
         with open(path, "rb") as file:
-            is_nifti = nifti.accept(nifti.peek(nifti.open_decompressed(file), 4, str(path)))
+            recognised = is_nifti(peek(open_decompressed(file), 4, str(path)))
     except (OSError, FormatError):
         return None
-    return pair[1] if is_nifti else None
+    return pair[1] if recognised else None
 
 
 def _start(threads: int) -> None:

@@ -39,7 +39,7 @@ from mricodec.bitstream.container import DEFAULT_LIMITS
 from mricodec.bitstream.errors import FormatError
 from mricodec.codec.api import Decoder, Encoder
 from mricodec.codec.atomic import replacing
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats import nifti_header
 from mricodec.codec.pipeline.stream import Stream, opened
 from mricodec.codec.tiling import Tiling
 
@@ -192,7 +192,7 @@ class _Streamed:
                 )
             raw = stream.header
             if not raw:
-                raw = nifti.make_header(
+                raw = nifti_header.make_header(
                     stream.shape,
                     stream.dtype,
                     stream.spacing_mm,
@@ -200,9 +200,9 @@ class _Streamed:
                     stream.slope,
                     stream.inter,
                 )
-            elif nifti.parse(raw, "ORIG").pair:
-                raw = nifti.single_file_header(raw)
-        kind = MricodecImage if nifti.parse(raw, "ORIG").size == 348 else MricodecNifti2Image
+            elif nifti_header.parse(raw, "ORIG").pair:
+                raw = nifti_header.single_file_header(raw)
+        kind = MricodecImage if nifti_header.parse(raw, "ORIG").size == 348 else MricodecNifti2Image
         header = kind.header_class.from_fileobj(io.BytesIO(raw), check=False)
         image = kind(StreamProxy(source, stream), None, header, file_map=file_map)
         image._affine = header.get_best_affine()

@@ -23,8 +23,9 @@ from mricodec.codec.coders.learned import LearnedCoder
 from mricodec.codec.coders.predictive import PredictiveCoder
 from mricodec.codec.coders.references import ReferenceBuffer
 from mricodec.codec.coders.store import StoreCoder
-from mricodec.codec.formats import nifti
-from mricodec.codec.formats.gzip_recipe import CHUNK, Wrapper
+from mricodec.codec.formats import nifti_header
+from mricodec.codec.formats.gzip_recipe import CHUNK, GzipRecipe
+from mricodec.codec.formats.nifti import pair_paths
 from mricodec.codec.tiling import FileOrder, Tiling
 from mricodec.codec.volume import Volume, is_big_endian, to_file_order
 
@@ -295,7 +296,7 @@ def decode_to_nifti(
     header = _header(stream, selection)
     if not header:
         affine = selection.affine(stream.affine)
-        header = nifti.make_header(
+        header = nifti_header.make_header(
             selection.shape, stream.dtype, stream.spacing_mm, affine, stream.slope, stream.inter
         )
     voxels = (
@@ -304,13 +305,13 @@ def decode_to_nifti(
     )
     lead = stream.lead if selection.whole else bytes(len(stream.lead))
     trailer = stream.trailer if selection.whole else b""
-    _write(destination, header, lead, voxels, trailer, _wrapper(stream, selection))
+    _write(destination, header, lead, voxels, trailer, _gzip_recipe(stream, selection))
 
 
 def write_nifti(volume: Volume, destination: str | os.PathLike[str] | BinaryIO) -> None:
     """A volume without header as .nii or .nii.gz. ValueError for another name."""
     affine, slope, inter = volume.affine, volume.slope, volume.inter
-    header = nifti.make_header(
+    header = nifti_header.make_header(
         volume.array.shape, volume.dtype, volume.spacing_mm, affine, slope, inter
     )
     _write(destination, header, b"", iter([to_file_order(volume.array, volume.dtype)]), b"", None)
@@ -322,13 +323,13 @@ def _write(
     lead: bytes,
     voxels: Iterator[memoryview],
     trailer: bytes,
-    wrapper: Wrapper | None,
+    recipe: GzipRecipe | None,
 ) -> None:
-    is_pair = nifti.parse(header, "header").pair
+    is_pair = nifti_header.parse(header, "header").pair
     with contextlib.ExitStack() as stack:
         if not isinstance(destination, (str, os.PathLike)):
             file, as_pair = destination, False
-        elif (pair := nifti.pair_paths(Path(destination))) is not None:
+        elif (pair := pair_paths(Path(destination))) is not None:
             if not is_pair:
                 raise ValueError(
                     f"{destination}: expected a name with .nii or .nii.gz, as the scan was one file"
@@ -336,7 +337,7 @@ def _write(
             _create(stack, pair[0]).write(header)
             file, as_pair = _create(stack, pair[1]), True
         elif os.fspath(destination).lower().endswith((".nii", ".nii.gz")):
-            file, as_pair = _create(stack, Path(destination), wrapper), False
+            file, as_pair = _create(stack, Path(destination), recipe), False
         else:
             raise ValueError(
                 f"{destination}: expected a name with .nii, .nii.gz, .hdr or .img; choose one of them"
@@ -344,32 +345,32 @@ def _write(
         if as_pair:
             file.write(lead)
         else:
-            file.write(nifti.single_file_header(header) if is_pair else header)
+            file.write(nifti_header.single_file_header(header) if is_pair else header)
         for block in voxels:
             file.write(block)
         file.write(trailer)
 
 
-def _create(stack: contextlib.ExitStack, path: Path, wrapper: Wrapper | None = None) -> BinaryIO:
+def _create(stack: contextlib.ExitStack, path: Path, recipe: GzipRecipe | None = None) -> BinaryIO:
     file = stack.enter_context(replacing(path))
     if path.suffix.lower() != ".gz":
         return file
     return stack.enter_context(
-        gzipped(file) if wrapper is None else wrapper.compressing(file, str(path))
+        gzipped(file) if recipe is None else recipe.compressing(file, str(path))
     )
 
 
-def _wrapper(stream: Stream, selection: Selection) -> Wrapper | None:
+def _gzip_recipe(stream: Stream, selection: Selection) -> GzipRecipe | None:
     payload = stream.reader.chunk(CHUNK)
     if payload is None or not selection.whole or stream.mode is not Mode.LOSSLESS:
         return None
-    return Wrapper.unpack(payload)
+    return GzipRecipe.unpack(payload)
 
 
 def _header(stream: Stream, selection: Selection) -> bytes:
     if selection.whole or not stream.header:
         return stream.header
-    return nifti.crop_header(stream.header, selection.shape, selection.slices[0])
+    return nifti_header.crop_header(stream.header, selection.shape, selection.slices[0])
 
 
 def _range(chosen: Range, length: int, name: str) -> tuple[int, int]:

@@ -39,8 +39,7 @@ from mricodec.codec.coders.base import LossyModel, LossyParams, SlabCoder
 from mricodec.codec.coders.predictive import PredictiveCoder
 from mricodec.codec.coders.references import ReferenceBuffer
 from mricodec.codec.coders.workers import processes
-from mricodec.codec.formats import gzip_recipe as gzipping
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats import gzip_recipe, nifti_header
 from mricodec.codec.settings import Bound, Effort, EncodeSettings, Target
 from mricodec.codec.tiling import FileOrder, Tiling
 from mricodec.codec.volume import ArrayScan, Scan, Volume, dtype_name, is_big_endian, to_file_order
@@ -210,12 +209,12 @@ def _write(
         writer.chunk(type, payload)
     if plan.target is not None:
         writer.chunk(GOAL, plan.target.pack())
-    wrapper = None
+    recipe = None
     gzip_file = scan.gzip_file() if plan.mode is Mode.LOSSLESS and wanted.gzip else None
     if gzip_file is not None:
-        wrapper = gzipping.find_wrapper(gzip_file)
-        if wrapper is not None:
-            writer.chunk(gzipping.CHUNK, wrapper.pack())
+        recipe = gzip_recipe.find_recipe(gzip_file)
+        if recipe is not None:
+            writer.chunk(gzip_recipe.CHUNK, recipe.pack())
     if base is not None:
         writer.embed(base.file, base.size)
     found, mse = _write_slabs(scan, cut, plan, base, writer, wanted, sigma, progress)
@@ -233,7 +232,7 @@ def _write(
         if isinstance(plan.head, PredictiveHead) and plan.mode is Mode.BOUNDED
         else None,
         layers=() if base is None else base.modes,
-        gzip=None if gzip_file is None else "" if wrapper is None else str(wrapper),
+        gzip=None if gzip_file is None else "" if recipe is None else str(recipe),
     )
     return report, mse
 
@@ -401,7 +400,7 @@ def _check_header(scan: Scan) -> None:
                 f"{scan.name}: expected a header with a trailer, found none; leave the trailer out"
             )
         return
-    parsed = nifti.parse(scan.header, f"header of {scan.name}")
+    parsed = nifti_header.parse(scan.header, f"header of {scan.name}")
     if (parsed.shape, parsed.dtype) != (scan.shape, scan.dtype):
         raise ValueError(
             f"{scan.name}: expected an array of {parsed.dtype} {parsed.shape}, as the header says, "

@@ -31,8 +31,7 @@ from mricodec.bitstream.container import (
 from mricodec.bitstream.errors import FormatError, LimitExceeded
 from mricodec.bitstream.sections import unpack_meta, unpack_orig
 from mricodec.bitstream.series_chunks import FileTable, unpack_padding
-from mricodec.codec.formats import gzip_recipe as gzipping
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats import gzip_recipe, nifti_header
 from mricodec.codec.settings import Target
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import DTYPES, Scan, is_big_endian
@@ -121,7 +120,7 @@ class Stream:
             unpack_orig(orig, limits.max_metadata_bytes) if orig is not None else (b"", b"")
         )
         if around:
-            parsed = nifti.parse(around, "ORIG")
+            parsed = nifti_header.parse(around, "ORIG")
             if (parsed.shape, parsed.dtype) != (self.shape, self.dtype):
                 raise FormatError(
                     f"expected a header of {head.dtype} {head.shape} in ORIG, found "
@@ -289,8 +288,8 @@ class Stream:
         return () if self.base is None else (*self.base._layers(), self.base.mode.name.lower())
 
     def _gzip(self) -> str | None:
-        payload = self.reader.chunk(gzipping.CHUNK)
-        return None if payload is None else str(gzipping.Wrapper.unpack(payload))
+        payload = self.reader.chunk(gzip_recipe.CHUNK)
+        return None if payload is None else str(gzip_recipe.GzipRecipe.unpack(payload))
 
     def _fidelity(self) -> Distortion | None:
         errors = self.reader.chunk(ERRORS)

@@ -25,7 +25,7 @@ from mricodec.bitstream.container import ContainerReader
 from mricodec.bitstream.fields import ByteReader
 from mricodec.codec import api
 from mricodec.codec.coders import base
-from mricodec.codec.formats import gzip_recipe as gzipping
+from mricodec.codec.formats import gzip_recipe
 from mricodec.codec.pipeline import encoding
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.voxels import mappings as codemaps
@@ -411,18 +411,18 @@ def test_another_zlib_is_noticed(tmp_path: Path) -> None:
     packed = gzip.compress(single(scan((6, 32, 32))), 6)
     stream, _ = encode(io.BytesIO(packed), lossless=True)
     reader = ContainerReader(stream)
-    wrapper = gzipping.Wrapper.unpack(reader.chunk(gzipping.CHUNK) or b"")
+    recipe = gzip_recipe.GzipRecipe.unpack(reader.chunk(gzip_recipe.CHUNK) or b"")
     file = io.BytesIO()
-    other = gzipping.Wrapper(1, 8, wrapper.digest, wrapper.header)
+    other = gzip_recipe.GzipRecipe(1, 8, recipe.digest, recipe.header)
     with (
         pytest.warns(codec.GzipDiffers, match=r"x.nii.gz: the .nii inside is identical"),
         other.compressing(file, "x.nii.gz") as out,
     ):
         out.write(gzip.decompress(packed))
     assert gzip.decompress(file.getvalue()) == gzip.decompress(packed)
-    for bad in (b"", wrapper.pack()[:-1], b"\0" + wrapper.pack()[1:], wrapper.pack() + b"x"):
+    for bad in (b"", recipe.pack()[:-1], b"\0" + recipe.pack()[1:], recipe.pack() + b"x"):
         with pytest.raises(codec.FormatError):
-            gzipping.Wrapper.unpack(bad)
+            gzip_recipe.GzipRecipe.unpack(bad)
 
 
 def four_slabs() -> tuple[NDArray[Any], bytes]:

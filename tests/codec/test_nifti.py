@@ -1,4 +1,4 @@
-"""Reading NIfTI: what nibabel reads is read the same, and a header that lies is named."""
+"""NIfTI: voxels and geometry are those of nibabel; a wrong header is an error that names it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given as examples
 from hypothesis import strategies as st
 from nifti_files import header, single, smooth, voxels, write_pair
 
 from mricodec.bitstream.errors import FormatError, Truncated
 from mricodec.codec import tiling
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats import free_text, nifti_header
 from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import DTYPES, Scan
@@ -61,9 +61,8 @@ def test_as_nibabel_reads_it(tmp_path: Path, image_class: Any, byte_order: str, 
     assert scan.spacing_mm == tuple(map(float, known.header.get_zooms()[2::-1]))
     assert (scan.slope, scan.inter) == (known.dataobj.slope, known.dataobj.inter)
     np.testing.assert_array_equal(read(scan), known.dataobj.get_unscaled().T)
-    if (
-        form != "neither"
-    ):  # there nibabel centres the volume and turns it over, the standard does not
+    # Without a form nibabel centres the volume and flips its i axis; the standard does not.
+    if form != "neither":
         np.testing.assert_allclose(scan.affine, known.affine, atol=1e-6)
     raw = gzip.decompress(path.read_bytes())
     assert scan.header == raw[: len(raw) - data.nbytes] and scan.trailer == b""
@@ -122,7 +121,7 @@ def test_depths_of_slabs(shape: tuple[int, int, int], depths: list[int]) -> None
     assert [cut.slab_shape(n)[0] for n in range(cut.slabs)] == depths
 
 
-@given(
+@examples(
     length=st.integers(1, 300),
     slices=st.integers(1, 70),
     ends=st.tuples(st.integers(0, 299), st.integers(1, 300)),
@@ -175,7 +174,7 @@ def test_from_a_file_object_and_read_twice() -> None:
 def test_units_of_length(units: int, factor: float) -> None:
     raw = bytearray(header())
     raw[123] = units
-    parsed = nifti.parse(bytes(raw), "scan")
+    parsed = nifti_header.parse(bytes(raw), "scan")
     assert parsed.spacing_mm == pytest.approx((2.5 * factor, 0.75 * factor, 0.5 * factor))
     assert np.diag(parsed.affine) == pytest.approx([0.5 * factor, 0.75 * factor, 2.5 * factor, 1])
 
@@ -183,8 +182,8 @@ def test_units_of_length(units: int, factor: float) -> None:
 @pytest.mark.parametrize(
     ("slope", "known"), [(0.0, (1.0, 0.0)), (np.nan, (1.0, 0.0)), (2.0, (2.0, 7.0))]
 )
-def test_slope_that_says_nothing(slope: float, known: tuple[float, float]) -> None:
-    parsed = nifti.parse(header(slope=slope, inter=7.0), "scan")
+def test_unset_slope(slope: float, known: tuple[float, float]) -> None:
+    parsed = nifti_header.parse(header(slope=slope, inter=7.0), "scan")
     assert (parsed.slope, parsed.inter) == known
 
 
@@ -203,8 +202,8 @@ BAD_HEADERS = {
     "offset nan": (header(vox_offset=np.nan) + bytes(500), "vox_offset"),
     "offset of a fraction": (header(vox_offset=352.5) + bytes(500), "vox_offset"),
     "offset after the end": (header(vox_offset=4000) + bytes(500), "bytes"),
-    "few voxels": (header() + bytes(4 + 119), "header lies"),
-    "giant": (header(dim=(7, *[30000] * 7)) + bytes(500), "header lies"),
+    "few voxels": (header() + bytes(4 + 119), "header is wrong"),
+    "giant": (header(dim=(7, *[30000] * 7)) + bytes(500), "header is wrong"),
     "half a pair": (header(magic=b"ni1\0") + bytes(500), r"\.hdr"),
     "dicom": (bytes(128) + b"DICM" + bytes(500), "DICOM"),
     "stream": (b"\x89MRC\r\n\x1a\n" + bytes(500), "decode"),
@@ -222,12 +221,12 @@ def test_bad_input_is_named(tmp_path: Path, kind: str, gz: bool) -> None:
     assert "scan.nii" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_header_that_hides_most_of_the_file(tmp_path: Path) -> None:
+def test_header_of_a_smaller_volume_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     with open(path, "wb") as file:
         file.write(single(smooth((2, 4, 4))))
         file.truncate(100 << 20)
-    with pytest.raises(FormatError, match="lies about the dimensions"):
+    with pytest.raises(FormatError, match="dimensions in the header are wrong"):
         read_file(path)
 
 
@@ -257,7 +256,7 @@ def test_extensions_are_part_of_the_header(tmp_path: Path) -> None:
 def test_new_header_is_read_by_nibabel() -> None:
     array = smooth((4, 9, 8))
     affine = np.array([[0, 0, 3, 1], [2, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1.0]])
-    raw = nifti.make_header(array.shape, array.dtype, (3.0, 1.0, 2.0), affine, 2.0, 5.0)
+    raw = nifti_header.make_header(array.shape, array.dtype, (3.0, 1.0, 2.0), affine, 2.0, 5.0)
     image = nib.Nifti1Image.from_bytes(raw + array.tobytes())
     np.testing.assert_array_equal(image.dataobj.get_unscaled().T, array)
     np.testing.assert_allclose(image.affine, affine)
@@ -265,13 +264,13 @@ def test_new_header_is_read_by_nibabel() -> None:
     assert (image.dataobj.slope, image.dataobj.inter) == (2.0, 5.0)
 
     long = np.zeros((1, 1, 40000), np.dtype(">u1"))
-    raw = nifti.make_header(long.shape, np.dtype(">f4"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+    raw = nifti_header.make_header(long.shape, np.dtype(">f4"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
     image = nib.Nifti2Image.from_bytes(raw + bytes(4 * 40000))
     assert image.shape == (40000, 1, 1) and image.get_data_dtype() == np.dtype(">f4")
     with pytest.raises(ValueError, match="7 axes"):
-        nifti.make_header((1,) * 8, np.dtype("i2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+        nifti_header.make_header((1,) * 8, np.dtype("i2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
     with pytest.raises(ValueError, match="float16"):
-        nifti.make_header((1,), np.dtype("f2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+        nifti_header.make_header((1,), np.dtype("f2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
@@ -286,8 +285,8 @@ def test_cropped_header_is_where_nibabel_puts_it(image_class: Any, forms: tuple[
     image.set_qform(affine, forms[1])
     buffer = io.BytesIO(image.to_bytes())
     raw = buffer.getvalue()[: len(buffer.getvalue()) - data.nbytes]
-    cropped = nifti.crop_header(raw, (3, 5, 6), 2)
-    parsed = nifti.parse(cropped, "cropped")
+    cropped = nifti_header.crop_header(raw, (3, 5, 6), 2)
+    parsed = nifti_header.parse(cropped, "cropped")
     assert parsed.shape == (3, 5, 6) and len(cropped) == len(raw)
     if forms != (0, 0):
         np.testing.assert_allclose(parsed.affine, image.slicer[:, :, 2:5].affine, atol=1e-5)
@@ -296,7 +295,7 @@ def test_cropped_header_is_where_nibabel_puts_it(image_class: Any, forms: tuple[
 def test_pair_becomes_a_single_file(tmp_path: Path) -> None:
     array = smooth((4, 9, 8))
     hdr, _ = write_pair(tmp_path, array)
-    single_header = nifti.single_file_header(hdr.read_bytes())
+    single_header = nifti_header.single_file_header(hdr.read_bytes())
     image = nib.Nifti1Image.from_bytes(single_header + array.tobytes())
     np.testing.assert_array_equal(image.dataobj.get_unscaled().T, array)
 
@@ -320,25 +319,69 @@ def test_mgz(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0.0, -2.0, 3e38, float("inf"), float("nan")])
-def test_sizes_of_voxels_that_say_nothing(size: float) -> None:
+def test_unset_voxel_size(size: float) -> None:
     """In metres 3e38 is more than a stream holds."""
     raw = bytearray(header())
     struct.pack_into("<f", raw, 80, size)
     raw[123] = 1
-    assert nifti.parse(bytes(raw), "scan").spacing_mm[2] == (2000.0 if size == -2.0 else 1.0)
+    assert nifti_header.parse(bytes(raw), "scan").spacing_mm[2] == (2000.0 if size == -2.0 else 1.0)
 
 
 def test_declared_labels() -> None:
-    assert nifti.parse(header(intent=1002), "scan").labels
-    assert not nifti.parse(header(intent=1001), "scan").labels
+    assert nifti_header.parse(header(intent=1002), "scan").labels
+    assert not nifti_header.parse(header(intent=1001), "scan").labels
 
 
-def test_nothing_is_allocated_for_a_lie(tmp_path: Path) -> None:
-    """10**13 voxels are promised: refused before a byte of them is asked for."""
+def test_nothing_is_allocated_for_a_wrong_header(tmp_path: Path) -> None:
+    """10**13 voxels in the header are refused before memory for them is allocated."""
     path = tmp_path / "scan.nii"
     path.write_bytes(header(dim=(3, 32767, 32767, 9999, 1, 1, 1, 1)) + bytes(100))
-    with pytest.raises(Truncated, match="header lies"):
+    with pytest.raises(Truncated, match="header is wrong"):
         open_scan(path)
     path.write_bytes(gzip.compress(struct.pack("<i", 348) + path.read_bytes()[4:]))
     with pytest.raises(Truncated, match="compressed"):
         open_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "known"), [(348, nib.nifti1.header_dtype), (540, nib.nifti2.header_dtype)]
+)
+def test_header_table_is_that_of_nibabel(size: int, known: np.dtype[Any]) -> None:
+    """A joined field (quatern, qoffset, srow, intent_p) has the offset of its first part."""
+    firsts = {
+        "quatern": "quatern_b",
+        "qoffset": "qoffset_x",
+        "srow": "srow_x",
+        "intent_p": "intent_p1",
+    }
+    layout = nifti_header.LAYOUTS[size]
+    assert layout.itemsize == size
+    for name in layout.names or ():
+        offset = known.fields[firsts.get(name, name)][1]
+        assert nifti_header.field_span(size, name).start == offset, name
+
+
+@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_header_without_free_text(image_class: Any, byte_order: str) -> None:
+    """Free text and extensions are removed and listed; every other field stays."""
+    header_class = image_class.header_class
+    image = image_class(smooth((4, 9, 8)).T, np.eye(4), header_class(endianness=byte_order))
+    for field in ("descrip", "aux_file", "intent_name"):
+        image.header[field] = field.encode()
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Roe"))
+    raw = image.to_bytes()[: -4 * 9 * 8 * 2]
+    bare = free_text.without_free_text(raw)
+    cleaned = header_class(bare[: nifti_header.parse(bare, "scan").size])
+    expected = header_class(raw[: nifti_header.parse(raw, "scan").size])
+    for field in ("descrip", "aux_file", "intent_name"):
+        expected[field] = b""
+    expected["vox_offset"] = len(bare)
+    assert cleaned == expected
+    assert not list(free_text.list_free_text(bare, b"", bytes(7)))
+    listed = dict(free_text.list_free_text(raw, b"lead", b"trailer"))
+    assert [*listed][:3] == ["descrip", "aux_file", "intent_name"]
+    assert (
+        "Jane Roe" in listed["extensions"]
+        and listed["bytes after the voxels"] == "7 bytes: trailer"
+    )

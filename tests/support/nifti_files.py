@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.codec.formats import nifti
+from mricodec.codec.formats import nifti_header
 from mricodec.codec.volume import DTYPES
 
 
@@ -40,7 +40,7 @@ def single(
     """A .nii of an array [..., k, j, i] in the byte order of its type."""
     order = ">" if array.dtype.byteorder == ">" else "<"
     name = next(name for name, dtype in DTYPES.items() if dtype == array.dtype.newbyteorder("="))
-    code = next(code for code, known in nifti.DATATYPES.items() if known == name)
+    code = next(code for code, known in nifti_header.DATATYPES.items() if known == name)
     dim = (array.ndim, *array.shape[::-1], *[1] * (7 - array.ndim))
     fields = {
         "dim": dim,

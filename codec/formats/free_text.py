@@ -1,0 +1,70 @@
+"""Free text in NIfTI scans, which may identify a person: removed before encoding, or listed.
+
+Free text is in data_type, db_name, descrip, aux_file and intent_name, in the extensions of the
+header, and in whatever surrounds the voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from mricodec.codec.volume import Scan
+
+from .nifti_header import LAYOUTS, clear_fields, field_span, parse
+
+# Fields of free text in either version of the header.
+FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name")
+# Printable characters of binary data that are listed come from its first bytes.
+_LISTED_BYTES = 400
+
+
+def free_text_fields(size: int) -> tuple[str, ...]:
+    """The fields of free text of a header of `size` bytes."""
+    return tuple(name for name in FIELDS if name in (LAYOUTS[size].names or ()))
+
+
+def without_free_text(header: bytes) -> bytes:
+    """The header without free text and without extensions."""
+    return clear_fields(header, free_text_fields(parse(header, "header").size))
+
+
+def list_free_text(header: bytes, lead: bytes, trailer: bytes) -> Iterator[tuple[str, str]]:
+    """(name, value) of the free text around the voxels that is not empty."""
+    if header:
+        parsed = parse(header, "ORIG")
+        for name in free_text_fields(parsed.size):
+            text = header[field_span(parsed.size, name)].split(b"\0")[0]
+            if text.strip():
+                yield name, text.decode("utf-8", "replace")
+        extensions = header[parsed.size + 4 :]
+        if any(extensions):
+            yield "extensions", _summary(extensions)
+    for name, raw in (("bytes before the voxels", lead), ("bytes after the voxels", trailer)):
+        if any(raw):
+            yield name, _summary(raw)
+
+
+def _summary(raw: bytes) -> str:
+    """The number of bytes, and their printable characters."""
+    text = "".join(chr(byte) if 32 <= byte < 127 else " " for byte in raw[:_LISTED_BYTES])
+    return f"{len(raw)} bytes: {' '.join(text.split())}"
+
+
+class ScanWithoutFreeText:
+    """A scan with the same voxels and geometry, its header without free text, nothing around it."""
+
+    lead = trailer = b""
+
+    def __init__(self, scan: Scan) -> None:
+        self.name, self.shape, self.dtype = scan.name, scan.shape, scan.dtype
+        self.affine, self.spacing_mm = scan.affine, scan.spacing_mm
+        self.slope, self.inter = scan.slope, scan.inter
+        self.declared_labels = scan.declared_labels
+        self.chunks = scan.chunks
+        self.header = without_free_text(scan.header) if scan.header else b""
+        self.blocks = scan.blocks
+        self.close = scan.close
+
+    def gzip_file(self) -> BinaryIO | None:
+        return None
