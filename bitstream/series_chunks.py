@@ -16,6 +16,7 @@ from .container import Limits
 from .errors import FormatError, LimitExceeded
 from .fields import ByteReader, pack_varint
 from .sections import compress, decompress
+from .symbols import unzigzag, zigzag
 
 BYTES, VOXELS = 0, 1
 DIGEST = 32  # bytes of a SHA-256
@@ -71,7 +72,7 @@ class FileTable:
         following = [0] * len(self.tiles)
         for file in self.files:
             for slot in file.slots:
-                out.append(pack_varint(_zigzag(slot - following[file.stack])))
+                out.append(pack_varint(zigzag(slot - following[file.stack])))
                 following[file.stack] = slot + 1
         out += [file.sha256 for file in self.files]
         return compress(b"".join(out))
@@ -142,7 +143,7 @@ def _slots(
             )
         found = []
         for _ in range(count):
-            slot = following[stack[n]] + _unzigzag(fields.varint())
+            slot = following[stack[n]] + unzigzag(fields.varint())
             if not 0 <= slot < _MAX_SIZE:
                 raise FormatError(
                     f"expected a picture from 0 on in DICM, found {slot}: the file is damaged"
@@ -296,7 +297,7 @@ def pack_bytes(data: bytes) -> bytes:
 
 def pack_padding(value: int, masks: Iterable[NDArray[np.bool_]]) -> bytes:
     """PADV: which voxels of every picture hold a value that stands for no data."""
-    return pack_varint(_zigzag(value)) + compress(
+    return pack_varint(zigzag(value)) + compress(
         b"".join(np.packbits(mask).tobytes() for mask in masks)
     )
 
@@ -306,18 +307,10 @@ def unpack_padding(
 ) -> tuple[int, NDArray[np.uint8]]:
     """PADV -> the value, and the bits [pictures, bytes] of pictures of `size` voxels, each from a byte of its own on."""
     fields = ByteReader(payload, "PADV")
-    value = _unzigzag(fields.varint())
+    value = unzigzag(fields.varint())
     bits = decompress(fields.take(fields.left), limit, "PADV")
     if len(bits) != pictures * -(-size // 8):
         raise FormatError(
             f"expected {pictures} masks of {size} voxels in PADV, found {len(bits)} bytes: the file is damaged"
         )
     return value, np.frombuffer(bits, np.uint8).reshape(pictures, -1)
-
-
-def _zigzag(value: int) -> int:
-    return 2 * value if value >= 0 else -2 * value - 1
-
-
-def _unzigzag(value: int) -> int:
-    return value >> 1 if value % 2 == 0 else -((value + 1) >> 1)

@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
+from mricodec.bitstream.symbols import ProbabilityTables
 from mricodec.models.lossy import entropy_models as entropy
 from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.codec import ContextLossy
-from mricodec.models.lossy.codec_base import SIGNS, TableSet
+from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.context_model import GATE, ContextCodec
 from mricodec.models.lossy.hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
 from mricodec.models.lossy.layers import IntegerConv2d
@@ -189,13 +190,13 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
     return TransformLossy(name, model_id, built, tables, device)
 
 
-def _table(name: str, weights: torch.Tensor) -> TableSet:
+def _table(name: str, weights: torch.Tensor) -> ProbabilityTables:
     magnitudes = weights.shape[0] == entropy.MAGNITUDE_ROWS
     octave = (
         entropy.OCTAVE if weights.shape[0] == entropy.ROWS or magnitudes or name == SIGNS else 0
     )
     low = 0 if magnitudes or name in ("depth", SIGNS) else -((weights.shape[1] - 1) // 2)
-    return TableSet(weights.numpy().astype(np.uint32), low, octave)
+    return ProbabilityTables(weights.numpy().astype(np.uint32), low, octave, name=name)
 
 
 STUDY: dict[str, Callable[[], Autoencoder | ResidualVAE]] = {

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from mricodec.codec.volume import to_file_order
-
-if TYPE_CHECKING:
-    from mricodec.models.lossless.fronts import TableSet as PredictiveTables
 
 BATCH_VOXELS = 13_000_000  # coded side by side
 
@@ -24,29 +21,6 @@ References = Sequence[
     NDArray[np.int32]
 ]  # codes that the decoder has already, of the shape of the one slab that is coded
 T = TypeVar("T")
-
-
-class TableSet(Protocol):
-    """What a model ships: see `entropycoder.Tables`."""
-
-    @property
-    def weights(self) -> NDArray[np.uint32]: ...
-    @property
-    def low(self) -> int: ...
-    @property
-    def octave(self) -> int: ...
-
-
-class SymbolCoder(Protocol):
-    """What a model codes its symbols with; slabs side by side, each its own stream."""
-
-    def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[np.int64]:
-        """index [S, n] of tables, values [S, n] to encode or None to decode -> the values."""
-
-    def of(self, slabs: Sequence[int]) -> SymbolCoder:
-        """The coder of some of the slabs."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +42,6 @@ class LossyModel(Protocol):
     def model_id(self) -> bytes:
         """First 8 bytes of the SHA-256 of its weights."""
 
-    @property
-    def tables(self) -> Mapping[str, TableSet]: ...
     @property
     def exact_samples(self) -> bool:
         """Whether every machine decodes to the same samples."""
@@ -125,60 +97,36 @@ def windows(slabs: Iterable[T], voxels: Callable[[T], int], most: int) -> Iterat
         yield window
 
 
-class _SideBySide:
-    """The `SymbolCoder` over one entropy coder per slab."""
+class SlabStreams(SymbolCoder):
+    """Slabs that are coded together, each by an entropy coder of its own."""
 
-    def __init__(
-        self, tables: Mapping[str, Tables], streams: Sequence[EntropyEncoder | EntropyDecoder]
-    ) -> None:
-        self._tables = tables
+    def __init__(self, streams: Sequence[SymbolCoder]) -> None:
         self._streams = streams
 
     def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
     ) -> NDArray[Any]:
-        tables = self._tables[table_set]
         if values is None:
             return np.stack(
-                [
-                    stream.code(tables, index[s], None)  # type: ignore[arg-type]
-                    for s, stream in enumerate(self._streams)
-                ]
+                [stream.code(tables, index[s], None) for s, stream in enumerate(self._streams)]
             )
         for s, stream in enumerate(self._streams):
             stream.code(tables, index[s], values[s])
         return values
 
-    def code_calls(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]
-    ) -> None:
-        """index [n], values [n] to encode, of the only slab: the first so many in a call of their own, and so on."""
-        stream = self._streams[0]
-        assert isinstance(stream, EntropyEncoder)
-        stream.code_calls(self._tables[table_set], index, values, sizes)
-
-    def add(self, table_set: str, tables: PredictiveTables) -> None:
-        self._tables = {
-            **self._tables,
-            table_set: Tables(tables.weights, tables.low, tables.octave, tables.variants),
-        }
-
-    def of(self, slabs: Sequence[int]) -> _SideBySide:
-        return _SideBySide(self._tables, [self._streams[s] for s in slabs])
+    def of(self, slabs: Sequence[int]) -> SlabStreams:
+        return SlabStreams([self._streams[s] for s in slabs])
 
 
-class UncodedSymbols:
-    """A `SymbolCoder` that writes nothing: it remembers what it was given, for a decoder in the same process."""
+class UncodedSymbols(SymbolCoder):
+    """Writes nothing: keeps the values of each call, for a decoder in the same process."""
 
     def __init__(self, values: Sequence[NDArray[np.int64]] = ()) -> None:
         self._kept = list(values)
         self._next = 0
 
-    def of(self, slabs: Sequence[int]) -> UncodedSymbols:
-        return self  # the calls come in the same order
-
     def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
     ) -> NDArray[np.int64]:
         if values is not None:
             self._kept.append(np.asarray(values, np.int64))
@@ -189,9 +137,3 @@ class UncodedSymbols:
     def replay(self) -> UncodedSymbols:
         """The same symbols again, from the first on."""
         return UncodedSymbols(self._kept)
-
-
-def _tables(sets: Mapping[str, TableSet]) -> dict[str, Tables]:
-    return {
-        name: Tables(tables.weights, tables.low, tables.octave) for name, tables in sets.items()
-    }

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.fields import ByteReader, pack_varint
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.codec.voxels import background
 from mricodec.codec.voxels.intensity import Intensity
 
-from .base import BATCH_VOXELS, LossyModel, LossyParams, References, Shape, _SideBySide, _tables
+from .base import BATCH_VOXELS, LossyModel, LossyParams, References, Shape, SlabStreams
 from .workers import Task, Workers, processes
 
 MIN_SHARED_LOSSY = 1 << 21  # the same, of one that loads a model
@@ -35,7 +35,6 @@ class LearnedCoder:
     ) -> None:
         self.exact = model.exact_samples
         self._model = model
-        self._tables = _tables(model.tables)
         self._settings = {
             "model": model.model_id.hex(), **asdict(params),
             "intensity": intensity.pack().hex(), "dtype": intensity.dtype.str, "background": has_background,
@@ -91,7 +90,7 @@ class LearnedCoder:
         ], self._workers
 
     def _run(self, tasks: Sequence[Task], helpers: Workers | None) -> list[list[NDArray[Any]]]:
-        here = functools.partial(_learned_part, self._model, self._tables)
+        here = functools.partial(_learned_part, self._model)
         if helpers is not None and len(tasks) > 1:
             return helpers.run(tasks, here, _one_thread)
         return [here(*task) for task in tasks]
@@ -132,20 +131,18 @@ def _one_thread() -> Iterator[None]:
 
 def learned_part(settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """`_learned_part` with the model of the id in the settings."""
-    return _learned_part(*_model_of(settings["model"]), settings, arrays)
+    return _learned_part(_model_of(settings["model"]), settings, arrays)
 
 
 @functools.lru_cache(2)
-def _model_of(model_id: str) -> tuple[LossyModel, dict[str, Tables]]:
+def _model_of(model_id: str) -> LossyModel:
     from mricodec.models import zoo
 
-    model = zoo.load_model(bytes.fromhex(model_id))
-    return model, _tables(model.tables)
+    return zoo.load_model(bytes.fromhex(model_id))
 
 
 def _learned_part(
     model: LossyModel,
-    tables: Mapping[str, Tables],
     settings: dict[str, Any],
     arrays: Sequence[NDArray[Any]],
 ) -> list[NDArray[Any]]:
@@ -162,9 +159,7 @@ def _learned_part(
         if settings["background"]:
             masks, payloads = map(list, zip(*map(_split_mask, payloads), strict=True))
         readers = [EntropyDecoder(payload) for payload in payloads]
-        decoded = model.decode(
-            (len(readers), *settings["shape"]), params, _SideBySide(tables, readers)
-        )
+        decoded = model.decode((len(readers), *settings["shape"]), params, SlabStreams(readers))
         for reader in readers:
             reader.finish()
         return [
@@ -177,7 +172,7 @@ def _learned_part(
         ]
     codes = intensity.codes(arrays[0])
     streams = [EntropyEncoder() for _ in codes]
-    decoded = model.encode(codes, params.step, _SideBySide(tables, streams), params)
+    decoded = model.encode(codes, params.step, SlabStreams(streams), params)
     np.clip(decoded, 0, params.peak, out=decoded)
     values, payloads = (
         np.empty(decoded.shape, intensity.dtype),

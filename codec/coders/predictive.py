@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError, UnsupportedVersion
 from mricodec.bitstream.fields import ByteReader, pack_varint
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.bitstream.sections import pack_store, unpack_store
 from mricodec.codec.volume import to_file_order
 from mricodec.codec.voxels.mappings import BitOrderMap, Exact, SampleMap
 
-from .base import BATCH_VOXELS, References, Shape, _SideBySide, _tables
+from .base import BATCH_VOXELS, References, Shape
 from .store import StoreCoder
 from .workers import Task, Workers, processes
 
@@ -62,7 +61,7 @@ class PredictiveCoder:
         """dtype: native; max_error: in codes; base: map and largest error of the bounded layer that is refined;
         effort: a name of `EFFORTS`, for encoding."""
         self._within = _within(codes, *base) if base is not None and max_error == 0 else 0
-        _predictive_tables(self._within)  # FormatError now if they are not there
+        _check_tables(self._within)
         self._map = codes
         self._dtype = dtype
         self._store = StoreCoder(dtype)
@@ -214,28 +213,26 @@ def predictive_part(settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) ->
     options = {"max_error": settings["max_error"], "references": references, "within": within}
     if "shape" in settings:
         reader = EntropyDecoder(arrays[0].tobytes())
-        coder = _SideBySide(_predictive_tables(within), [reader])
-        codes = slab_coder.decode_slab(tuple(settings["shape"]), coder, **options)
+        codes = slab_coder.decode_slab(tuple(settings["shape"]), reader, **options)
         reader.finish()
         return [codes]
     stream = EntropyEncoder()
-    coder = _SideBySide(_predictive_tables(within), [stream])
     effort = {"fast": slab_coder.FAST, "default": slab_coder.DEFAULT, "high": slab_coder.HIGH}[
         settings["effort"]
     ]
-    codes = slab_coder.encode_slab(arrays[0], coder, effort=effort, **options)
+    codes = slab_coder.encode_slab(arrays[0], stream, effort=effort, **options)
     return [np.frombuffer(stream.finish(), np.uint8), *([codes] if settings["max_error"] else [])]
 
 
-@functools.lru_cache(4)
-def _predictive_tables(within: int) -> dict[str, Tables]:
-    """FormatError if they can't be loaded."""
+def _check_tables(within: int) -> None:
+    """FormatError if the shipped tables can't be loaded."""
     from mricodec.models.lossless import tables
     from mricodec.models.lossless.fronts import shipped
 
     try:
-        sets = dict(shipped().tables)
-        return _tables(sets | {"within": tables.within_tables(within)} if within else sets)
+        shipped()
+        if within:
+            tables.within_tables(within)
     except OSError as error:
         raise FormatError(
             f"cannot read {error.filename} ({error.strerror}): install mricodec again"

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mricodec.bitstream.errors import FormatError
+from mricodec.bitstream.symbols import unzigzag_array, zigzag_array
 
 SPLITS = ("train", "validation")
 SLAB_SLICES = (
@@ -338,7 +339,8 @@ def _pack(voxels: NDArray[Any]) -> tuple[bytes, int]:
     along_i[..., 1:] -= along_i[..., :-1].copy()
     along_both = along_i.copy()
     along_both[:, 1:] -= along_i[:, :-1]
-    candidates = [_zigzag(along_i), _zigzag(along_both)]
+    signed = f"i{unsigned.itemsize}"
+    candidates = [zigzag_array(along.view(signed)) for along in (along_i, along_both)]
     best = int(np.argmin([float(np.log2(symbols + 1.0).sum()) for symbols in candidates]))
     planes = (
         candidates[best]
@@ -362,7 +364,7 @@ def _unpack(entry: dict[str, Any], data: NDArray[np.uint8]) -> Slab:
         .astype(unsigned.newbyteorder("="))
         .reshape(shape)
     )
-    voxels = (symbols >> 1) ^ -(symbols & 1)
+    voxels = unzigzag_array(symbols).view(symbols.dtype)
     if entry["delta"] == 2:
         voxels = np.cumsum(voxels, axis=1, dtype=voxels.dtype)
     voxels = np.cumsum(voxels, axis=2, dtype=voxels.dtype).view(dtype)
@@ -372,12 +374,3 @@ def _unpack(entry: dict[str, Any], data: NDArray[np.uint8]) -> Slab:
         for key in ("name", "split", "geometry", "licence", "volume", "axis", "start")
     }
     return Slab(voxels=voxels, spacing_mm=spacing_mm, **rest)
-
-
-def _zigzag(differences: NDArray[Any]) -> NDArray[Any]:
-    """Wrapped unsigned differences -> 0, -1, 1, -2, ... as 0, 1, 2, 3, ..."""
-    signed = differences.view(np.dtype(f"i{differences.dtype.itemsize}"))
-    zigzag: NDArray[Any] = ((signed << 1) ^ (signed >> (8 * signed.itemsize - 1))).view(
-        differences.dtype
-    )
-    return zigzag

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader, pack_varint
+from mricodec.bitstream.symbols import unzigzag, zigzag
 
 CODES = 1 << 16  # of a lossy volume whose values do not fit as they are
 EXACT_SPAN = 1 << 24  # a lossless coder takes integers of a smaller range
@@ -90,9 +91,12 @@ class Intensity:
 
     def pack(self) -> bytes:
         if isinstance(self.minimum, int) and isinstance(self.maximum, int):
-            zigzag = self.minimum * 2 if self.minimum >= 0 else -self.minimum * 2 - 1
             kind = _EXACT if self.scale == 1 else _SCALED
-            return bytes((kind,)) + pack_varint(zigzag) + pack_varint(self.maximum - self.minimum)
+            return (
+                bytes((kind,))
+                + pack_varint(zigzag(self.minimum))
+                + pack_varint(self.maximum - self.minimum)
+            )
         return struct.pack(_limits(self.dtype), _FLOAT, self.minimum, self.maximum)
 
     @classmethod
@@ -107,8 +111,7 @@ class Intensity:
             if np.isfinite([low, high, high - low]).all() and low < high:
                 return cls.for_lossy(dtype, low, high)
         elif kind in (_EXACT, _SCALED):
-            zigzag, span = fields.varint(), fields.varint()
-            minimum = zigzag // 2 if zigzag % 2 == 0 else -(zigzag + 1) // 2
+            minimum, span = unzigzag(fields.varint()), fields.varint()
             if _holds(dtype, minimum, minimum + span) and (kind == _SCALED or span < EXACT_SPAN):
                 if kind == _EXACT:
                     return cls.exact(dtype, minimum, minimum + span)

@@ -29,6 +29,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.bitstream.symbols import ProbabilityTables
+
 Float = NDArray[np.float64]
 Tap = tuple[int, int, int]  # offset (t, i, j) of a neighbour
 
@@ -153,15 +155,6 @@ _PAD = 2  # of references: no neighbour is farther in a slice
 _MARGIN = 12  # unused rows of lanes before the first
 
 
-class TableSet(NamedTuple):
-    """Integer probability tables (format/entropy.md)."""
-
-    weights: NDArray[np.uint32]  # [rows, bins + 1], rows sum to 2**24, last column escapes
-    low: int
-    octave: int
-    variants: int = 1
-
-
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """Least squares: prediction = sum of coefficients * neighbours, in 2**-13."""
@@ -179,7 +172,7 @@ class Predictor:
 class Shipped:
     """What the tables file holds."""
 
-    tables: dict[str, TableSet]
+    tables: dict[str, ProbabilityTables]
     scale_weights: Float  # [2, FEATURES] integers in 2**-12: first slice, all others
     predictor: Predictor  # for slabs too small to fit one
     places: NDArray[np.int8]  # [ROWS, 2 HEAD_MAX + 1], node of a tilt
@@ -201,8 +194,8 @@ def shipped() -> Shipped:
     taps = tuple((int(t), int(i), int(j)) for t, i, j in arrays["predictor.taps"])
     return Shipped(
         {
-            "voxel": TableSet(arrays["tables.voxel"], -HEAD_MAX, OCTAVE),
-            "byte": TableSet(arrays["tables.byte"], 0, 0),
+            "voxel": ProbabilityTables(arrays["tables.voxel"], -HEAD_MAX, OCTAVE),
+            "byte": ProbabilityTables(arrays["tables.byte"], 0, 0),
         },
         arrays["scale.weights"].astype(np.float64),
         Predictor(taps, arrays["predictor.coefficients"]),

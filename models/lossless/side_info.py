@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mricodec.bitstream.symbols import SymbolCoder, unzigzag, zigzag
 
 from .fronts import (
     BUCKETS,
@@ -23,7 +24,6 @@ from .fronts import (
     REFERENCE_CANDIDATES,
     STAGES,
     Predictor,
-    TableSet,
     shipped,
 )
 from .tables import TILT_OCTAVES, _half_of_index, index_of_kind
@@ -34,21 +34,6 @@ MAX_SPAN = (1 << 24) - 1
 STEP_KIND = FIRST_FINE + 3 * OCTAVE  # of differences between kinds: a scale of 1
 NO_TILTS = np.zeros((LEVELS, NODES), np.int32)
 NO_PREDICTOR = Predictor((), np.zeros((STAGES, 0), np.int32))
-
-
-class SymbolCoder(Protocol):
-    def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[np.int64]:
-        """index [1, n], values [1, n] to encode or None to decode -> the values."""
-
-    def code_calls(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]
-    ) -> None:
-        """index [n], values [n] to encode: the first so many in a call of their own, and so on."""
-
-    def add(self, table_set: str, tables: TableSet) -> None:
-        """Tables of a name of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +178,9 @@ class _Numbers:
     def raw(self, n: int, given: NDArray[Any] | None) -> NDArray[np.int64]:
         """n numbers below 256."""
         values = None if given is None else given.astype(np.int64)[None]
-        coded: NDArray[np.int64] = self._coder.code("byte", np.zeros((1, n), np.uint8), values)[0]
+        coded: NDArray[np.int64] = self._coder.code(
+            shipped().tables["byte"], np.zeros((1, n), np.uint8), values
+        )[0]
         return np.clip(coded, 0, 255)
 
     def unsigned(self, given: int | None) -> int:
@@ -212,10 +199,8 @@ class _Numbers:
 
     def signed(self, given: int | None) -> int:
         """Zigzag, of 32 bits."""
-        value = self.unsigned(
-            None if given is None else 2 * given if given >= 0 else -2 * given - 1
-        )
-        return max(-(1 << 31), min((value >> 1) ^ -(value & 1), (1 << 31) - 1))
+        value = unzigzag(self.unsigned(None if given is None else zigzag(given)))
+        return max(-(1 << 31), min(value, (1 << 31) - 1))
 
     def many(
         self, n: int, given: NDArray[Any] | None, kind: int | None = None
@@ -226,7 +211,9 @@ class _Numbers:
         index = np.full((1, n), index_of_kind()[min(kind, KINDS - 1), 0])
         half = _half_of_index()[index]
         coded: NDArray[np.int64] = self._coder.code(
-            "voxel", index, None if given is None else given.astype(np.int64) + half
+            shipped().tables["voxel"],
+            index,
+            None if given is None else given.astype(np.int64) + half,
         )
         numbers: NDArray[np.int64] = coded[0] - half[0]
         return numbers

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
+
 from .fronts import (
     FILTERS,
     FIRST_COARSE,
@@ -24,10 +26,17 @@ from .fronts import (
     UNIT,
     VARIANTS,
     Predictor,
+    shipped,
 )
 from .prediction import _snapped, _wavefront, predict
-from .side_info import MAX_SPAN, Side, SymbolCoder, _side_information
-from .tables import _half_of_index, _within_row, index_of_context, tilted_tables
+from .side_info import MAX_SPAN, Side, _side_information
+from .tables import (
+    _half_of_index,
+    _within_row,
+    index_of_context,
+    tilted_tables,
+    within_tables,
+)
 
 REFITTED = (
     8,
@@ -124,18 +133,18 @@ def _encode(
             side, tilts=fit.choose_tilts(index_of_context(side.kinds)[found.context], found.error)
         )
     _side_information(coder, x.shape, side, len(references))
-    table_set, index_of = _prepared(coder, side)
+    tables, index_of = _voxel_tables(side)
     index: NDArray[Any] = index_of[found.context]
     error = found.error
     if within:
-        index, error, table_set = (
+        index, error, tables = (
             _within_row(index, found.shift, within),
             error + found.shift,
-            "within",
+            within_tables(within),
         )
     elif side.kinds.max() >= FIRST_COARSE:
         error = error + _half_of_index()[index_of & 255][found.context]
-    coder.code_calls(table_set, index, error, found.sizes)
+    coder.code_calls(tables, index, error, found.sizes)
     return side.values(found.decoded)
 
 
@@ -204,7 +213,7 @@ def _decode(
         return np.full(shape, side.low, np.int32)
     slab = np.empty(shape, np.int32)
     flat = slab.reshape(-1)
-    table_set, index_of = _prepared(coder, side)
+    tables, index_of = _voxel_tables(side)
     half_of = _half_of_index()
     step = 2 * max_error + 1
     centres = (references[0].astype(np.int64) - side.low).reshape(-1) if within else None
@@ -215,13 +224,15 @@ def _decode(
             shift = ((plane.nearest - centre) * plane.sign).astype(np.int64)
             row = _within_row(index_of[plane.context], shift, within)
             values = np.clip(
-                centre + plane.sign * coder.code("within", row[None], None)[0], 0, side.largest
+                centre + plane.sign * coder.code(within_tables(within), row[None], None)[0],
+                0,
+                side.largest,
             )
             flat[plane.voxels] = values
             wavefront.put(values)
             continue
         index = index_of[plane.context if max_error == 0 else plane.context & ~(UNIT - 1)]
-        error = coder.code(table_set, index[None], None)[0] - half_of[index & 255]
+        error = coder.code(tables, index[None], None)[0] - half_of[index & 255]
         nearest = plane.nearest
         if max_error:
             nearest = _snapped(nearest, side, max_error)
@@ -232,18 +243,17 @@ def _decode(
     return side.values(slab)
 
 
-def _prepared(coder: SymbolCoder, side: Side) -> tuple[str, NDArray[Any]]:
-    """The table set for the voxels, and its index of each context."""
+def _voxel_tables(side: Side) -> tuple[ProbabilityTables, NDArray[Any]]:
+    """The tables for the voxels, and their index of each context."""
     index_of = index_of_context(side.kinds)
     if not side.tilts.any():
-        return "voxel", index_of.astype(np.uint8)
-    coder.add("tilted", tilted_tables(side.tilts))
+        return shipped().tables["voxel"], index_of.astype(np.uint8)
     variant = np.arange(VARIANTS)
     upright = ~side.tilts[(variant - 1) // 2].any(
         axis=1
     )  # all alike, so that they are coded together
     block = np.where(upright, variant[upright].min(initial=VARIANTS), variant)
-    return "tilted", (
+    return tilted_tables(side.tilts), (
         block.astype(np.uint16)[:, None] * np.uint16(256) + (index_of & 255).reshape(VARIANTS, -1)
     ).reshape(-1)
 

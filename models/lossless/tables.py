@@ -7,6 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.bitstream.symbols import TOTAL, ProbabilityTables, normalised
+
 from .fronts import (
     BUCKETS,
     FIRST_COARSE,
@@ -18,7 +20,6 @@ from .fronts import (
     OCTAVE,
     UNIT,
     VARIANTS,
-    TableSet,
     shipped,
 )
 
@@ -27,13 +28,11 @@ TILT_OCTAVES = 4  # a probability is multiplied by at most 2**4
 _EIGHTHS = np.array([4096, 4467, 4871, 5312, 5793, 6317, 6889, 7512], np.int64)
 
 
-def tilted_tables(tilts: NDArray[np.integer]) -> TableSet:
+def tilted_tables(tilts: NDArray[np.integer]) -> ProbabilityTables:
     """The tables of "voxel" with every probability times 2**(tilt / 8) at its node; tilts [LEVELS, NODES]."""
     shipped_tables = shipped()
     voxel = shipped_tables.tables["voxel"]
-    weights = voxel.weights.astype(np.int64)
-    scaled = weights[FIRST_FINE:]
-    free = (1 << 24) - weights.shape[1]
+    scaled = voxel.weights[FIRST_FINE:].astype(np.int64)
     variants = [tilts[-1]]
     for tilt in tilts[:-1]:
         variants += [tilt, tilt[::-1]]
@@ -43,18 +42,16 @@ def tilted_tables(tilts: NDArray[np.integer]) -> TableSet:
         factor = (_EIGHTHS[eighth] << TILT_OCTAVES) >> (TILT_OCTAVES - octave)
         tilted = scaled.copy()
         tilted[:, :-1] = tilted[:, :-1] * factor[shipped_tables.places[FIRST_FINE:]] >> 12
-        whole = 1 + tilted * free // tilted.sum(axis=1, keepdims=True)
-        rows = np.arange(len(whole))
-        whole[rows, whole.argmax(axis=1)] += (1 << 24) - whole.sum(axis=1)
-        blocks.append(np.concatenate([weights[:FIRST_FINE], whole]))
-    return TableSet(np.concatenate(blocks).astype(np.uint32), voxel.low, voxel.octave, VARIANTS)
+        blocks += [voxel.weights[:FIRST_FINE], normalised(tilted)]
+    return ProbabilityTables(np.concatenate(blocks), voxel.low, voxel.octave, VARIANTS)
 
 
 MAX_WITHIN = 16  # the largest bound that has tables of its own
 _WITHIN_BEYOND = 4  # predictions farther outside count as these
 
 
-def within_tables(within: int) -> TableSet:
+@cache
+def within_tables(within: int) -> ProbabilityTables:
     """Tables for integers within so much of a known one: those of "voxel", moved to the prediction and cut off.
 
     Row: (prediction less the known one, both mirrored if the sign is negative) x table index; see `_within_row`.
@@ -69,15 +66,9 @@ def within_tables(within: int) -> TableSet:
     offset = np.arange(-within, within + 1) - shift
     raw_bits = (beyond // OCTAVE)[None, :, None]
     column = np.clip((offset + ((1 << raw_bits) >> 1)) >> raw_bits, -HEAD_MAX, HEAD_MAX) + HEAD_MAX
-    weights = voxel[row, column]
-    free = (1 << 24) - (2 * within + 2)
-    whole = 1 + weights * free // weights.sum(axis=-1, keepdims=True)
-    whole = whole.reshape(-1, 2 * within + 1)
-    rows = np.arange(len(whole))
-    whole[rows, whole.argmax(axis=1)] += (1 << 24) - 1 - whole.sum(axis=1)
-    return TableSet(
-        np.pad(whole, ((0, 0), (0, 1)), constant_values=1).astype(np.uint32), -within, 0
-    )
+    weights = normalised(voxel[row, column].reshape(-1, 2 * within + 1), TOTAL - 1)
+    # Nothing is escaped: the last column has the least weight that there is.
+    return ProbabilityTables(np.pad(weights, ((0, 0), (0, 1)), constant_values=1), -within, 0)
 
 
 def _within_indices(within: int) -> int:

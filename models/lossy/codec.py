@@ -1,7 +1,6 @@
 """The lossy models at work: codes in, symbols through a coder, the decoder's samples out. One run for both directions.
 
-A `coder` has `code(table_set, index [S, n], values [S, n] | None) -> values`: S slabs side by side, each its own stream;
-values are given when encoding and None when decoding; and `of(slabs)`, the same for some of the slabs.
+The coder of symbols has S slabs, each a stream of its own (`bitstream.symbols`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
+
 from . import lapped_transform as transform
 from . import sign_hiding as hiding
 from .codec_base import (
@@ -22,9 +23,6 @@ from .codec_base import (
     STEP_BITS,
     SYMBOL_MAX,
     Params,
-    SlabsCoder,
-    SymbolCoder,
-    TableSet,
     integer_step,
     padded,
 )
@@ -66,7 +64,7 @@ class ContextLossy:
         name: str,
         model_id: bytes,
         network: ContextCodec,
-        tables: dict[str, TableSet],
+        tables: dict[str, ProbabilityTables],
         device: str,
     ) -> None:
         self.name, self.model_id, self.tables = name, model_id, tables
@@ -156,7 +154,7 @@ class ContextLossy:
             else np.array([[transform.DEPTHS.index(depth)] for depth in depths])
         )
         got = np.clip(
-            coder.code("depth", np.zeros((s, 1), np.uint8), given)[:, 0],
+            coder.code(self.tables["depth"], np.zeros((s, 1), np.uint8), given)[:, 0],
             0,
             len(transform.DEPTHS) - 1,
         )
@@ -184,7 +182,7 @@ class ContextLossy:
         shape: tuple[int, ...],
         y: Tensor | None,
         depth: int,
-        coder: SlabsCoder,
+        coder: SymbolCoder,
         params: Params,
     ) -> Tensor:
         """Planes [S, K', h, w, 64] of slabs of one depth, decoded (and coded, if y, their planes in 1/16 step, is given)."""
@@ -224,7 +222,7 @@ class ContextLossy:
         indices: Sequence[Tensor],
         wanted: Sequence[Tensor],
         s: int,
-        coder: SlabsCoder,
+        coder: SymbolCoder,
     ) -> NDArray[np.float32]:
         """Symbols [N, n] of a pass from means and scale indices [.., n] of parts of its planes; to encode, of what is wanted.
 
@@ -247,9 +245,9 @@ class ContextLossy:
         if wanted:
             found, at = hiding.hide(cells, found, error, self._costs, index)
             size = np.abs(found)
-            coder.code(f"pass{p}", index.reshape(s, -1), size.reshape(s, -1))
+            coder.code(self.tables[f"pass{p}"], index.reshape(s, -1), size.reshape(s, -1))
         else:
-            got = coder.code(f"pass{p}", index.reshape(s, -1), None)
+            got = coder.code(self.tables[f"pass{p}"], index.reshape(s, -1), None)
             size = np.clip(got, 0, SYMBOL_MAX)
             at, hidden = hiding.hidden(cells, size)
         told = size.reshape(-1) > 0
@@ -262,11 +260,14 @@ class ContextLossy:
         if wanted:
             negative = np.zeros(rows.shape, np.uint8)
             negative[filled] = found.reshape(-1)[sent] < 0
-            coder.code(SIGNS, rows, negative)
+            coder.code(self.tables[SIGNS], rows, negative)
             return found.astype(np.float32)
         symbols: NDArray[np.float32] = size.astype(np.float32)
         flat = symbols.reshape(-1)
-        for places, signs in ((at, hidden), (sent, coder.code(SIGNS, rows, None)[filled])):
+        for places, signs in (
+            (at, hidden),
+            (sent, coder.code(self.tables[SIGNS], rows, None)[filled]),
+        ):
             negative = places[signs == 1]
             flat[negative] = -flat[negative]
         return symbols.reshape(shape)

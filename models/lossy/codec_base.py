@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,15 +18,6 @@ FINEST = 2.0**-15  # of the largest code: the finest step that the integer arith
 SYMBOL_MAX = 1 << 19
 
 
-@dataclass(frozen=True)
-class TableSet:
-    """Integer probability tables [rows, bins + 1], sum 2**24 a row; see `entropy`."""
-
-    weights: NDArray[np.uint32]
-    low: int
-    octave: int
-
-
 class Params(Protocol):
     """What a volume tells its model."""
 
@@ -36,16 +25,6 @@ class Params(Protocol):
     def step(self) -> float: ...
     @property
     def peak(self) -> int: ...
-
-
-class SlabsCoder(Protocol):
-    def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[Any]: ...
-
-
-class SymbolCoder(SlabsCoder, Protocol):
-    def of(self, slabs: Sequence[int]) -> SymbolCoder: ...
 
 
 def integer_step(params: Params) -> int:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mricodec.bitstream.symbols import TOTAL, normalised
 
 OCTAVE = 8
 ROWS = 60
@@ -19,7 +22,6 @@ MAGNITUDE_ROWS = 68  # of tables of magnitudes 0 .. 64: sigma up to 18
 SIGMA_0 = 0.05
 LOW = -32
 BINS = 65  # values -32 .. 32; one more column is the escape
-TOTAL = 1 << 24
 LIKELIHOOD_FLOOR = 2.0**-24
 
 
@@ -137,12 +139,8 @@ class EntropyBottleneck(nn.Module):
 
 
 def integer_tables(p: Tensor) -> Tensor:
-    """Probabilities [rows, n] -> integers >= 1 of sum 2**24, the rounding error given to the largest entry."""
-    p = p.double() / p.double().sum(1, keepdim=True)
-    n = p.shape[1]
-    w = 1 + torch.floor(p * (TOTAL - n)).long()
-    w[torch.arange(len(w)), w.argmax(1)] += TOTAL - w.sum(1)
-    return w
+    """Probabilities [rows, n] -> integer weights, int64 (`normalised`)."""
+    return torch.from_numpy(normalised(p.detach().double().numpy()).astype(np.int64))
 
 
 def scale_tables(kind: str = "laplace") -> Tensor:

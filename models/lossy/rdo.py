@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
+
 from . import entropy_models as entropy
 from . import lapped_transform as transform
 from . import sign_hiding as hiding
@@ -22,27 +24,27 @@ from .layers import looked_up
 ERROR_MAX = 255.0  # sixteenths of a step: exact sums in float32
 
 
-class _Unwritten:
+class _Unwritten(SymbolCoder):
     """A coder that writes nothing."""
 
     def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
     ) -> NDArray[Any]:
         assert values is not None
         return values
 
 
 @dataclass(frozen=True)
-class _Lengths:
+class _Lengths(SymbolCoder):
     """A coder that writes nothing and sums up what each slab's symbols would take, about."""
 
     bits: NDArray[np.float64]
 
     def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
     ) -> NDArray[Any]:
         assert values is not None
-        if table_set == SIGNS:
+        if tables.name == SIGNS:
             self.bits[:] += index.sum(1)
             return values
         sent = index > 0

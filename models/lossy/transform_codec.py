@@ -9,15 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from mricodec.models.study.autoencoder import Autoencoder
 
 from .codec_base import (
     STEP_BITS,
     SYMBOL_MAX,
     Params,
-    SlabsCoder,
-    SymbolCoder,
-    TableSet,
     integer_step,
     padded,
 )
@@ -29,14 +27,14 @@ Z_MAX = 127
 class _Symbols:
     """Tensors to and from the coder."""
 
-    def __init__(self, coder: SlabsCoder) -> None:
+    def __init__(self, coder: SymbolCoder) -> None:
         self._coder = coder
 
-    def code(self, name: str, index: Tensor, values: Tensor | None) -> Tensor:
+    def code(self, tables: ProbabilityTables, index: Tensor, values: Tensor | None) -> Tensor:
         """index, values [S, n] integer-valued tensors -> values, float32 on the same device."""
         rows = index.to(torch.uint8).cpu().numpy()
         given = None if values is None else values.to(torch.int32).cpu().numpy()
-        got = self._coder.code(name, rows, given)
+        got = self._coder.code(tables, rows, given)
         return torch.from_numpy(np.clip(got, -SYMBOL_MAX, SYMBOL_MAX - 1).astype(np.float32)).to(
             index.device
         )
@@ -53,7 +51,7 @@ class TransformLossy:
         name: str,
         model_id: bytes,
         network: TransformCoder | Autoencoder,
-        tables: dict[str, TableSet],
+        tables: dict[str, ProbabilityTables],
         device: str,
     ) -> None:
         self.name, self.model_id, self.tables = name, model_id, tables
@@ -109,7 +107,7 @@ class TransformLossy:
     ) -> Tensor:
         network = self._network
         planes = (s, network.latent, *size)
-        tables = network.table_set(octave)
+        tables = self.tables[network.table_set(octave)]
         if isinstance(network, ScaleHyperprior):
             small = (-(-size[0] // 2), -(-size[1] // 2))
             given = (
@@ -118,7 +116,7 @@ class TransformLossy:
                 else network.analyse_hyper(y).round().clamp(-Z_MAX, Z_MAX).reshape(s, -1)
             )
             channel = torch.arange(32, device=self._device).repeat_interleave(small[0] * small[1])
-            z = symbols.code("z", channel.expand(s, -1), given).reshape(s, 32, *small)
+            z = symbols.code(self.tables["z"], channel.expand(s, -1), given).reshape(s, 32, *small)
             index = network.scale_index(z, size).reshape(s, -1)
         else:
             index = (

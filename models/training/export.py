@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from mricodec.models.lossy import entropy_models as entropy
 from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.coding_order import PASSES
@@ -28,30 +29,21 @@ CROP = (12, 160, 160)
 
 
 @dataclass
-class Histogram:
-    """A coder that writes nothing and counts the heads of every scale row, of the table sets that `counts` has."""
+class Histogram(SymbolCoder):
+    """Writes nothing; counts the tokens of every row, of the table sets that `counts` has."""
 
     counts: dict[str, NDArray[np.float64]]
 
-    def of(self, slabs: Sequence[int]) -> Histogram:
-        return self
-
     def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
     ) -> NDArray[Any]:
         assert values is not None
-        if table_set in self.counts:
-            counts = self.counts[table_set]
-            rows = len(counts)
-            low = 0 if rows == entropy.MAGNITUDE_ROWS else entropy.LOW
-            i, v = index.ravel().astype(np.int64), values.ravel().astype(np.int64)
-            i, v = i[i > 0], v[i > 0]
-            beyond = np.maximum(i - (rows - entropy.OCTAVE), 0) * (i >= rows)
-            row = np.where(i < rows, i, rows - entropy.OCTAVE + beyond % entropy.OCTAVE)
-            head = (v >> (beyond // entropy.OCTAVE)) - low
-            head = np.where((head < 0) | (head >= entropy.BINS), entropy.BINS, head)
-            width = entropy.BINS + 1
-            counts += np.bincount(row * width + head, minlength=counts.size).reshape(counts.shape)
+        counts = self.counts.get(tables.name)
+        if counts is not None:
+            positions, row, raw_bits = tables.locate(index.ravel())
+            sent = values.ravel().astype(np.int64)
+            sent = sent if positions is None else sent[positions]
+            np.add.at(counts, (row, tables.columns(sent, raw_bits)), 1)
         return values
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.bitstream.symbols import normalised
 from mricodec.models.lossless import encoder_search as lossless_fit
 from mricodec.models.lossless import fronts as wavefront
 from mricodec.models.lossless.fronts import (
@@ -38,7 +39,6 @@ from mricodec.models.lossless.fronts import (
     Wavefront,
 )
 
-PRECISION = 24
 SLICES, SIDE = 12, 192  # of a scan, from its middle
 ROUNDS = 3
 SMALL_TAPS: tuple[Tap, ...] = (
@@ -93,7 +93,7 @@ def _slabs(folder: Path) -> Iterator[NDArray[np.int32]]:
 def voxel_tables() -> NDArray[np.uint32]:
     """[ROWS, 2 HEAD_MAX + 2]: row 0, which is never used, then the rows of `lossless.index_of_kind`."""
     rows = [
-        _integers(np.ones(2 * HEAD_MAX + 2)),
+        normalised(np.ones(2 * HEAD_MAX + 2)),
         *(_spike(2.0 ** -(4 + 2 * n)) for n in range(SPIKES)),
     ]
     distance = np.arange(UNIT // 2 + 1)
@@ -122,7 +122,7 @@ def places() -> NDArray[np.int8]:
 
 def byte_table() -> NDArray[np.uint32]:
     """[1, 257]: bytes, all alike."""
-    return _integers(np.append(np.full(256, 1.0), 0.0))[None]
+    return normalised(np.append(np.full(256, 1.0), 0.0))[None]
 
 
 def _spike(other: float) -> NDArray[np.uint32]:
@@ -131,7 +131,7 @@ def _spike(other: float) -> NDArray[np.uint32]:
     size[HEAD_MAX] = np.inf
     values = other / 2 / size / (1 / size).sum()
     values[HEAD_MAX] = 1 - other
-    return _integers(np.append(values, other / 2))
+    return normalised(np.append(values, other / 2))
 
 
 def _discretised(scale: float, distances: Float) -> NDArray[np.uint32]:
@@ -145,18 +145,7 @@ def _discretised(scale: float, distances: Float) -> NDArray[np.uint32]:
 
     edges = np.arange(-HEAD_MAX, HEAD_MAX + 2) - 0.5
     values = np.mean([np.diff(below(edges - d)) for d in distances], axis=0)
-    return _integers(np.append(values, max(1 - values.sum(), 0.0)))
-
-
-def _integers(probabilities: Float) -> NDArray[np.uint32]:
-    """Weights of at least 1 that sum to 2**24."""
-    n = probabilities.size
-    weights = 1 + np.floor(probabilities / probabilities.sum() * ((1 << PRECISION) - n)).astype(
-        np.int64
-    )
-    weights[weights.argmax()] += (1 << PRECISION) - weights.sum()
-    whole: NDArray[np.uint32] = weights.astype(np.uint32)
-    return whole
+    return normalised(np.append(values, max(1 - values.sum(), 0.0)))
 
 
 def small_predictor(slabs: Iterable[NDArray[np.int32]]) -> Predictor:

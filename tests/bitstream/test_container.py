@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given as examples
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from mricodec.bitstream import container, sections
@@ -88,12 +89,12 @@ headers = st.builds(
 )
 
 
-@given(headers)
+@examples(headers)
 def test_header_round_trip(head: StreamHeader) -> None:
     assert StreamHeader.unpack(head.pack(), UNLIMITED) == head
 
 
-@given(st.integers(0, 2**63 - 1))
+@examples(st.integers(0, 2**63 - 1))
 def test_varint_round_trip(value: int) -> None:
     packed = pack_varint(value)
     assert len(packed) == max(1, -(-value.bit_length() // 7))
@@ -103,7 +104,7 @@ def test_varint_round_trip(value: int) -> None:
 
 
 @settings(deadline=None)
-@given(
+@examples(
     st.lists(st.binary(max_size=200), max_size=6),
     st.dictionaries(st.sampled_from([b"abCd", b"zzZZ", b"priv"]), st.binary(max_size=50)),
     st.dictionaries(st.sampled_from([b"abCd", b"lAYR"]), st.binary(max_size=50)),
@@ -343,7 +344,7 @@ def test_a_nifti_header_costs_little() -> None:
     assert len(write([b"x"], before={ORIG: sections.pack_orig(nifti, b"")})) - bare <= 220
 
 
-@given(st.binary(max_size=500), st.binary(max_size=100))
+@examples(st.binary(max_size=500), st.binary(max_size=100))
 def test_orig_round_trip(before: bytes, after: bytes) -> None:
     assert sections.unpack_orig(sections.pack_orig(before, after), 600) == (before, after)
 
@@ -359,7 +360,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=9), json_values, max_size=5))
+@examples(st.dictionaries(st.text(max_size=9), json_values, max_size=5))
 def test_meta_round_trip(meta: dict[str, Any]) -> None:
     assert sections.unpack_meta(sections.pack_meta(meta), 1 << 20) == meta
 
@@ -369,7 +370,7 @@ def test_meta_says_no_nan() -> None:
         sections.pack_meta({"slope": float("nan")})
 
 
-@given(
+@examples(
     st.sampled_from([1, 2, 3, 4, 8, 16, 32]),
     st.integers(0, 300),
     st.integers(0, 2**32 - 1),

@@ -9,7 +9,8 @@ import dicom_files
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given as examples
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from mricodec import codec
@@ -34,7 +35,7 @@ RECORDS = st.lists(
 )
 
 
-@given(RECORDS)
+@examples(RECORDS)
 @settings(max_examples=150, deadline=None)
 def test_records(records: list[dict[int, bytes]]) -> None:
     payload = pack_records([sorted(record.items()) for record in records])
@@ -45,7 +46,7 @@ def test_records(records: list[dict[int, bytes]]) -> None:
             unpack_records(payload, LIMIT, len(records) - 1)
 
 
-@given(RECORDS, st.data())
+@examples(RECORDS, st.data())
 @settings(max_examples=150, deadline=None)
 def test_damaged_records(records: list[dict[int, bytes]], data: Any) -> None:
     """Right zstd around wrong content."""

@@ -35,9 +35,10 @@ from mricodec.bitstream.container import (
 )
 from mricodec.codec import api
 from mricodec.codec import atomic as output
-from mricodec.codec.coders import learned, predictive
+from mricodec.codec.coders import learned
 from mricodec.codec.volume import DTYPES
 from mricodec.codec.voxels import quality as fidelity
+from mricodec.models.lossless import fronts
 
 LARGEST_OVERHEAD = 190  # bytes of a stream from a bare array, beside what its slabs hold
 LARGEST_SLAB_OVERHEAD = 28
@@ -452,11 +453,10 @@ def test_tables_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError("tables are damaged: install again"),
     ):
 
-        def tables(sets: Any, failure: Exception = failure) -> None:
+        def shipped(failure: Exception = failure) -> None:
             raise failure
 
-        monkeypatch.setattr(predictive, "_tables", tables)
-        predictive._predictive_tables.cache_clear()
+        monkeypatch.setattr(fronts, "shipped", shipped)
         with pytest.raises(codec.FormatError, match=r"tables.*install"):
             encode(smooth((2, 16, 16)), lossless=True)
         with pytest.raises(codec.FormatError, match=r"tables.*install"):

@@ -39,7 +39,7 @@ from mricodec.models.lossy.layers import IntegerConv2d
 def encode(
     model: zoo.LossyModel, x: NDArray[np.int32], params: Params
 ) -> tuple[list[bytes], NDArray[np.int32], float]:
-    coder = Streams(model, [EntropyEncoder() for _ in x])
+    coder = Streams([EntropyEncoder() for _ in x])
     decoded = model.encode(x, params.step, coder, params)
     return [stream.finish() for stream in coder.streams], decoded, sum(coder.counted)
 
@@ -47,7 +47,7 @@ def encode(
 def decode(
     model: zoo.LossyModel, payloads: list[bytes], shape: tuple[int, ...], params: Params
 ) -> NDArray[np.int32]:
-    coder = Streams(model, [EntropyDecoder(payload) for payload in payloads])
+    coder = Streams([EntropyDecoder(payload) for payload in payloads])
     decoded = model.decode((len(payloads), *shape[1:]), params, coder)  # type: ignore[arg-type]
     for stream in coder.streams:
         stream.finish()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from compressai_reference import import_compressai
 
+from mricodec.bitstream.symbols import TOTAL
 from mricodec.models.lossy import entropy_models as entropy
 
 
@@ -86,11 +87,11 @@ def test_tables_are_integers_of_the_right_sum() -> None:
     )
     for tables in sets:
         assert int(tables.min()) >= 1
-        assert torch.equal(tables.sum(1), torch.full((len(tables),), entropy.TOTAL))
+        assert torch.equal(tables.sum(1), torch.full((len(tables),), TOTAL))
 
 
 def test_scale_tables_cost_what_the_likelihood_says() -> None:
-    tables = entropy.scale_tables("laplace").double() / entropy.TOTAL
+    tables = entropy.scale_tables("laplace").double() / TOTAL
     values = torch.arange(-8, 9)
     for row in (20, 35, 50):
         sigma = entropy.sigma_of(torch.tensor(float(row), dtype=torch.float64))

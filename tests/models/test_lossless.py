@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder, Tables
+from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.models.lossless import encoder_search as lossless_fit
 from mricodec.models.lossless import fronts as wavefront
 from mricodec.models.lossless import prediction, side_info, slab_coder
@@ -28,38 +28,15 @@ from mricodec.models.training import lossless_tables
 Tap = tuple[int, int, int]
 
 
-class Coder:
-    """One slab's stream."""
-
-    def __init__(self, stream: EntropyEncoder | EntropyDecoder) -> None:
-        self.stream = stream
-        self.tables = {name: Tables(*tables) for name, tables in wavefront.shipped().tables.items()}
-
-    def code(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[np.int64]:
-        given = None if values is None else values[0]
-        return self.stream.code(self.tables[table_set], index[0], given)[None]  # type: ignore[arg-type]
-
-    def code_calls(
-        self, table_set: str, index: NDArray[Any], values: NDArray[Any], sizes: Sequence[int]
-    ) -> None:
-        assert isinstance(self.stream, EntropyEncoder)
-        self.stream.code_calls(self.tables[table_set], index, values, sizes)
-
-    def add(self, table_set: str, tables: wavefront.TableSet) -> None:
-        self.tables[table_set] = Tables(*tables)
-
-
 def encode(slab: NDArray[np.int32]) -> bytes:
     stream = EntropyEncoder()
-    slab_coder.encode_slab(slab, Coder(stream))
+    slab_coder.encode_slab(slab, stream)
     return stream.finish()
 
 
 def decode(payload: bytes, shape: tuple[int, ...]) -> NDArray[np.int32]:
     stream = EntropyDecoder(payload)
-    slab = slab_coder.decode_slab((shape[0], shape[1], shape[2]), Coder(stream))
+    slab = slab_coder.decode_slab((shape[0], shape[1], shape[2]), stream)
     stream.finish()
     return slab
 
@@ -192,7 +169,7 @@ def test_the_same_slab_gives_the_same_bytes() -> None:
 
 
 def test_what_cannot_be_coded_is_refused() -> None:
-    stream = Coder(EntropyEncoder())
+    stream = EntropyEncoder()
     with pytest.raises(
         ValueError, match="expected values within 16777215 of each other, found a range of 16777216"
     ):
@@ -485,7 +462,7 @@ def test_every_slab_comes_back_within_its_bound(
     )
     references = [(slab + random.integers(-9, 10, shape)).astype(np.int32) for _ in range(beside)]
     stream = EntropyEncoder()
-    decoded = slab_coder.encode_slab(slab, Coder(stream), max_error=bound, references=references)
+    decoded = slab_coder.encode_slab(slab, stream, max_error=bound, references=references)
     assert (
         np.abs(decoded - slab).max() <= bound
         and slab.min() <= decoded.min()
@@ -493,8 +470,7 @@ def test_every_slab_comes_back_within_its_bound(
     )
     reader = EntropyDecoder(stream.finish())
     assert (
-        slab_coder.decode_slab(shape, Coder(reader), max_error=bound, references=references)
-        == decoded
+        slab_coder.decode_slab(shape, reader, max_error=bound, references=references) == decoded
     ).all()
     reader.finish()
 
@@ -508,11 +484,8 @@ def test_every_slab_comes_back_from_a_bounded_layer(
     slab = random.normal(200, 30, shape).astype(np.int32)
     layer = (slab + random.integers(-within, within + 1, shape)).astype(np.int32)
     stream = EntropyEncoder()
-    writer = Coder(stream)
-    writer.tables["within"] = Tables(*table_rows.within_tables(within))
-    slab_coder.encode_slab(slab, writer, references=[layer], within=within)
-    reader = Coder(EntropyDecoder(stream.finish()))
-    reader.tables = writer.tables
+    slab_coder.encode_slab(slab, stream, references=[layer], within=within)
+    reader = EntropyDecoder(stream.finish())
     assert (slab_coder.decode_slab(shape, reader, references=[layer], within=within) == slab).all()
 
 
@@ -560,7 +533,7 @@ def test_long_filters_and_far_neighbours_decode() -> None:
     sizes = []
     for effort in (slab_coder.FAST, slab_coder.DEFAULT, slab_coder.HIGH):
         stream = EntropyEncoder()
-        slab_coder.encode_slab(slab, Coder(stream), effort=effort)
+        slab_coder.encode_slab(slab, stream, effort=effort)
         sizes.append(len(stream.finish()))
         assert (decode(stream.finish(), slab.shape) == slab).all()
     assert sizes[2] < 1.01 * sizes[1] < 1.02 * sizes[0]

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Tables(NamedTuple):
-    weights: NDArray[np.uint32]
-    low: int
-    octave: int
+from mricodec.bitstream.symbols import TOTAL, ProbabilityTables, normalised
 
 
 def _two_sided(bins: int) -> NDArray[np.uint32]:
     weights = 2.0 ** -np.abs(np.arange(bins) - bins // 2)
-    whole = np.maximum(1, np.floor(weights / weights.sum() * (1 << 24))).astype(np.int64)
-    whole = np.append(whole, 1 << 10)
-    whole[bins // 2] += (1 << 24) - whole.sum()
-    return whole.astype(np.uint32)[None]
+    return normalised(np.append(weights / weights.sum(), 2**10 / TOTAL)[None])
 
 
 class FakeModel:
@@ -29,7 +22,7 @@ class FakeModel:
     by_id = False
 
     def __init__(self) -> None:
-        self.tables = {"q": Tables(_two_sided(33), -16, 0)}
+        self.tables = {"q": ProbabilityTables(_two_sided(33), -16, 0)}
         self.batches: list[tuple[int, ...]] = []  # shapes that were coded together
 
     def encode(
@@ -54,7 +47,7 @@ class FakeModel:
         out = np.empty(shape, np.int32)
         for k in range(depth):
             given = None if q is None else q[:, k].reshape(slabs, -1) - previous
-            previous = previous + coder.code("q", index, given)
+            previous = previous + coder.code(self.tables["q"], index, given)
             samples = np.clip(np.rint(previous * params.step), -(2**31), 2**31 - 1)
             out[:, k] = samples.reshape(slabs, *shape[2:])
         return out

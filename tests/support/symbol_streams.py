@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.range_coder import Tables
-from mricodec.models import zoo
+from mricodec.bitstream.symbols import PRECISION, ProbabilityTables
+from mricodec.codec.coders.base import SlabStreams
 
 
 @dataclass(frozen=True)
@@ -22,44 +22,33 @@ class Params:
     effort: str = "default"
 
 
-class Streams:
-    """One entropy coder a slab; counts the ideal bits beside."""
+class Streams(SlabStreams):
+    """One entropy coder a slab; adds up the ideal bits of what is encoded."""
 
-    def __init__(self, model: zoo.LossyModel, streams: list[Any]) -> None:
-        self.tables = {name: Tables(t.weights, t.low, t.octave) for name, t in model.tables.items()}
-        self.model, self.streams = model, streams
-        self.counted: list[float] = []  # ideal bits of the calls
+    def __init__(self, streams: Sequence[Any], counted: list[float] | None = None) -> None:
+        super().__init__(streams)
+        self.counted = [] if counted is None else counted  # Ideal bits of each call.
 
-    def code(self, name: str, index: NDArray[Any], values: NDArray[Any] | None) -> NDArray[Any]:
-        tables = self.tables[name]
-        rows = [
-            s.code(tables, index[i], None if values is None else values[i])
-            for i, s in enumerate(self.streams)
-        ]
+    def code(
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
+    ) -> NDArray[Any]:
         if values is not None:
             self.counted.append(ideal_bits(tables, index.ravel(), values.ravel()))
-        return np.stack(rows)
+        return super().code(tables, index, values)
 
     def of(self, slabs: Sequence[int]) -> Streams:
-        some = Streams(self.model, [self.streams[s] for s in slabs])
-        some.counted = self.counted
-        return some
+        return Streams([self._streams[s] for s in slabs], self.counted)
 
 
-def ideal_bits(tables: Tables, index: NDArray[Any], values: NDArray[Any]) -> float:
+def ideal_bits(tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any]) -> float:
     """Code length of the model: -log2 of the table entries, raw bits, and an Exp-Golomb length for escapes."""
-    index, values = index.astype(np.int64), values.astype(np.int64)
-    k = np.zeros_like(index)
-    row = index
-    if tables.octave:
-        index, values = index[index > 0], values[index > 0]
-        beyond = index - (tables.rows - tables.octave)
-        large = index >= tables.rows
-        k = np.where(large, beyond // tables.octave, 0)
-        row = np.where(large, tables.rows - tables.octave + beyond % tables.octave, index)
-    head = (values >> k) - tables.low
-    escaped = (head < 0) | (head >= tables.bins)
-    head = np.where(escaped, tables.bins, head)
-    bits = -np.log2(tables.weights[row, head] / (1 << 24)) + np.where(escaped, 0, k)
+    positions, row, raw_bits = tables.locate(index)
+    values = values.astype(np.int64)
+    values = values if positions is None else values[positions]
+    columns = tables.columns(values, raw_bits)
+    escaped = columns == tables.bins
+    bits = PRECISION - np.log2(tables.weights[row, columns])
+    if raw_bits is not None:
+        bits += np.where(escaped, 0, raw_bits)
     golomb = sum(7 + max(math.ceil(math.log2(2 * abs(int(v)) + 1)) - 1, 0) for v in values[escaped])
     return float(bits.sum()) + golomb

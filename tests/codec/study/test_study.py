@@ -335,10 +335,10 @@ def test_a_study_model_as_a_codec(name: str) -> None:
     sizes = []
     for step in (2.0, 40.0):
         params = Params(step, 1000)
-        coder = Streams(model, [EntropyEncoder()])
+        coder = Streams([EntropyEncoder()])
         decoded = model.encode(x, step, coder, params)
         data = coder.streams[0].finish()
-        again = model.decode(x.shape, params, Streams(model, [EntropyDecoder(data)]))
+        again = model.decode(x.shape, params, Streams([EntropyDecoder(data)]))
         assert np.array_equal(again, decoded)
         sizes.append(len(data))
     assert sizes[1] < sizes[0]
