@@ -51,7 +51,7 @@ def within_slices(network: type[ContextCodec], device: str = "cpu") -> WithinSli
     """The default model with another order of slices, and without a transform across them."""
     entry = zoo.find("default")
     whole: Any = zoo.assemble(entry.name, network, entry.path.read_bytes(), device)
-    return WithinSlices(entry.name, entry.model_id, whole._network, whole.tables, device)
+    return WithinSlices(entry.name, entry.model_id, whole.network, whole.tables, device)
 
 
 def contenders() -> list[Mricodec]:

@@ -210,6 +210,27 @@ class SymbolCoder(Protocol):
         return self
 
 
+class SlabStreams(SymbolCoder):
+    """Slabs that are coded together, each by its own entropy coder."""
+
+    def __init__(self, streams: Sequence[SymbolCoder]) -> None:
+        self._streams = streams
+
+    def code(
+        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
+    ) -> NDArray[Any]:
+        if values is None:
+            return np.stack(
+                [stream.code(tables, index[s], None) for s, stream in enumerate(self._streams)]
+            )
+        for s, stream in enumerate(self._streams):
+            stream.code(tables, index[s], values[s])
+        return values
+
+    def of(self, slabs: Sequence[int]) -> SlabStreams:
+        return SlabStreams([self._streams[s] for s in slabs])
+
+
 def normalised(shares: NDArray[Any], total: int = TOTAL) -> NDArray[np.uint32]:
     """Shares [..., n], not negative -> weights >= 1 that sum to `total`.
 

@@ -25,11 +25,12 @@ from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.context_model import GATE, ContextCodec
-from mricodec.models.lossy.hyperprior import FactorizedPrior, ScaleHyperprior, TransformCoder
+from mricodec.models.lossy.hyperprior import FactorizedPrior, ScaleHyperprior
 from mricodec.models.lossy.layers import IntegerConv2d
+from mricodec.models.lossy.slice_coder import SliceCoder
 from mricodec.models.lossy.transform_codec import TransformLossy
 from mricodec.models.study import unet
-from mricodec.models.study.autoencoder import Autoencoder, MinimalCNN
+from mricodec.models.study.autoencoder import MinimalCNN
 from mricodec.models.study.vae import ResidualVAE
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -186,7 +187,7 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
     model_id = hashlib.sha256(data).digest()[:8]
     if isinstance(built, ContextCodec):
         return ContextLossy(name, model_id, built, tables, device)
-    assert isinstance(built, (TransformCoder, Autoencoder))
+    assert isinstance(built, SliceCoder)
     return TransformLossy(name, model_id, built, tables, device)
 
 
@@ -199,7 +200,7 @@ def _table(name: str, weights: torch.Tensor) -> ProbabilityTables:
     return ProbabilityTables(weights.numpy().astype(np.uint32), low, octave, name=name)
 
 
-STUDY: dict[str, Callable[[], Autoencoder | ResidualVAE]] = {
+STUDY: dict[str, Callable[[], SliceCoder]] = {
     "cnn8": partial(MinimalCNN, 8),
     "cnn16": partial(MinimalCNN, 16),
     "cnn32": partial(MinimalCNN, 32),

@@ -97,27 +97,6 @@ def windows(slabs: Iterable[T], voxels: Callable[[T], int], most: int) -> Iterat
         yield window
 
 
-class SlabStreams(SymbolCoder):
-    """Slabs that are coded together, each by an entropy coder of its own."""
-
-    def __init__(self, streams: Sequence[SymbolCoder]) -> None:
-        self._streams = streams
-
-    def code(
-        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[Any]:
-        if values is None:
-            return np.stack(
-                [stream.code(tables, index[s], None) for s, stream in enumerate(self._streams)]
-            )
-        for s, stream in enumerate(self._streams):
-            stream.code(tables, index[s], values[s])
-        return values
-
-    def of(self, slabs: Sequence[int]) -> SlabStreams:
-        return SlabStreams([self._streams[s] for s in slabs])
-
-
 class UncodedSymbols(SymbolCoder):
     """Writes nothing: keeps the values of each call, for a decoder in the same process."""
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
+from mricodec.bitstream.symbols import SlabStreams
 from mricodec.codec.voxels import background
 from mricodec.codec.voxels.intensity import Intensity
 
-from .base import BATCH_VOXELS, LossyModel, LossyParams, References, Shape, SlabStreams
+from .base import BATCH_VOXELS, LossyModel, LossyParams, References, Shape
 from .workers import Task, Workers, processes
 
 MIN_SHARED_LOSSY = 1 << 21  # the same, of one that loads a model

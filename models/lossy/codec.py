@@ -68,7 +68,7 @@ class ContextLossy:
         device: str,
     ) -> None:
         self.name, self.model_id, self.tables = name, model_id, tables
-        self._network = network
+        self.network = network
         self._device = device
         self._hiding = network.hiding.numpy()
         self._costs = RDO_LAMBDA * bits_to_grow().numpy()
@@ -125,7 +125,7 @@ class ContextLossy:
         for n in range(RDO_ITERATIONS):
             y_hat = self._planes(shape, wanted, depth, _Unwritten(), params)
             for mean, coded, slab in zip(dependent_rate_gradient, y_hat, y, strict=True):
-                found = self._network.dependent_rate_gradient(coded, slab, depth, rate).clamp_(
+                found = self.network.dependent_rate_gradient(coded, slab, depth, rate).clamp_(
                     -MAX_RATE_GRADIENT, MAX_RATE_GRADIENT
                 )
                 mean += found.sub_(mean).div_(n + 2)
@@ -213,7 +213,7 @@ class ContextLossy:
 
         rate = torch.full((s,), self._rate_class(params), device=device)
         y_hat = torch.empty((s, -(-k // depth) * depth, *size, CHANNELS), device=device)
-        return self._network.run(y_hat, depth, rate, layout, coder_of)
+        return self.network.run(y_hat, depth, rate, layout, coder_of)
 
     def _pass(
         self,

@@ -18,16 +18,19 @@ from torch import Tensor, nn
 
 from . import entropy_models as entropy
 from .layers import GDN, IntegerConv2d, clamp8, relu8, round_through
+from .slice_coder import SliceCoder, TensorSymbols, quantised, table_likelihood
 
 LATENT = 128
 HYPER = 32
 NODES = 10  # gains at log2(scale / step) = 2, 3, ... 11
 FIRST_NODE = 2.0
 INDEX_ORIGIN = 35
+# Largest magnitude of a symbol of z.
+Z_MAX = 127
 
 
-class TransformCoder(nn.Module):
-    """g_a, g_s and the gains that both codecs share. `width`: channels of the hidden layers."""
+class TransformCoder(SliceCoder):
+    """g_a, g_s and the gains that both coders share. `width`: channels of the hidden layers."""
 
     latent = LATENT
     stride = 8
@@ -60,27 +63,6 @@ class TransformCoder(nn.Module):
         """The tables of y; the same at every step, to which the gains adapt."""
         return "y"
 
-    def latent_bits(self, y: Tensor, y_hat: Tensor) -> dict[str, Tensor]:
-        """Bits [N, ...] of y (and z) under the prior."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x [B, K, H, W] in steps -> bits per sample [B], squared error per sample [B] in steps^2."""
-        b, k, h, w = x.shape
-        peak = x.reshape(b, -1).amax(1) * torch.exp2(
-            1.5 * torch.rand_like(x[:, 0, 0, 0])
-        )  # a volume's is larger
-        level = torch.log2(peak.clamp(min=2.0**FIRST_NODE)).repeat_interleave(k)
-        scale = torch.exp2(level)[:, None, None, None]
-        gain = self.gain(level)
-        y = self.g_a(x.reshape(b * k, 1, h, w) / scale) * gain
-        bits = self.latent_bits(y, y + torch.rand_like(y) - 0.5)
-        x_hat = self.g_s(round_through(y) / gain) * scale
-        error = ((x_hat.reshape(b, k, h, w) - x) ** 2).mean((1, 2, 3))
-        return {key: v.reshape(b, -1).sum(1) / (k * h * w) for key, v in bits.items()} | {
-            "mse": error
-        }
-
 
 class FactorizedPrior(TransformCoder):
     """Balle 2016 with the entropy bottleneck as prior."""
@@ -88,9 +70,6 @@ class FactorizedPrior(TransformCoder):
     def __init__(self, width: int = 64) -> None:
         super().__init__(width)
         self.bottleneck = entropy.EntropyBottleneck(LATENT)
-
-    def latent_bits(self, y: Tensor, y_hat: Tensor) -> dict[str, Tensor]:
-        return {"y": self.bottleneck.bits(y_hat)}
 
 
 class ScaleHyperprior(TransformCoder):
@@ -118,8 +97,38 @@ class ScaleHyperprior(TransformCoder):
         index: Tensor = self.h_s_head(a) + INDEX_ORIGIN
         return index.clamp(1, 207)
 
-    def latent_bits(self, y: Tensor, y_hat: Tensor) -> dict[str, Tensor]:
+    def code_latents(
+        self, shape: tuple[int, int, int], y: Tensor | None, octave: int, symbols: TensorSymbols
+    ) -> Tensor:
+        """First z, under a factorized prior, then y with the scale indices that z yields."""
+        n, h, w = shape
+        size = (-(-h // 2), -(-w // 2))
+        channel = torch.arange(HYPER, device=self.gains.device)
+        channel = channel.repeat_interleave(size[0] * size[1]).expand(n, -1)
+        values = None if y is None else hyper_symbols(self.analyse_hyper(y)).reshape(n, -1)
+        z = symbols.code(self.tables["z"], channel, values).reshape(n, HYPER, *size)
+        index = self.scale_index(z, (h, w)).reshape(n, -1)
+        values = None if y is None else quantised(y).reshape(n, -1)
+        tables = self.tables[self.table_set(octave)]
+        return symbols.code(tables, index, values).reshape(n, LATENT, h, w)
+
+    def likelihoods(self, y: Tensor, level: Tensor) -> dict[str, Tensor]:
+        """z under its factorized prior, y under Gaussians, of which the tables of y are integer fits."""
+        symbols = self.relaxed(y)
         z = self.analyse_hyper(y)
-        index = self.scale_index(round_through(z), (y.shape[2], y.shape[3]))
-        bits_z = self.bottleneck_z.bits(z + torch.rand_like(z) - 0.5)
-        return {"y": entropy.gaussian_bits(y_hat, entropy.sigma_of(index)), "z": bits_z}
+        z_hat = hyper_symbols(z)
+        index = self.scale_index(z_hat, (y.shape[2], y.shape[3]))
+        z = z + torch.rand_like(z) - 0.5 if self.training else z_hat
+        bits = entropy.gaussian_bits(symbols, entropy.sigma_of(index))
+        return {"y": torch.exp2(-bits), "z": self._hyper_likelihood(z)}
+
+    def _hyper_likelihood(self, z: Tensor) -> Tensor:
+        """From the table of each channel, or from the bottleneck before there are tables."""
+        if not self.tables:
+            return self.bottleneck_z.likelihood(z).clamp(min=entropy.LIKELIHOOD_FLOOR)
+        return torch.stack([table_likelihood(self.tables["z"], part) for part in z])
+
+
+def hyper_symbols(z: Tensor) -> Tensor:
+    """The symbols of z, with the gradient of the identity."""
+    return round_through(z).clamp(-Z_MAX, Z_MAX)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mricodec.models.lossy.slice_coder import SliceCoder
+
 FIRST_OCTAVE, LAST_OCTAVE = 2, 12  # of peak / step: one set of tables each
 
 
@@ -22,11 +24,9 @@ def octave_tables(octave: int) -> str:
     return f"y{min(max(octave, FIRST_OCTAVE), LAST_OCTAVE)}"
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(SliceCoder):
     """Encoder and decoder without anything between; `latent` channels at 1/`stride` of the resolution."""
 
-    latent: int
-    stride: int
     encoder: nn.Module
     decoder: nn.Module
     offset: Tensor
@@ -51,16 +51,16 @@ class Autoencoder(nn.Module):
         x: Tensor = self.decoder(z)
         return x.float()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x [N, 1, H, W], sides multiples of the stride -> the same, through unquantised latents."""
         return self.decode(self.encode(x))
-
-    # what models/coding.py asks of a transform coder
 
     def g_a(self, x: Tensor) -> Tensor:
         """Centred latents."""
         return self.encode(x) - self.offset[:, None, None]
 
     def g_s(self, y: Tensor) -> Tensor:
+        """The inverse of `g_a`."""
         return self.decode(y + self.offset[:, None, None])
 
     def gain(self, level: Tensor) -> Tensor:

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.context_model import ContextCodec, rate_class
-from mricodec.models.lossy.hyperprior import FactorizedPrior, ScaleHyperprior
+from mricodec.models.lossy.hyperprior import FIRST_NODE, FactorizedPrior, ScaleHyperprior
 from mricodec.models.lossy.lapped_transform import DEPTHS, analysis
 from mricodec.models.lossy.rdo import choose_depths
+from mricodec.models.lossy.slice_coder import SliceCoder
 
 
 @dataclass(frozen=True)
@@ -277,10 +278,29 @@ def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         bits = out["y"]
         loss = torch.log(bits + 0.003).mean()
     else:
-        out = model(batch.x)
+        assert isinstance(model, SliceCoder)
+        out = slice_rates(model, batch.x)
         bits = out["y"] + out["z"] if "z" in out else out["y"]
         loss = torch.log(bits + 6 * out["mse"] + 0.01).mean()
     return loss, {"bits": float(bits.detach().mean()), "mse": float(out["mse"].detach().mean())}
+
+
+def slice_rates(network: SliceCoder, x: Tensor) -> dict[str, Tensor]:
+    """x [B, K, H, W] in steps -> bits per sample of y (and z) [B], "mse": squared error per sample [B] in steps^2.
+
+    The peak of the volume is not known of a crop: it is drawn up to 2^1.5 times that of the crop.
+    """
+    b, k, h, w = x.shape
+    peak = x.reshape(b, -1).amax(1) * torch.exp2(1.5 * torch.rand_like(x[:, 0, 0, 0]))
+    level = torch.log2(peak.clamp(min=2.0**FIRST_NODE)).repeat_interleave(k)
+    scale = torch.exp2(level)[:, None, None, None]
+    slices = x.reshape(b * k, 1, h, w)
+    out = network(slices / scale, level)
+    samples = k * h * w
+    error = ((out["x_hat"] * scale - slices) ** 2).reshape(b, -1).sum(1) / samples
+    likelihoods: dict[str, Tensor] = out["likelihoods"]
+    bits = {key: -torch.log2(p).reshape(b, -1).sum(1) / samples for key, p in likelihoods.items()}
+    return bits | {"mse": error}
 
 
 def _on(batch: Batch, device: str) -> Batch:

@@ -25,7 +25,7 @@ from mricodec.models.lossy.hyperprior import FactorizedPrior
 from mricodec.models.study.autoencoder import FIRST_OCTAVE, LAST_OCTAVE, Autoencoder, octave_tables
 from mricodec.models.study.vae import ResidualVAE
 
-from .loop import PRIOR_RATE
+from .loop import PRIOR_RATE, slice_rates
 from .loop import _log as append_row
 from .loop import _write as write_tensors
 
@@ -63,7 +63,7 @@ class RateDistortion:
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
         steps = torch.exp2(3 + 5.5 * torch.rand(len(batch)))[:, None, None, None]
-        out = self._network(batch * steps)
+        out = slice_rates(self._network, batch * steps)
         yield "", torch.log(out["y"] + 6 * out["mse"] + 0.01).mean()
 
 
@@ -75,7 +75,7 @@ class Reconstruction:
         self._network = network
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x_hat = self._network(batch)
+        x_hat = self._network.reconstruct(batch)
         yield "", torch.log(((x_hat - batch) ** 2).mean((1, 2, 3)) + MSE_FLOOR).mean()
 
 
@@ -278,7 +278,7 @@ def reconstruct(network: Autoencoder, picture: NDArray[np.float32]) -> NDArray[n
     """A whole picture [rows, columns] through an autoencoder."""
     rows, columns = picture.shape
     x = padded(picture, network.stride)
-    out: NDArray[np.float32] = network(x)[0, 0, :rows, :columns].numpy()
+    out: NDArray[np.float32] = network.reconstruct(x)[0, 0, :rows, :columns].numpy()
     return out
 
 

@@ -120,7 +120,7 @@ def test_any_arithmetic_decodes_the_same(
     payloads, decoded, _ = encode(model, x, params)
     other = zoo.load_model("default")
     assert isinstance(other, ContextLossy)
-    exact.set_backend(other._network, dtype)
+    exact.set_backend(other.network, dtype)
     with threads(number), contextlib.nullcontext() if onednn else without_onednn():
         assert np.array_equal(decode(other, payloads, x.shape, params), decoded)
 
@@ -143,7 +143,7 @@ def test_order_of_summation_does_not_matter(
     payloads, decoded, _ = encode(model, scan, params)
     other = zoo.load_model("default")
     assert isinstance(other, ContextLossy)
-    permute_hidden_channels(other._network)
+    permute_hidden_channels(other.network)
     assert np.array_equal(decode(other, payloads, scan.shape, params), decoded)
 
 
@@ -194,7 +194,7 @@ def test_slabs_stand_alone(model: ContextLossy, scan: NDArray[np.int32], effort:
 
 
 def test_chosen_arithmetic_is_exact(model: ContextLossy) -> None:
-    assert exact.choose_backend(model._network, "cpu") in exact.CANDIDATES
+    assert exact.choose_backend(model.network, "cpu") in exact.CANDIDATES
 
 
 def test_inexact_arithmetic_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_parts_of_a_convolution_are_those_of_the_whole(
 ) -> None:
     """What is known and what is wanted alone, by the parity of the block."""
     generator = torch.Generator().manual_seed(0)
-    net = model._network.low
+    net = model.network.low
     layout = Layout.of(*size)
     known = torch.zeros(2, *size, CHANNELS)
     beside: Tensor | None = None
@@ -297,10 +297,10 @@ def test_burden_is_found_in_parts(
     torch.manual_seed(0)
     y_hat = (torch.randn(8 * depth, 6, 5, 64) * 100 / (1 + torch.arange(64))).round()
     y, rate = y_hat + 16 * torch.rand_like(y_hat) - 8, torch.tensor([6])
-    whole = model._network.dependent_rate_gradient(y_hat, y, depth, rate)
+    whole = model.network.dependent_rate_gradient(y_hat, y, depth, rate)
     monkeypatch.setattr(context_model, "TOGETHER", 60)
     torch.testing.assert_close(
-        model._network.dependent_rate_gradient(y_hat, y, depth, rate), whole, rtol=1e-4, atol=1e-4
+        model.network.dependent_rate_gradient(y_hat, y, depth, rate), whole, rtol=1e-4, atol=1e-4
     )
     layout = Layout.of(6, 5)
     last, first = whole[depth - 1 if depth > 1 else 2].flatten(), whole[0].flatten()

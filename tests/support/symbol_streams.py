@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.symbols import PRECISION, ProbabilityTables
-from mricodec.codec.coders.base import SlabStreams
+from mricodec.bitstream.symbols import PRECISION, ProbabilityTables, SlabStreams
 
 
 @dataclass(frozen=True)
