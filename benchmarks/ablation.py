@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mricodec.benchmarks import run, tables
-from mricodec.codec.evaluation import comparison
+from mricodec.codec.evaluation import aggregate
+from mricodec.codec.evaluation.aggregate import ANCHOR, JPEG2000, markdown
 from mricodec.codec.evaluation.codecs import Mricodec
-from mricodec.codec.evaluation.comparison import ANCHOR, JPEG2000, Sample, markdown, of_points
+from mricodec.codec.evaluation.points import RdPoint, rd_points
 from mricodec.codec.evaluation.rate_distortion import Point
 from mricodec.models import zoo
 from mricodec.models.lossy.codec import ContextLossy
@@ -54,7 +55,7 @@ def within_slices(network: type[ContextCodec], device: str = "cpu") -> WithinSli
     return WithinSlices(entry.name, entry.model_id, whole.network, whole.tables, device)
 
 
-def contenders() -> list[Mricodec]:
+def steps() -> list[Mricodec]:
     """From the simplest to the whole; the names of those that `benchmarks.run` measures too are the same there."""
     return [
         Mricodec("factorized"),
@@ -66,13 +67,13 @@ def contenders() -> list[Mricodec]:
     ]
 
 
-def table(points: Sequence[Point], rivals: Sequence[Sample], codecs: Sequence[str]) -> str:
+def table(points: Sequence[Point], rivals: Sequence[RdPoint], codecs: Sequence[str]) -> str:
     """Each step against the one before, the anchor and JPEG 2000: means of the classes and of all volumes."""
-    samples = of_points(points)
+    samples = rd_points(points)
     rows = []
     for before, codec in zip(["", *codecs], codecs, strict=False):
         references = [name for name in (before, ANCHOR, JPEG2000) if name]
-        rows += comparison.bd_rows(samples, rivals, [codec], references)
+        rows += aggregate.bd_rows(samples, rivals, [codec], references)
     return tables.by_class(rows, tables.classes(points)) + "\n\n" + _sizes(points, codecs)
 
 
@@ -111,13 +112,13 @@ def main(data: tuple[Path, ...], output: Path, csvs: tuple[Path, ...], threads: 
         bench = run.Bench(data, output, csvs)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    steps = contenders()
+    all_steps = steps()
     videos = run.live_videos()
     for _, part in bench.sources():
         bench.videos(part, videos)
-        for contender in steps:
-            bench.own(contender, part)
-    bench.finish(table(bench.points, bench.rivals, [contender.name for contender in steps]))
+        for codec in all_steps:
+            bench.own(codec, part)
+    bench.finish(table(bench.points, bench.rivals, [codec.name for codec in all_steps]))
 
 
 if __name__ == "__main__":

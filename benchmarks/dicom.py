@@ -19,22 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.codec.evaluation import still as peers
+from mricodec.codec.evaluation.extras import require
 
 
 def _jpegls(frame: NDArray[Any], bits: int) -> bytes:
-    return bytes(peers.require("imagecodecs").jpegls_encode(frame))
+    return bytes(require("imagecodecs").jpegls_encode(frame))
 
 
 def _jpeg2000(frame: NDArray[Any], bits: int) -> bytes:
-    encode = peers.require("imagecodecs").jpeg2k_encode
+    encode = require("imagecodecs").jpeg2k_encode
     return bytes(encode(frame, codecformat="j2k", bitspersample=bits, reversible=True))
 
 
 def _jpegxl(frame: NDArray[Any], bits: int) -> bytes:
-    return bytes(
-        peers.require("imagecodecs").jpegxl_encode(frame, effort=7, lossless=True, numthreads=1)
-    )
+    return bytes(require("imagecodecs").jpegxl_encode(frame, effort=7, lossless=True, numthreads=1))
 
 
 # name -> (transfer syntax of PS3.5 A.4, encoder of one frame)

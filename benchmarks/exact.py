@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from mricodec.benchmarks.run import in_turn, measure_curve, scans, sources
 from mricodec.codec import api
-from mricodec.codec.evaluation.comparison import Sample, of_points, read_csv
-from mricodec.codec.evaluation.rate_distortion import Contender, Point, PointFile, Source
+from mricodec.codec.evaluation.points import PointFile, RdPoint, rd_points, read_csv
+from mricodec.codec.evaluation.rate_distortion import Codec, Point, Source
 from mricodec.codec.evaluation.report import environment
 from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.settings import EFFORTS, Effort
@@ -41,7 +41,7 @@ VERSION = "3"  # of the lossless coder; raise it when its bytes change
 
 
 @dataclass(frozen=True)
-class Exact(Contender):
+class Exact(Codec):
     """This codec without loss (parameter 0), or with a largest error."""
 
     name: str
@@ -90,7 +90,7 @@ class VolumesAlone(Exact):
         return np.stack(volumes).reshape(source.voxels.shape)
 
 
-class Tomoz(Contender):
+class Tomoz(Codec):
     """PyPI's tomoz: a learned lossless codec of 16-bit volumes."""
 
     name = "tomoz"
@@ -156,9 +156,7 @@ def main(
 ) -> None:
     """Measure the exact and bounded coders on the scans of DATA and print tables; repeat to resume."""
     results = PointFile(output, environment)
-    lossless: list[Contender] = [
-        Exact(f"mricodec-{effort}", effort) for effort in efforts or EFFORTS
-    ]
+    lossless: list[Codec] = [Exact(f"mricodec-{effort}", effort) for effort in efforts or EFFORTS]
     try:
         lossless.append(Tomoz())
     except ImportError:
@@ -167,17 +165,17 @@ def main(
     for path in scans(data):
         whole, part = sources(path)
         if only in (None, "lossless"):
-            for contender in lossless:
-                measure_curve(contender, whole, in_turn([0.0]), results)
+            for codec in lossless:
+                measure_curve(codec, whole, in_turn([0.0]), results)
         if only in (None, "near"):
             measure_curve(near, part, in_turn(ERRORS), results)
         if only in (None, "layers"):
-            for contender in (Exact("mricodec-default"), Layers("mricodec-layers")):
-                measure_curve(contender, whole, in_turn([0.0]), results)
+            for codec in (Exact("mricodec-default"), Layers("mricodec-layers")):
+                measure_curve(codec, whole, in_turn([0.0]), results)
         if only in (None, "4d") and (series := whole_4d(path)) is not None:
-            for contender in (Exact("mricodec-default"), VolumesAlone("volumes-alone")):
-                measure_curve(contender, series, in_turn([0.0]), results)
-    peers = [sample for path in csvs for sample in read_csv(path).samples]
+            for codec in (Exact("mricodec-default"), VolumesAlone("volumes-alone")):
+                measure_curve(codec, series, in_turn([0.0]), results)
+    peers = [sample for path in csvs for sample in read_csv(path).points]
     tables = (
         lossless_table(results.points, peers),
         near_table(results.points, csvs),
@@ -186,12 +184,12 @@ def main(
     click.echo("\n\n".join((*tables, table_4d(results.points))))
 
 
-def lossless_table(points: Sequence[Point], peers: Sequence[Sample]) -> str:
+def lossless_table(points: Sequence[Point], peers: Sequence[RdPoint]) -> str:
     """Bits per voxel and megabytes of stored voxels (two bytes each) a second, over the volumes that the reference has too."""
     own = [p for p in points if p.roi == "full" and p.param == 0]
     rates = {
         (s.volume, s.codec): s.bpv
-        for s in (*of_points(own), *peers)
+        for s in (*rd_points(own), *peers)
         if s.roi == "full" and math.isinf(s.psnr)
     }
     volumes = sorted({p.volume for p in own})

@@ -19,29 +19,32 @@ from pathlib import Path
 import click
 import numpy as np
 
-from mricodec.benchmarks import peers, tables
-from mricodec.codec.evaluation import bd_rate, comparison
-from mricodec.codec.evaluation import codecs as contenders
-from mricodec.codec.evaluation.codecs import MODELS, Mricodec, MricodecLossless, spread_qualities
-from mricodec.codec.evaluation.comparison import (
+from mricodec.benchmarks import tables
+from mricodec.codec.evaluation import aggregate, bd_rate, still
+from mricodec.codec.evaluation.aggregate import (
     ANCHOR,
     ANCHOR_RATES,
     JPEG2000,
-    MIN_PSNR,
-    Place,
-    Sample,
+    MIN_JPEG2000_PSNR,
 )
+from mricodec.codec.evaluation.codecs import (
+    MODELS,
+    Mricodec,
+    MricodecLossless,
+    available_baselines,
+    spread_qualities,
+)
+from mricodec.codec.evaluation.extras import MissingExtra
+from mricodec.codec.evaluation.points import PointFile, RdPoint, Region, rd_points, read_csv
 from mricodec.codec.evaluation.rate_distortion import (
     MIN_POINTS,
-    Contender,
+    Codec,
     Point,
-    PointFile,
     Source,
     measure,
     scan_name,
 )
 from mricodec.codec.evaluation.report import environment
-from mricodec.codec.evaluation.still import MissingExtra
 from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.settings import EFFORTS, Effort
 from mricodec.codec.voxels import metrics
@@ -62,7 +65,7 @@ SLOW = f"{tables.OWN}-high"
 LIVE = {
     "x265": ANCHOR,
     "x265-veryslow": "x265-veryslow",
-}  # run where the CSV has no points: names of `contenders.LIVE`
+}  # run where the CSV has no points: names of `codecs.BASELINES`
 
 Dense = tuple[metrics.Range, int]  # PSNRs (dB) between which a curve has to have so many points
 Schedule = Callable[
@@ -136,19 +139,19 @@ def covering(points: Sequence[Point], span: metrics.Range, count: int = SLOW_POI
 
 
 def measure_curve(
-    contender: Contender, source: Source, schedule: Schedule, results: PointFile
+    codec: Codec, source: Source, schedule: Schedule, results: PointFile
 ) -> list[Point]:
     """All points that the schedule asks for, those that are missing measured; coded files are not kept."""
-    while (parameter := schedule(results.of(source, contender))) is not None:
+    while (parameter := schedule(results.curve(source, codec))) is not None:
         with tempfile.TemporaryDirectory() as folder:
-            point = measure(contender, source, parameter, Path(folder))
+            point = measure(codec, source, parameter, Path(folder))
         results.add(point)
         click.echo(
             f"{point.volume} {point.roi} {point.codec} {point.param:g}: {point.bpv:.4f} bpv, {point.psnr:.2f} dB, "
             f"SSIM {point.ssim:.4f}, {point.enc_wall:.2f} s + {point.dec_wall:.2f} s",
             err=True,
         )
-    return results.of(source, contender)
+    return results.curve(source, codec)
 
 
 def scans(data: Sequence[Path]) -> list[Path]:
@@ -175,19 +178,19 @@ class Bench:
         """ValueError if `output` holds something else."""
         self.failures: list[str] = []
         self._paths: dict[str, Path] = {}
-        self._seen: set[Place] = set()
-        self._shapes: dict[Place, tuple[int, ...]] = {}
+        self._seen: set[Region] = set()
+        self._shapes: dict[Region, tuple[int, ...]] = {}
         for path in scans(data):
             self._plan(path)
         self.results = PointFile(output, environment)
-        self.rivals: list[Sample] = []
+        self.rivals: list[RdPoint] = []
         for csv in csvs:
             try:
-                found = comparison.read_csv(csv, self._shapes)
+                found = read_csv(csv, self._shapes)
             except (ValueError, OSError) as error:
                 self.failures.append(str(error))
                 continue
-            self.rivals += found.samples
+            self.rivals += found.points
             self.failures += found.faults
 
     def _plan(self, path: Path) -> None:
@@ -225,54 +228,52 @@ class Bench:
                 self._seen.add((source.name, source.roi))
             yield both
 
-    def curve(self, contender: Contender, source: Source, schedule: Schedule) -> list[Point]:
+    def curve(self, codec: Codec, source: Source, schedule: Schedule) -> list[Point]:
         """What the schedule asks for, as far as the codec can."""
         try:
-            return measure_curve(contender, source, schedule, self.results)
+            return measure_curve(codec, source, schedule, self.results)
         except (
             ValueError,
             RuntimeError,
         ) as error:  # FormatError, an error of imagecodecs or ffmpeg
-            self.failures.append(f"{source.name} with {contender.name}: {error}")
-            return self.results.of(source, contender)
+            self.failures.append(f"{source.name} with {codec.name}: {error}")
+            return self.results.curve(source, codec)
 
-    def videos(self, source: Source, live: Sequence[Contender]) -> None:
+    def videos(self, source: Source, live: Sequence[Codec]) -> None:
         """The video codecs that no CSV has points of on this volume."""
         known = {s.codec for s in self.rivals if (s.volume, s.roi) == (source.name, source.roi)}
-        for contender in live:
-            if contender.name not in known:
-                self.curve(contender, source, in_turn(contender.parameters(VIDEO_POINTS, [])))
+        for codec in live:
+            if codec.name not in known:
+                self.curve(codec, source, in_turn(codec.parameters(VIDEO_POINTS, [])))
 
     def dense(self, source: Source) -> list[Dense]:
         """Where curves of this volume are compared, as far as the points of other codecs tell."""
-        place = (source.name, source.roi)
-        known = comparison.curves_by_place([*self.rivals, *comparison.of_points(self.points)]).get(
-            place, {}
-        )
+        region = (source.name, source.roi)
+        known = aggregate.curves_by_region([*self.rivals, *rd_points(self.points)]).get(region, {})
         anchor, high = (
-            _range(*comparison.columns(known.get(codec, [])), rates)
+            _range(*aggregate.columns(known.get(codec, [])), rates)
             for codec, rates in ((ANCHOR, ANCHOR_RATES), (JPEG2000, tables.HIGH_RATES))
         )
         found = []
         if anchor is not None:
             found += [
                 (anchor, DENSE_POINTS),
-                ((max(MIN_PSNR, anchor[0]), anchor[1]), MIN_POINTS),
+                ((max(MIN_JPEG2000_PSNR, anchor[0]), anchor[1]), MIN_POINTS),
             ]
         return [*found, *([(high, MIN_POINTS)] if high is not None else [])]
 
-    def own(self, contender: Contender, source: Source) -> list[Point]:
+    def own(self, codec: Codec, source: Source) -> list[Point]:
         """A curve of this project, dense where it is compared; of effort high there alone, at qualities of the default's."""
         dense = self.dense(source)
-        if contender.name == SLOW and dense:
+        if codec.name == SLOW and dense:
             usual = [
                 p
                 for p in self.results.points
                 if (p.codec, p.volume, p.roi) == (tables.OWN, source.name, source.roi)
             ]
             if qualities := covering(usual, dense[0][0]):
-                return self.curve(contender, source, in_turn(qualities))
-        return self.curve(contender, source, lambda points: next_quality(points, dense))
+                return self.curve(codec, source, in_turn(qualities))
+        return self.curve(codec, source, lambda points: next_quality(points, dense))
 
     def finish(self, text: str) -> None:
         """Tables to stdout, failures to stderr; exit code 1 if there are some."""
@@ -283,9 +284,9 @@ class Bench:
             raise click.exceptions.Exit(1)
 
 
-def live_videos(names: Sequence[str] = tuple(LIVE)) -> list[Contender]:
+def live_videos(names: Sequence[str] = tuple(LIVE)) -> list[Codec]:
     """The video codecs that run here; the others are named on stderr."""
-    found, missing = contenders.live(list(dict.fromkeys(names)))
+    found, missing = available_baselines(names)
     for name, reason in missing.items():
         click.echo(f"not run: {name}: {reason}", err=True)
     return found
@@ -350,7 +351,7 @@ def main(
             for name in dict.fromkeys(models)
             for effort in dict.fromkeys(efforts)
         ]
-        jpeg2000, lossless = contenders.jpeg2000(), [MricodecLossless(), *peers.lossless()]
+        jpeg2000, lossless = still.jpeg2000(), [MricodecLossless(), *still.lossless()]
     except (MissingExtra, ValueError) as error:
         raise click.ClickException(str(error)) from error
     videos = live_videos(live) if only != "lossless" else []
@@ -361,8 +362,8 @@ def main(
             for model in own:
                 bench.own(model, part)
         if only != "lossy":
-            for contender in lossless:
-                bench.curve(contender, whole, in_turn([0.0]))
+            for codec in lossless:
+                bench.curve(codec, whole, in_turn([0.0]))
     bench.finish(tables.summary([p for p in bench.points if only is None or math.isinf(p.psnr) == (only == "lossless")],
                                 bench.rivals))  # fmt: skip
 

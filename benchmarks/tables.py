@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from mricodec.codec.evaluation import bd_rate, comparison
-from mricodec.codec.evaluation.codecs import MricodecLossless
-from mricodec.codec.evaluation.comparison import (
+from mricodec.codec.evaluation import aggregate, bd_rate
+from mricodec.codec.evaluation.aggregate import (
     ANCHOR,
     ANCHOR_RATES,
     JPEG2000,
     BdRow,
     Mean,
-    Sample,
     markdown,
-    of_points,
 )
+from mricodec.codec.evaluation.codecs import MricodecLossless
+from mricodec.codec.evaluation.points import RdPoint, rd_points
 from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Point
 from mricodec.codec.voxels.metrics import Range
 from mricodec.codec.voxels.quality import DEFAULT_QUALITY
@@ -45,20 +44,20 @@ def classes(points: Iterable[Point]) -> dict[str, str]:
     }
 
 
-def summary(points: Sequence[Point], rivals: Sequence[Sample] = ()) -> str:
+def summary(points: Sequence[Point], rivals: Sequence[RdPoint] = ()) -> str:
     """All tables that the points allow; `rivals` are points of codecs that were not run, lossless ones among them."""
-    samples = of_points(points)
+    samples = rd_points(points)
     finite = [point for point in points if math.isfinite(point.psnr)]
     codecs = list(dict.fromkeys(point.codec for point in finite if point.codec.startswith(OWN)))
     of_volume = classes(points)
     parts = []
     if codecs:
-        rows = comparison.bd_rows(samples, rivals, codecs, REFERENCES)
-        high = comparison.bd_rows(samples, rivals, codecs, [JPEG2000], {JPEG2000: HIGH_RATES})
+        rows = aggregate.bd_rows(samples, rivals, codecs, REFERENCES)
+        high = aggregate.bd_rows(samples, rivals, codecs, [JPEG2000], {JPEG2000: HIGH_RATES})
         low, top = ANCHOR_RATES
         parts += [
             f"Bits at equal PSNR, % (negative: fewer), over the PSNRs of {ANCHOR} at {low:g} to {top:g} bits per voxel; "
-            f"{comparison.CONFIDENCE:g} % bootstrap intervals over the volumes",
+            f"{aggregate.CONFIDENCE:g} % bootstrap intervals over the volumes",
             by_class(rows, of_volume),
             f"The same against {JPEG2000} alone, at its {HIGH_RATES[0]:g} to {HIGH_RATES[1]:g} bits per voxel",
             by_class(high, of_volume),
@@ -81,20 +80,15 @@ def by_class(rows: Sequence[BdRow], of_volume: dict[str, str]) -> str:
         return "no pair of codecs has points on the same volume"
     groups = _ordered(of_volume[row.volume] for row in rows)
     lines = []
-    for pair in comparison.pairs(rows):
-        *each, every = comparison.by_group(rows, pair, groups, of_volume.__getitem__)
-        worst = comparison.worst(rows, pair)
-        named = (
-            f"{worst.volume} ({worst.result.percent:+.1f})"
-            if worst is not None and worst.result
-            else "-"
-        )
+    for pair in aggregate.pairs(rows):
+        *each, every = aggregate.class_means(rows, pair, groups, of_volume)
+        named = aggregate.worst_case(rows, pair)
         lines.append([*pair, *map(Mean.text, each), every.text(), str(every.volumes), named])
     return markdown(["codec", "against", *groups, "mean", "volumes", "worst"], lines)
 
 
 def by_volume(
-    samples: Sequence[Sample], rivals: Sequence[Sample], codec: str,
+    samples: Sequence[RdPoint], rivals: Sequence[RdPoint], codec: str,
     rows: Sequence[BdRow], high: Sequence[BdRow], of_volume: dict[str, str],
 ) -> str:  # fmt: skip
     """BD-rates of a codec; "*": fewer than 8 of its points in the range. Where it does worst beside JPEG 2000."""
@@ -128,17 +122,17 @@ def by_volume(
 
 
 def excesses(
-    samples: Iterable[Sample], rivals: Iterable[Sample], codec: str, psnrs: Range = WORST_PSNRS
+    samples: Iterable[RdPoint], rivals: Iterable[RdPoint], codec: str, psnrs: Range = WORST_PSNRS
 ) -> dict[str, tuple[float, float]]:
     """By volume, the most bits that a codec needs more than JPEG 2000 at any PSNR of the range: (percent, dB)."""
-    known = comparison.curves_by_place(rivals)
+    known = aggregate.curves_by_region(rivals)
     found = {}
-    for place, measured in comparison.curves_by_place(samples).items():
-        curves = known.get(place, {}) | measured
+    for region, measured in aggregate.curves_by_region(samples).items():
+        curves = known.get(region, {}) | measured
         if codec in curves and JPEG2000 in curves:
-            own, reference = (comparison.columns(curves[name]) for name in (codec, JPEG2000))
+            own, reference = (aggregate.columns(curves[name]) for name in (codec, JPEG2000))
             try:
-                found[place[0]] = bd_rate.largest_excess(*own, *reference, *psnrs)
+                found[region[0]] = bd_rate.largest_excess(*own, *reference, *psnrs)
             except ValueError:  # too few points, nothing in common
                 continue
     return found
@@ -180,7 +174,7 @@ def default_quality(points: Iterable[Point], of_volume: dict[str, str]) -> str:
 _EXTREMES: dict[str, Callable[[Iterable[float]], float]] = {"least": min, "most": max}
 
 
-def lossless_table(samples: Iterable[Sample]) -> str:
+def lossless_table(samples: Iterable[RdPoint]) -> str:
     """Bits per voxel on the volumes that `MricodecLossless` has, of the codecs that have all of them, smallest mean first.
 
     "" without volumes. Files of lossy codecs that happen to be exact do not count.

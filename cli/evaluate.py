@@ -12,8 +12,8 @@ from typing import Any
 import click
 from numpy.typing import NDArray
 
-from mricodec.codec.evaluation.codecs import LIVE, MODELS, USUAL
-from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Contender
+from mricodec.codec.evaluation.codecs import BASELINES, DEFAULT_BASELINES, MODELS
+from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Codec
 from mricodec.codec.settings import Effort
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -41,8 +41,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
               help="Effort of the models' encoders; may be given twice.")  # fmt: skip
 @click.option("--codec", "codecs", multiple=True, metavar="MODULE:OBJECT",
               help="Anyone's codec, see mricodec.codec.evaluation.codecs; may be given several times.")  # fmt: skip
-@click.option("--live", "lives", multiple=True, type=click.Choice((*LIVE, "none")),
-              help=f"Peers to run; default: {', '.join(USUAL)}, those that are installed.")  # fmt: skip
+@click.option("--live", "lives", multiple=True, type=click.Choice((*BASELINES, "none")),
+              help=f"Peers to run; default: {', '.join(DEFAULT_BASELINES)}, those that are installed.")  # fmt: skip
 @click.option("--peers", "csvs", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
               help="CSV with points of other codecs on the same volumes; may be given several times.")  # fmt: skip
 @click.option("--central", type=click.IntRange(min=1), metavar="N",
@@ -87,9 +87,9 @@ def rd_curve(
     Every point is a real file that is decoded again: the rate counts all of its bytes. Repeating the command
     measures only what is missing. Needs the extra 'bench' (pip install 'mricodec[bench]').
     """
-    from mricodec.codec.evaluation import codecs as contenders
+    from mricodec.codec.evaluation import codecs as measurable
     from mricodec.codec.evaluation import report
-    from mricodec.codec.evaluation.still import MissingExtra
+    from mricodec.codec.evaluation.extras import MissingExtra
 
     if threads is not None:
         import torch
@@ -98,40 +98,27 @@ def rd_curve(
     failures = []
     try:
         report.require_extras()
-    except MissingExtra as error:
+        external = [measurable.load_codec(where) for where in codecs]
+    except (MissingExtra, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    own = [
-        contenders.Mricodec(name, effort=effort, device=device)
+    tested: list[Codec] = [
+        measurable.Mricodec(name, effort=effort, device=device)
         for name in dict.fromkeys(models)
         for effort in dict.fromkeys(efforts)
     ]
-    tested: list[Contender] = [*own]
-    if contenders.MricodecNearLossless.supported():
-        tested.append(contenders.MricodecNearLossless())
-    tested.append(contenders.MricodecLossless())
-    for where in codecs:
-        try:
-            tested.append(contenders.load(where))
-        except ValueError as error:
-            failures.append(str(error))
-    rivals, missing = contenders.live([name for name in lives or USUAL if name != "none"])
+    tested += [measurable.MricodecNearLossless(), measurable.MricodecLossless(), *external]
+    names = [name for name in lives or DEFAULT_BASELINES if name != "none"]
+    baselines, missing = measurable.available_baselines(names)
     for name, reason in missing.items():
         if lives:
             failures.append(f"{name}: {reason}")
         elif not quiet:
             click.echo(f"not run: {name}: {reason}", err=True)
+    settings = report.RdSettings(points=points, central=central, force=force, csvs=csvs)
     try:
         with _points_bar(quiet) as progress:
             result = report.rd_curve(
-                scans,
-                output,
-                contenders=tested,
-                rivals=rivals,
-                csvs=csvs,
-                points=points,
-                central=central,
-                force=force,
-                progress=progress,
+                scans, output, tested, baselines, settings=settings, progress=progress
             )
     except FileExistsError as error:
         raise click.UsageError(str(error)) from error
@@ -142,12 +129,12 @@ def rd_curve(
                 f"{point.psnr:.2f} dB, SSIM {point.ssim:.4f}, {point.enc_wall:.2f} s, {point.dec_wall:.2f} s"
             )
     if not quiet:
-        for comparison in result.comparisons:
-            if verbose or comparison.codec == tested[0].name:
-                click.echo(str(comparison))
+        for row in result.bd_rates:
+            if verbose or row.codec == tested[0].name:
+                click.echo(str(row))
         for file in result.files:
             click.echo(str(file))
-    failures += [str(entry) for entry in result.left_out]
+    failures += [str(entry) for entry in result.failures]
     for failure in failures:
         click.echo(f"left out: {failure}", err=True)
     if failures:
@@ -155,17 +142,17 @@ def rd_curve(
 
 
 @contextlib.contextmanager
-def _points_bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+def _points_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
     """One line on a terminal: how far, what is measured, and how long it may take."""
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total, label: None
+        yield lambda fraction, label: None
         return
     start = time.monotonic()
 
-    def show(done: int, total: int, label: str) -> None:
-        left = (time.monotonic() - start) / done * (total - done) if done else 0.0
+    def show(fraction: float, label: str) -> None:
+        left = (time.monotonic() - start) * (1 / fraction - 1) if fraction else 0.0
         rest = f", {left / 60:.0f} min left" if left > 90 else ""
-        click.echo(f"\r\033[K{done}/{total} {label[:70]}{rest}", nl=False, err=True)
+        click.echo(f"\r\033[K{fraction:4.0%} {label[:70]}{rest}", nl=False, err=True)
 
     try:
         yield show

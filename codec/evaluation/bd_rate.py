@@ -1,4 +1,4 @@
-"""The distance between two rate-distortion curves (Bjontegaard 2001), by Akima's spline."""
+"""BD-rate of two rate-distortion curves (Bjontegaard 2001), by Akima's spline."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mricodec.codec.voxels.metrics import _GAUSS, Range
+from mricodec.codec.voxels.metrics import Range
+
+# Half the distance of the two nodes of Gauss-Legendre quadrature, which integrates a cubic exactly.
+_GAUSS_NODE = 0.5 / math.sqrt(3.0)
 
 
 @dataclass(frozen=True)
 class BdRate:
     """Mean difference of rate at equal PSNR."""
 
-    percent: float  # < 0: fewer bits than the reference
-    low: float  # dB, start of the common range
-    high: float  # dB, its end
-    points: int  # of the codec's own within the common range
-    reference_points: int  # of the reference within it
+    # Difference of rate in percent; negative: fewer bits than the reference.
+    percent: float
+    # Ends of the common range of PSNR in dB.
+    low: float
+    high: float
+    # Points of the codec and of the reference within that range.
+    points: int
+    reference_points: int
 
 
 class Akima:
-    """Interpolating spline of Akima, J. ACM 17 (1970) 589: piecewise cubic, local, calm beside a step.
+    """Interpolating spline of Akima, J. ACM 17 (1970) 589: piecewise cubic, local, no overshoot.
 
-    Needs >= 4 finite points with strictly increasing x, else ValueError. Not defined outside x[0] ... x[-1].
+    Needs at least 4 finite points with strictly increasing x, else ValueError. Not defined outside
+    x[0] ... x[-1].
     """
 
     def __init__(self, x: ArrayLike, y: ArrayLike) -> None:
@@ -40,7 +47,8 @@ class Akima:
         ):
             raise ValueError("Akima's spline needs finite points with strictly increasing x")
         inner = np.diff(self._y) / np.diff(self.x)
-        slope = np.empty(len(inner) + 4)  # two more on either side, continued linearly
+        # Two more slopes on either side, continued linearly.
+        slope = np.empty(len(inner) + 4)
         slope[2:-2] = inner
         slope[1] = 2 * slope[2] - slope[3]
         slope[0] = 2 * slope[1] - slope[2]
@@ -49,7 +57,8 @@ class Akima:
         change = np.abs(np.diff(slope))
         before, after = change[:-2], change[2:]
         weight = before + after
-        flat = weight <= 1e-9 * weight.max(initial=0.0)  # equal slopes on each side: their mean
+        # Where the slopes are equal on each side, the tangent is their mean.
+        flat = weight <= 1e-9 * weight.max(initial=0.0)
         before, after = np.where(flat, 1.0, before), np.where(flat, 1.0, after)
         self._tangent = (after * slope[1:-2] + before * slope[2:-1]) / (before + after)
 
@@ -61,7 +70,7 @@ class Akima:
         left = np.clip(np.searchsorted(self.x, points, side="right") - 1, 0, len(self.x) - 2)
         width = self.x[left + 1] - self.x[left]
         t = (points - self.x[left]) / width
-        # cubic Hermite polynomials
+        # Cubic Hermite polynomials.
         value: NDArray[np.float64] = (
             (1 + 2 * t) * (1 - t) ** 2 * self._y[left]
             + t * (1 - t) ** 2 * width * self._tangent[left]
@@ -74,9 +83,8 @@ class Akima:
         """Exact integral from `low` to `high`, both within the range."""
         edges = np.concatenate([[low], self.x[(self.x > low) & (self.x < high)], [high]])
         width, centre = np.diff(edges), 0.5 * (edges[:-1] + edges[1:])
-        return float(
-            0.5 * (width * (self(centre - _GAUSS * width) + self(centre + _GAUSS * width))).sum()
-        )
+        nodes = (centre - _GAUSS_NODE * width, centre + _GAUSS_NODE * width)
+        return float(0.5 * (width * (self(nodes[0]) + self(nodes[1]))).sum())
 
 
 def bd_rate(
@@ -87,12 +95,12 @@ def bd_rate(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> BdRate:
-    """Bjontegaard's mean difference of rate at equal PSNR, Akima's spline on the logarithm of the rate.
+    """Bjontegaard's mean difference of rate at equal PSNR, Akima's spline on the log of the rate.
 
-    Rates in any unit, the same for both curves; PSNR in dB. The mean is taken over `low` ... `high` dB as far
-    as both curves have been measured: nothing is extrapolated, and the range that was left is in the answer.
-    Points of infinite PSNR are left out; of several with the same PSNR the cheapest counts. ValueError with
-    fewer than 4 points on a curve or without a common range.
+    Rates in any unit, the same for both curves; PSNR in dB. The mean is taken over `low` ... `high`
+    dB as far as both curves were measured: nothing is extrapolated, and the result has the range.
+    Points of infinite PSNR are ignored; of several with the same PSNR the smallest rate counts.
+    ValueError with fewer than 4 points on a curve or without a common range.
     """
     log_rate = _log_rate(rates, psnrs)
     reference = _log_rate(reference_rates, reference_psnrs)
@@ -116,8 +124,8 @@ def bd_rate(
 def psnr_range(rates: ArrayLike, psnrs: ArrayLike, lowest: float, highest: float) -> Range:
     """PSNR (dB) of a curve at two rates, by Akima's spline over the logarithm of the rate.
 
-    Where the curve begins or ends in between, its own end counts. ValueError with fewer than 4 points or if
-    the curve has nothing between the two rates.
+    Where the curve begins or ends between them, its end counts. ValueError with fewer than 4 points
+    or if the curve has nothing between the two rates.
     """
     curve = _psnr_curve(rates, psnrs)
     start, end = max(math.log(lowest), curve.x[0]), min(math.log(highest), curve.x[-1])
@@ -131,13 +139,27 @@ def psnr_range(rates: ArrayLike, psnrs: ArrayLike, lowest: float, highest: float
 
 
 def psnr_at(rates: ArrayLike, psnrs: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
-    """PSNR (dB) of a curve at the rates `at`, by Akima's spline; nan beyond its ends. ValueError with fewer than 4 points."""
-    curve = _psnr_curve(rates, psnrs)
-    wanted = np.log(np.asarray(at, np.float64))
-    inside = (wanted >= curve.x[0]) & (wanted <= curve.x[-1])
-    found = np.full(wanted.shape, math.nan)
-    found[inside] = curve(wanted[inside])
-    return found
+    """PSNR (dB) of a curve at the rates `at`, by Akima's spline; nan beyond its ends.
+
+    ValueError with fewer than 4 points.
+    """
+    return _inside(_psnr_curve(rates, psnrs), np.log(np.asarray(at, np.float64)))
+
+
+def rate_at(rates: ArrayLike, psnrs: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
+    """Rate of a curve at the PSNRs `at` (dB), by Akima's spline; nan beyond its ends.
+
+    ValueError with fewer than 4 points.
+    """
+    return np.exp(_inside(_log_rate(rates, psnrs), np.asarray(at, np.float64)))
+
+
+def _inside(curve: Akima, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values of a spline; nan beyond its ends."""
+    values = np.full(at.shape, math.nan)
+    inside = (at >= curve.x[0]) & (at <= curve.x[-1])
+    values[inside] = curve(at[inside])
+    return values
 
 
 def largest_excess(
@@ -148,31 +170,30 @@ def largest_excess(
     low: float,
     high: float,
 ) -> tuple[float, float]:
-    """(percent, dB): where between `low` and `high` dB a curve needs most bits relative to a reference; < 0: nowhere more.
+    """The largest difference of rate (percent) between `low` and `high` dB, and its PSNR (dB).
 
-    Every 0.1 dB of the range that both have been measured in; ValueError as in `bd_rate`.
+    Evaluated every 0.1 dB of the range that both curves cover; negative if the curve needs fewer
+    bits than the reference everywhere. ValueError as in `bd_rate`.
     """
     log_rate, reference = _log_rate(rates, psnrs), _log_rate(reference_rates, reference_psnrs)
-    start, end = (
-        float(max(low, log_rate.x[0], reference.x[0])),
-        float(min(high, log_rate.x[-1], reference.x[-1])),
-    )
+    start = float(max(low, log_rate.x[0], reference.x[0]))
+    end = float(min(high, log_rate.x[-1], reference.x[-1]))
     if not start < end:
         raise ValueError(f"no common range of PSNR within {low:.2f} ... {high:.2f} dB")
     at = np.linspace(start, end, math.ceil(10 * (end - start)) + 1)
     difference = log_rate(at) - reference(at)
-    worst = int(difference.argmax())
-    return 100 * math.expm1(difference[worst]), float(at[worst])
+    largest = int(difference.argmax())
+    return 100 * math.expm1(difference[largest]), float(at[largest])
 
 
 def _psnr_curve(rates: ArrayLike, psnrs: ArrayLike) -> Akima:
     """PSNR over the logarithm of the rate."""
-    rate, quality = _usable(rates, psnrs)
-    log_rates, negative = _cheapest(np.log(rate), -quality)
+    rate, quality = _finite_points(rates, psnrs)
+    log_rates, negative = _smallest_cost(np.log(rate), -quality)
     return Akima(log_rates, -negative)
 
 
-def _usable(rates: ArrayLike, psnrs: ArrayLike) -> NDArray[np.float64]:
+def _finite_points(rates: ArrayLike, psnrs: ArrayLike) -> NDArray[np.float64]:
     """[2, n]: rates and PSNRs of the points that a logarithm and a spline can take."""
     rate, quality = np.asarray(rates, np.float64), np.asarray(psnrs, np.float64)
     if rate.ndim != 1 or rate.shape != quality.shape:
@@ -184,14 +205,14 @@ def _usable(rates: ArrayLike, psnrs: ArrayLike) -> NDArray[np.float64]:
 
 def _log_rate(rates: ArrayLike, psnrs: ArrayLike) -> Akima:
     """Logarithm of the rate over the PSNR."""
-    rate, quality = _usable(rates, psnrs)
-    return Akima(*_cheapest(quality, np.log(rate)))
+    rate, quality = _finite_points(rates, psnrs)
+    return Akima(*_smallest_cost(quality, np.log(rate)))
 
 
-def _cheapest(
+def _smallest_cost(
     x: NDArray[np.float64], cost: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points in the order of x; of several with the same x the one of least cost."""
+    """Points in the order of x; of several with the same x the one of smallest cost."""
     order = np.lexsort((cost, x))
     x, cost = x[order], cost[order]
     first = np.diff(x, prepend=-np.inf) > 0

@@ -1,4 +1,4 @@
-"""What a lossy model costs to run: multiply-accumulates per voxel and parameters, counted, not claimed."""
+"""Cost of the networks of a lossy model: multiply-accumulates per voxel, and parameters."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ import numpy as np
 
 from mricodec.codec.coders.base import LossyModel, LossyParams, UncodedSymbols
 
-SHAPE = (1, 32, 128, 128)  # one slab: what a border adds is small, and it takes a second
-STEP = 12.0  # codes
-NOISE = 4.0  # codes
+# Shape of the volume on which operations are counted: one slab, large enough that padding at its
+# borders adds little, small enough to take about a second.
+SHAPE = (1, 32, 128, 128)
+# Quantiser step of the counting run, in stored units.
+STEP = 12.0
+# Standard deviation of the noise in the counting volume, in stored units.
+NOISE_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """nan where nothing is known."""
+    """Cost of the networks of a codec; nan where it is unknown."""
 
-    kmac_encode: float = math.nan  # thousand multiply-accumulates of the networks per voxel
+    # Thousand multiply-accumulates per voxel in the encoder.
+    kmac_encode: float = math.nan
+    # Thousand multiply-accumulates per voxel in the decoder.
     kmac_decode: float = math.nan
-    parameters: float = math.nan  # of the networks, those of the encoder included
+    # Number of weights, those that only the encoder uses included.
+    parameters: float = math.nan
 
 
 UNKNOWN = Complexity()
 
 
 def of_model(model: LossyModel, effort: str = "default") -> Complexity:
-    """Counted by torch while the model encodes and decodes a small volume: convolutions and matrix products.
+    """Operations counted by torch while the model encodes and decodes a small synthetic volume.
 
-    It works for every model whose networks are torch modules in its attributes and run in this thread; others give
-    `UNKNOWN`.
+    Convolutions and matrix products count. It works for every model whose networks are torch
+    modules in its attributes and run in this thread; others give `UNKNOWN`.
     """
     from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
@@ -40,16 +47,17 @@ def of_model(model: LossyModel, effort: str = "default") -> Complexity:
         return UNKNOWN
     k, j, i = np.indices(SHAPE[1:])
     wave = 400 + 200 * np.sin(j / 9) * np.cos(i / 11 + k / 20)
-    x = np.rint(wave + np.random.default_rng(0).normal(0, NOISE, SHAPE[1:])).astype(np.int32)[None]
+    noise = np.random.default_rng(0).normal(0, NOISE_SIGMA, SHAPE[1:])
+    x = np.rint(wave + noise).astype(np.int32)[None]
     params = LossyParams(STEP, int(x.max()), (1.0, 1.0, 1.0), effort)
     symbols = UncodedSymbols()
     with FlopCounterMode(display=False) as encoding:
         model.encode(x, STEP, symbols, params)
     with FlopCounterMode(display=False) as decoding:
         model.decode(SHAPE, params, symbols.replay())
-    macs = [counter.get_total_flops() / 2 / x.size / 1000 for counter in (encoding, decoding)]
+    kmacs = [counter.get_total_flops() / 2 / x.size / 1000 for counter in (encoding, decoding)]
     modules = {id(module): module for network in networks for module in network.modules()}
     weights = {
         id(p): p.numel() for module in modules.values() for p in module.parameters(recurse=False)
     }
-    return Complexity(macs[0], macs[1], float(sum(weights.values())))
+    return Complexity(kmacs[0], kmacs[1], float(sum(weights.values())))

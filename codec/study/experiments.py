@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.codec.atomic import replacing
-from mricodec.codec.evaluation import still as peers
+from mricodec.codec.evaluation import extras
 from mricodec.codec.evaluation.report import environment
 from mricodec.codec.voxels import metrics
 
@@ -679,7 +679,7 @@ def run(
         raise ValueError(f"--only: expected some of {', '.join(PARTS)}, found {', '.join(unknown)}")
     if config not in CONFIGS:
         raise ValueError(f"--config: expected one of {', '.join(CONFIGS)}, found {config}")
-    peers.require("matplotlib.figure")
+    extras.require("matplotlib.figure")
     from . import page as study_page
 
     (out / "models").mkdir(parents=True, exist_ok=True)

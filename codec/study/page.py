@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.codec.evaluation.page import _STYLE, _data, _note, _table
+from mricodec.codec.evaluation.page import STYLE, data_uri, html_note, html_table
 
 from .corpus import CONTRASTS, Slice
 
@@ -240,7 +240,7 @@ def render(results: dict[str, Any], folder: Path) -> str:
     """The page, which needs nothing else; figures of `folder` that are there become part of it."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
-        f"<title>Representation study</title><style>{_STYLE}</style></head><body>",
+        f"<title>Representation study</title><style>{STYLE}</style></head><body>",
         "<h1>How autoencoders and generative models represent brain MRI</h1>",
         *_introduction(results),
         *_data_set(results, folder),
@@ -252,7 +252,7 @@ def render(results: dict[str, Any], folder: Path) -> str:
         *_generation(results, folder),
         *_conclusions(results),
         *_limits(),
-        _note("; ".join(f"{name} {value}" for name, value in results["environment"].items())),
+        html_note("; ".join(f"{name} {value}" for name, value in results["environment"].items())),
         "</body></html>",
     ]
     return "\n".join(parts)
@@ -266,7 +266,7 @@ def _figure(folder: Path, name: str, caption: str) -> str:
     path = folder / f"{name}.png"
     if not path.exists():
         return ""
-    picture = f"<img src='{_data('png', path.read_bytes())}' alt='{escape(caption)}'>"
+    picture = f"<img src='{data_uri('png', path.read_bytes())}' alt='{escape(caption)}'>"
     return f"<figure>{picture}<figcaption class='note'>{escape(caption)}</figcaption></figure>"
 
 
@@ -278,7 +278,7 @@ def _introduction(results: dict[str, Any]) -> list[str]:
         ]
     elif results["minutes"] is not None:
         note = [
-            _note(
+            html_note(
                 f"Every model had a budget of {results['minutes']:g} minutes of training; see the table of trainings."
             )
         ]
@@ -302,9 +302,9 @@ def _data_set(results: dict[str, Any], folder: Path) -> list[str]:
         _p("Axial slices between 20 and 110 mm below the vertex, at least 3 mm apart, each pixel in 0 … 1 of its "
            "volume's range. "
            "Subjects of train, validation and test are disjoint; only scans whose licence allows it are trained on."),
-        _table(heads, rows),
+        html_table(heads, rows),
         _figure(folder, "data", "Training pictures on the common grid: 128 × 128 pixels of 1.75 mm, the head in the middle."),
-        *([_note(f"Left out: {left_out}.")] if left_out else []),
+        *([html_note(f"Left out: {left_out}.")] if left_out else []),
     ]  # fmt: skip
 
 
@@ -388,7 +388,7 @@ def _trainings(results: dict[str, Any]) -> str:
         lines.append([escape(_named(name)), f"{size / 1e6:.2f}", f"{row['step']} of {recipe['steps']}", str(recipe["batch"]),
                       f"{row['seconds'] / 60:.1f}", str(recipe["seed"])])  # fmt: skip
     heads = ["training", "parameters, M", "steps", "batch", "minutes", "seed"]
-    return "<h3>What was trained</h3>" + _table(heads, lines) if lines else ""
+    return "<h3>What was trained</h3>" + html_table(heads, lines) if lines else ""
 
 
 def _reconstruction(results: dict[str, Any], folder: Path) -> list[str]:
@@ -410,8 +410,8 @@ def _reconstruction(results: dict[str, Any], folder: Path) -> list[str]:
         heads = ["model", "values a pixel", "PSNR, dB: range", "PSNR: mean ± sd", "MSE", "SSIM", *CONTRASTS,
                  "earlier study: PSNR", "MSE", "SSIM"]  # fmt: skip
         out += [
-            f"<h3>Table {number}: {title}, {results[part][0]['slices']} slices of test subjects</h3>", _table(heads, lines),
-            _note("The earlier study's figures come from other data and another preparation and cannot be compared "
+            f"<h3>Table {number}: {title}, {results[part][0]['slices']} slices of test subjects</h3>", html_table(heads, lines),
+            html_note("The earlier study's figures come from other data and another preparation and cannot be compared "
                   "with ours; an "
                   "SSIM of 0.04 beside a PSNR of 25 dB suggests another definition of SSIM."),
             _figure(folder, f"{part}-reconstructions", "Test slices, reconstructions, and the absolute errors under them."),
@@ -432,8 +432,8 @@ def _coding(results: dict[str, Any], folder: Path) -> list[str]:
     return [
         f"<h3>As codecs, {rows[0]['slices']} slices of test subjects</h3>",
         _figure(folder, "rates", "Entropy and PSNR, means over slices, at steps of 2^-3 … 2^-8 of the range."),
-        _table(["bits a pixel: PSNR, at range / step", *octaves], lines),
-        _note("Bits: entropy of the rounded latents under the probability tables measured on training slices; values beyond "
+        html_table(["bits a pixel: PSNR, at range / step", *octaves], lines),
+        html_note("Bits: entropy of the rounded latents under the probability tables measured on training slices; values beyond "
               "the tables count as their escape alone. Real files beside JPEG 2000: mricodec rd-curve --model vae …"),
     ]  # fmt: skip
 
@@ -458,9 +458,9 @@ def _mixing(results: dict[str, Any], folder: Path) -> list[str]:
     )
     return [
         f"<h3>Table 3: the middle between two scans, {rows[0]['pairs']} pairs of test subjects</h3>",
-        _table(["method", *(TITLES[key] for key in keys)], lines),
-        _note("Mean ± sd (range). " + "; ".join(f"{key}: {text}" for key, text in results["measures"].items()) + "." + lpips),
-        _note("Earlier study: SSIM 0.03 (CNN) and 0.04 (U-Net), LPIPS 0.16 – 0.47 and 0.21 – 0.47, novelty 4.46 – 11.0 and "
+        html_table(["method", *(TITLES[key] for key in keys)], lines),
+        html_note("Mean ± sd (range). " + "; ".join(f"{key}: {text}" for key, text in results["measures"].items()) + "." + lpips),
+        html_note("Earlier study: SSIM 0.03 (CNN) and 0.04 (U-Net), LPIPS 0.16 – 0.47 and 0.21 – 0.47, novelty 4.46 – 11.0 and "
               "4.17 – 11.72; other data and undocumented definitions, so only the columns' names are the same."),
         *_critics(results["trainings"]),
         _figure(folder, "strips", "From one test scan to another, α the weight of the second."),
@@ -477,7 +477,7 @@ def _critics(trainings: dict[str, dict[str, Any]]) -> list[str]:
         f"{_named(name)} {loss:.4f}, {100 * (1 - loss / CONSTANT):.0f} % below"
         for name, loss in losses.items()
     )
-    return [_note("ACAI cannot remove what its critic does not see. One that answers 1/8, the best constant, has a loss "
+    return [html_note("ACAI cannot remove what its critic does not see. One that answers 1/8, the best constant, has a loss "
                   f"of {CONSTANT}; at the end of these short trainings: {said}.")]  # fmt: skip
 
 
@@ -496,8 +496,8 @@ def _generation(results: dict[str, Any], folder: Path) -> list[str]:
         ]
         out += [
             "<h3>Table 4: BAGAN</h3>",
-            _table(["pictures", "class", *(key.replace("_", " ") for key in keys)], lines),
-            _note(
+            html_table(["pictures", "class", *(key.replace("_", " ") for key in keys)], lines),
+            html_note(
                 "64 × 64 pixels, against the pictures of test subjects of the same contrast. Energy distance (Székely, Rizzo "
                 "2013): of mean and standard deviation of every feature of the contrast network over a picture, in standard "
                 "deviations of the training pictures; 0 is alike, and the training pictures show what other subjects and "
@@ -511,7 +511,7 @@ def _generation(results: dict[str, Any], folder: Path) -> list[str]:
         ]
         if row := results["trainings"].get("bagan"):
             losses = f"discriminator {row['discriminator']:.3f}, generator {row['generator']:.3f}"
-            out.append(_note(f"Cross entropy at the end of the training: {losses}."))
+            out.append(html_note(f"Cross entropy at the end of the training: {losses}."))
     if rows := results.get("augmentation"):
         counts = ", ".join(f"{n} {name}" for name, n in results.get("subset", {}).items())
         lines = [[escape(_named(r["method"])), f"{r['balanced_accuracy']:.3f} ± {r['half_interval_95']:.3f}",
@@ -522,7 +522,9 @@ def _generation(results: dict[str, Any], folder: Path) -> list[str]:
                 f"A small classifier of contrasts, trained on {counts} slices and what each method adds to make the "
                 "classes equal."
             ),
-            _table(["method", "balanced accuracy on test, mean ± 95 % interval", "seeds"], lines),
+            html_table(
+                ["method", "balanced accuracy on test, mean ± 95 % interval", "seeds"], lines
+            ),
             _figure(
                 folder,
                 "augmentation",

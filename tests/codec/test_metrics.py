@@ -1,4 +1,4 @@
-"""PSNR, SSIM, Akima's spline and BD-rate against their definitions and published values."""
+"""PSNR, SSIM and MS-SSIM against their definitions and published values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mricodec.codec.evaluation import bd_rate
 from mricodec.codec.voxels import metrics
 
 
@@ -153,112 +150,6 @@ def test_memory_is_that_of_a_few_slices() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 25 * 100 * 100 * 8  # the whole volume as float64: 60
-
-
-def test_akima_reproduces_the_example_of_the_paper() -> None:
-    # The points of Akima 1970, table 1, values of SciPy 1.17 (Akima1DInterpolator)
-    x, y = np.arange(11.0), [10, 10, 10, 10, 10, 10, 10.5, 15, 50, 60, 85]
-    spline = bd_rate.Akima(x, y)
-    expected = [
-        10.0,
-        10.0,
-        10.179435483870968,
-        11.732202447163514,
-        31.308142288745735,
-        54.85834478021978,
-        70.859375,
-    ]
-    assert spline([0.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5]) == pytest.approx(expected, abs=1e-12)
-    assert spline.integral(1.5, 9.25) == pytest.approx(159.51224772135419, abs=1e-10)
-    assert spline(x) == pytest.approx(y, abs=1e-12)
-
-
-def test_akima_is_exact_for_parabolas() -> None:
-    x = np.linspace(-1, 3, 7)  # on even spacing
-    spline = bd_rate.Akima(x, 2 * x**2 - x + 3)
-    at = np.linspace(-1, 3, 50)
-    assert spline(at) == pytest.approx(2 * at**2 - at + 3)
-    assert spline.integral(-1, 3) == pytest.approx(2 * 28 / 3 - 4 + 12)
-
-
-def test_akima_needs_four_increasing_points_and_does_not_extrapolate() -> None:
-    for x in ([0, 1, 2], [0, 1, 1, 2], [0, 2, 1, 3], [0, 1, 2, math.nan]):
-        with pytest.raises(ValueError, match="Akima"):
-            bd_rate.Akima(x, [1.0] * len(x))
-    with pytest.raises(ValueError, match="within"):
-        bd_rate.Akima([0, 1, 2, 3], [1, 2, 3, 4])([3.1])
-
-
-RATES = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
-PSNRS = [30.0, 32.5, 35.8, 39.0, 43.1, 48.0]
-
-
-def test_bd_rate_of_a_curve_against_itself_is_zero() -> None:
-    found = bd_rate.bd_rate(RATES, PSNRS, RATES, PSNRS)
-    assert found.percent == pytest.approx(0, abs=1e-9)
-    assert (found.low, found.high, found.points, found.reference_points) == (30, 48, 6, 6)
-
-
-@given(factor=st.floats(0.05, 20))
-def test_bd_rate_of_scaled_rates_is_the_factor(factor: float) -> None:
-    scaled = [factor * rate for rate in RATES]
-    assert bd_rate.bd_rate(scaled, PSNRS, RATES, PSNRS).percent == pytest.approx(100 * (factor - 1))
-    halved = bd_rate.bd_rate([rate / 2 for rate in scaled], PSNRS, scaled, PSNRS, 33, 40)
-    assert halved.percent == pytest.approx(-50)
-    assert (halved.low, halved.high) == (33, 40)
-
-
-def test_bd_rate_is_taken_where_both_curves_are_known() -> None:
-    found = bd_rate.bd_rate(RATES[:5], PSNRS[:5], RATES[1:], PSNRS[1:])
-    assert (found.low, found.high, found.points, found.reference_points) == (32.5, 43.1, 4, 4)
-    with pytest.raises(ValueError, match="no common range"):
-        bd_rate.bd_rate(RATES, PSNRS, RATES, PSNRS, 50, 60)
-    with pytest.raises(ValueError, match="no common range"):
-        bd_rate.bd_rate(RATES, PSNRS, RATES, [psnr + 30 for psnr in PSNRS])
-
-
-def test_bd_rate_does_not_mind_order_doubles_and_exact_points() -> None:
-    expected = bd_rate.bd_rate(RATES, PSNRS, RATES[1:], PSNRS[1:])
-    rates = [*RATES[::-1], 0.2, 3.0]
-    psnrs = [*PSNRS[::-1], 35.8, math.inf]
-    assert bd_rate.bd_rate(rates, psnrs, RATES[1:], PSNRS[1:]) == expected
-    dearer = [*RATES, 0.9]  # the cheaper of two points of one PSNR counts
-    assert bd_rate.bd_rate(dearer, [*PSNRS, 39.0], RATES[1:], PSNRS[1:]) == expected
-
-
-def test_bd_rate_needs_four_points() -> None:
-    with pytest.raises(ValueError, match="at least 4"):
-        bd_rate.bd_rate(RATES[:3], PSNRS[:3], RATES, PSNRS)
-    with pytest.raises(ValueError, match="same length"):
-        bd_rate.bd_rate(RATES, PSNRS[:4], RATES, PSNRS)
-
-
-def test_the_range_between_two_rates() -> None:
-    low, high = bd_rate.psnr_range(RATES, PSNRS, 0.1, 0.8)
-    assert (low, high) == pytest.approx((32.5, 43.1))
-    low, high = bd_rate.psnr_range(RATES, PSNRS, 0.01, 0.5)
-    assert low == 30
-    assert 39 < high < 43.1
-    with pytest.raises(ValueError, match="nothing between"):
-        bd_rate.psnr_range(RATES, PSNRS, 2, 3)
-
-
-def test_bd_rate_between_two_video_codecs() -> None:
-    # x265 medium and VVenC medium on a diffusion volume; the same sums with SciPy's Akima1DInterpolator
-    x265 = (
-        [0.03769, 0.07297, 0.172, 0.38469, 0.69859, 1.11134, 1.63409],
-        [31.188, 33.933, 37.41, 41.805, 46.598, 51.576, 56.604],
-    )
-    vvenc = (
-        [0.04241, 0.08141, 0.21359, 0.50144, 0.82909, 1.25806, 1.69972],
-        [32.697, 35.411, 39.833, 45.9, 50.772, 56.021, 60.052],
-    )
-    low, high = bd_rate.psnr_range(*x265, 0.05, 0.8)
-    assert (low, high) == pytest.approx((32.367395040540984, 47.92989277068965))
-    found = bd_rate.bd_rate(*vvenc, *x265, low, high)
-    assert (found.low, found.high) == pytest.approx((32.697, high))
-    assert found.percent == pytest.approx(-22.991049439051928)
-    assert (found.points, found.reference_points) == (4, 4)
 
 
 @pytest.mark.parametrize("shape", [(2, 192, 176), (1, 208, 240)])

@@ -1,4 +1,4 @@
-"""`rd-curve`: its figures are those of its files, it resumes, it takes anyone's codec, and it says what it leaves out."""
+"""`rd-curve`: figures are those of the files, it resumes, takes any codec, reports failures."""
 
 from __future__ import annotations
 
@@ -22,18 +22,26 @@ from numpy.typing import NDArray
 
 from mricodec import codec
 from mricodec.cli.main import cli
-from mricodec.codec.evaluation import codecs as contenders
-from mricodec.codec.evaluation import report, video
-from mricodec.codec.evaluation import still as peers
-from mricodec.codec.evaluation.codecs import Mricodec, MricodecLossless, jpeg2000, spread_qualities
-from mricodec.codec.evaluation.rate_distortion import Contender, Point, PointFile, Source
+from mricodec.codec.evaluation import codecs as measurable
+from mricodec.codec.evaluation import page, plots, report, still, video
+from mricodec.codec.evaluation.codecs import (
+    BASELINES,
+    Mricodec,
+    MricodecLossless,
+    available_baselines,
+    load_codec,
+    spread_qualities,
+)
+from mricodec.codec.evaluation.points import PointFile
+from mricodec.codec.evaluation.rate_distortion import Codec, Point, Source
+from mricodec.codec.evaluation.still import jpeg2000
 from mricodec.codec.voxels import metrics
 
 pytest.importorskip("imagecodecs", reason="rd-curve needs the extra bench")
 pytest.importorskip("matplotlib", reason="rd-curve needs the extra bench")
 
 
-class Quantiser(Contender):
+class Quantiser(Codec):
     """A codec: uniform steps, zlib."""
 
     suffix = ".q"
@@ -86,8 +94,8 @@ def scan(tmp_path: Path) -> Path:
 @pytest.fixture
 def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take a second; most tests are not about them."""
-    monkeypatch.setattr(report, "draw", lambda samples, points, folder: [])
-    monkeypatch.setattr(report.page, "pictures", lambda source, decoded: b"")
+    monkeypatch.setattr(plots, "draw", lambda samples, points, folder: [])
+    monkeypatch.setattr(page, "pictures", lambda source, decoded: b"")
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -96,24 +104,39 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def measure(
-    scans: list[Path], folder: Path, *own: Any, rivals: Any = None, **options: Any
+    scans: list[Path], folder: Path, *codecs: Codec, baselines: Any = None, **settings: Any
 ) -> report.RdReport:
-    rivals = [jpeg2000()] if rivals is None else rivals
-    return report.rd_curve(scans, folder, contenders=own, rivals=rivals, points=8, **options)
+    baselines = [jpeg2000()] if baselines is None else baselines
+    return report.rd_curve(
+        scans, folder, codecs, baselines, settings=report.RdSettings(points=8, **settings)
+    )
 
 
 def test_all_files_are_written_and_the_figures_are_theirs(scan: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    labels: list[tuple[int, int, str]] = []
-    result = measure([scan], folder, Quantiser(), progress=lambda *told: labels.append(told))
+    steps: list[tuple[float, str]] = []
+    result = report.rd_curve(
+        [scan],
+        folder,
+        [Quantiser()],
+        [jpeg2000()],
+        settings=report.RdSettings(points=8),
+        progress=lambda fraction, label: steps.append((fraction, label)),
+    )
     pictures = ["rd.png", "rd.svg", "rd-error.png", "rd-error.svg"]
-    assert [path.name for path in result.files] == ["rd.json", "rd.csv", *pictures, "rd.html"]
+    assert [path.name for path in result.files] == [
+        "rd.json",
+        "rd.csv",
+        "bd-rate.csv",
+        *pictures,
+        "rd.html",
+    ]
     for name in pictures:
         start = (folder / name).read_bytes()[:200]
         assert start.startswith(b"\x89PNG") or b"<?xml" in start
-    assert not result.left_out
-    assert [done for done, _, _ in labels] == list(range(17))
-    assert {total for _, total, _ in labels} == {16}
+    assert not result.failures
+    assert [fraction for fraction, _ in steps] == [n / 16 for n in range(17)]
+    assert steps[0][1] == "scan: quantiser 0"
 
     source = Source.of_file(scan)
     codecs = {"quantiser": Quantiser(), "jpeg2000": jpeg2000()}
@@ -122,15 +145,15 @@ def test_all_files_are_written_and_the_figures_are_theirs(scan: Path, tmp_path: 
     for row in rows:
         path = folder / row["file"]
         decoded = codecs[row["codec"]].decode(source, path)
-        found = metrics.compare(smooth(), decoded)
+        expected = metrics.compare(smooth(), decoded)
         assert int(row["nbytes"]) == path.stat().st_size
         assert float(row["bpv"]) == pytest.approx(8 * path.stat().st_size / smooth().size)
-        assert float(row["psnr"]) == found.psnr
-        assert float(row["ssim"]) == found.ssim
-        assert float(row["rmse"]) == found.rmse
-        assert float(row["maxerr"]) == found.max_error
+        assert float(row["psnr"]) == expected.psnr
+        assert float(row["ssim"]) == expected.ssim
+        assert float(row["rmse"]) == expected.rmse
+        assert float(row["maxerr"]) == expected.max_error
         assert float(row["peak"]) == np.ptp(smooth().astype(float))
-        assert float(row["rmse_noise"]) == pytest.approx(found.rmse / source.sigma_hat)
+        assert float(row["rmse_noise"]) == pytest.approx(expected.rmse / source.sigma_hat)
         assert float(row["psnr_narrow"]) == metrics.psnr_in_window(
             smooth(), decoded, source.windows.narrow
         )
@@ -140,9 +163,13 @@ def test_all_files_are_written_and_the_figures_are_theirs(scan: Path, tmp_path: 
     assert [Point.from_row(row).to_row() for row in content["points"]] == [
         point.to_row() for point in result.points
     ]
-    (comparison,) = content["bd_rate"]
-    assert (comparison["codec"], comparison["reference"]) == ("quantiser", "jpeg2000")
-    assert comparison["result"]["low"] >= 25
+    (row,) = content["bd_rate"]
+    assert (row["codec"], row["reference"]) == ("quantiser", "jpeg2000")
+    assert row["low_db"] >= 25
+    assert row["few_points"] == int(row["points"] < 8)
+    with (folder / "bd-rate.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert line == {name: str(value) for name, value in row.items()}
     assert {row["class"] for row in content["mean_psnr"]} == {"all", "near-isotropic"}
 
 
@@ -181,9 +208,9 @@ class Balanced(HTMLParser):
 def test_jpeg2000_covers_the_same_psnrs(scan: Path, tmp_path: Path) -> None:
     result = measure([scan], tmp_path / "out", Quantiser())
     ours = [p.psnr for p in result.points if p.codec == "quantiser"]
-    aimed_at = [p.param for p in result.points if p.codec == "jpeg2000"]
-    assert min(aimed_at) == pytest.approx(max(25, min(ours)), abs=0.1)
-    assert max(aimed_at) == pytest.approx(min(58, max(ours)), abs=0.1)
+    targets = [p.param for p in result.points if p.codec == "jpeg2000"]
+    assert min(targets) == pytest.approx(max(25, min(ours)), abs=0.1)
+    assert max(targets) == pytest.approx(min(58, max(ours)), abs=0.1)
 
 
 @pytest.mark.usefixtures("unplotted")
@@ -248,13 +275,13 @@ def test_what_fails_is_named_and_the_rest_is_finished(scan: Path, tmp_path: Path
         Broken(),
         Quantiser("good"),
     )
-    assert [(entry.volume, entry.codec) for entry in result.left_out] == [
+    assert [(entry.volume, entry.codec) for entry in result.failures] == [
         ("text", ""),
         ("constant", ""),
         ("scan", "quantiser"),
         ("absent", ""),
     ]
-    assert "expected symbols" in result.left_out[2].reason
+    assert "expected symbols" in result.failures[2].reason
     assert {point.codec for point in result.points} == {"good", "jpeg2000"}
 
 
@@ -285,28 +312,28 @@ def test_jpeg2000_takes_every_volume(voxels: NDArray[Any], tmp_path: Path) -> No
         peer.encode(source, psnr, tmp_path / "file")
         decoded = peer.decode(source, tmp_path / "file")
         assert (decoded.shape, decoded.dtype) == (voxels.shape, voxels.dtype)
-        aimed_at = source.peak * 10 ** (-psnr / 20)
-        rounding = 0.5 * peers.Samples.of(voxels, source.limits).step
-        assert metrics.rmse(voxels, decoded) <= 1.3 * aimed_at + rounding
+        targets = source.peak * 10 ** (-psnr / 20)
+        rounding = 0.5 * still.Samples.of(voxels, source.limits).step
+        assert metrics.rmse(voxels, decoded) <= 1.3 * targets + rounding
 
 
-def test_jpeg2000_costs_four_bytes_a_slice_beside_its_codestreams() -> None:
-    samples = smooth().astype(np.int32)
-    shifted = (samples - samples.min()).astype(np.uint16)
-    data = peers.encode_jpeg2000(shifted, int(shifted.max()), 40)
-    pictures = peers.unpack(data, 6)
+def test_a_slice_costs_four_bytes_and_its_codestream(tmp_path: Path) -> None:
+    source = Source.of_array("volume", codec.Volume.from_array(smooth()))
+    jpeg2000().encode(source, 40, tmp_path / "file")
+    data = (tmp_path / "file").read_bytes()
+    pictures = still.unpack(data, 6)
     assert len(data) == 4 * 6 + sum(map(len, pictures))
     assert all(picture.startswith(b"\xff\x4f\xff\x51") for picture in pictures)
     for damaged in (data[:-1], data + b"x", data[:10]):
         with pytest.raises(ValueError, match="expected"):
-            peers.unpack(damaged, 6)
+            still.unpack(damaged, 6)
 
 
 @pytest.mark.usefixtures("unplotted")
 def test_a_model_object_takes_part(scan: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     result = measure([scan], folder, Mricodec(FakeModel()))
-    assert not result.left_out
+    assert not result.failures
     points = [point for point in result.points if point.codec == "mricodec-fake"]
     assert len(points) == 8
     for point in points:
@@ -321,7 +348,7 @@ def test_a_model_object_takes_part(scan: Path, tmp_path: Path) -> None:
 def test_what_only_goes_without_loss_has_no_curve(tmp_path: Path) -> None:
     labels = write_scan(tmp_path / "labels.nii", (smooth() > 0).astype(np.uint8))
     result = measure([labels], tmp_path / "out", Mricodec(FakeModel()))
-    (entry,) = result.left_out
+    (entry,) = result.failures
     assert entry.codec == "mricodec-fake"
     assert "without loss" in entry.reason
 
@@ -353,9 +380,9 @@ def test_peers_that_are_not_installed(
 ) -> None:
     hide("imagecodecs", monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found, missing = contenders.live(tuple(contenders.LIVE))
-    assert not found
-    assert set(missing) == set(contenders.LIVE)
+    available, missing = available_baselines(tuple(BASELINES))
+    assert not available
+    assert set(missing) == set(BASELINES)
     arguments = (scan, "-o", tmp_path / "out", "--model", "factorized", "--points", "8")
     assert invoke(*arguments).exit_code == 0  # by default those that are there
     asked = invoke(*arguments, "--live", "x265", "--live", "jpeg2000")
@@ -363,7 +390,7 @@ def test_peers_that_are_not_installed(
     assert "left out: x265: ffmpeg is not installed" in asked.stderr
     assert "left out: jpeg2000: imagecodecs is needed" in asked.stderr
     assert (
-        len(rows_of(tmp_path / "out")) == 8 + len(contenders.MAX_ERRORS) + 1
+        len(rows_of(tmp_path / "out")) == 8 + len(measurable.MAX_ERRORS) + 1
     )  # bounded errors, lossless
 
 
@@ -398,17 +425,19 @@ def test_a_peer_that_crashes_is_named(
         [scan],
         tmp_path / "out",
         Quantiser(),
-        rivals=[video.x265("medium"), video.svtav1(), jpeg2000()],
+        baselines=[video.x265("medium"), video.svtav1(), jpeg2000()],
     )
-    assert [entry.codec for entry in result.left_out] == ["x265-medium", "svtav1-p5"]
-    assert re.search(reason, result.left_out[0].reason)
+    assert [entry.codec for entry in result.failures] == ["x265-medium", "svtav1-p5"]
+    assert re.search(reason, result.failures[0].reason)
     assert {point.codec for point in result.points} == {"quantiser", "jpeg2000"}
 
 
-@pytest.mark.parametrize("name", list(contenders.LIVE))
+@pytest.mark.parametrize("name", list(BASELINES))
 def test_live_peers_come_close_at_their_best(name: str, tmp_path: Path) -> None:
     (peer, *_), missing = (
-        contenders.live([name]) if contenders.live([name])[0] else ([None], {name: "not here"})
+        available_baselines([name])
+        if available_baselines([name])[0]
+        else ([None], {name: "not here"})
     )
     if peer is None:
         pytest.skip(missing[name])
@@ -429,7 +458,7 @@ def test_live_peers_come_close_at_their_best(name: str, tmp_path: Path) -> None:
 def test_too_few_points_are_wrong_usage(scan: Path, tmp_path: Path) -> None:
     assert invoke(scan, "-o", tmp_path / "out", "--points", "7").exit_code == 2
     with pytest.raises(ValueError, match="at least 8"):
-        report.rd_curve([scan], tmp_path / "out", contenders=[Quantiser()], points=3)
+        report.RdSettings(points=3)
 
 
 @pytest.mark.parametrize("model", ["default", "hyperprior", "factorized"])
@@ -446,10 +475,10 @@ def test_the_command_with_a_trained_model(
     assert len(rows) == 8
     for row in rows:
         path = folder / row["file"]
-        found = metrics.compare(smooth(), codec.decode(path).array)
+        expected = metrics.compare(smooth(), codec.decode(path).array)
         assert math.isclose(float(row["bpv"]), 8 * path.stat().st_size / smooth().size)
-        assert math.isclose(float(row["psnr"]), found.psnr)
-        assert math.isclose(float(row["ssim"]), found.ssim)
+        assert math.isclose(float(row["psnr"]), expected.psnr)
+        assert math.isclose(float(row["ssim"]), expected.ssim)
         assert 1 < float(row["kmac_dec"]) < 500
         assert 1e5 < float(row["parameters"]) < 1e8
     (lossless,) = (row for row in rows_of(folder) if row["codec"] == "mricodec-lossless")
@@ -468,11 +497,12 @@ class Mine:
     parameters = [2, 4, 8, 16, 32, 64, 128, 256]
 
     def encode(self, voxels, parameter):
-        return bytes([int(np.log2(parameter))]) + zlib.compress(np.rint(voxels / parameter).astype("<i4").tobytes())
+        symbols = np.rint(voxels / parameter).astype("<i4")
+        return bytes([parameter.bit_length()]) + zlib.compress(symbols.tobytes())
 
     def decode(self, data, shape, dtype):
         symbols = np.frombuffer(zlib.decompress(data[1:]), "<i4").reshape(shape)
-        return (symbols * 2 ** data[0]).astype(dtype)
+        return (symbols * 2 ** (data[0] - 1)).astype(dtype)
 
 class Failing(Mine):
     name = "failing"
@@ -498,9 +528,7 @@ def test_anyone_s_codec_takes_part(
     (tmp_path / "my_codecs.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     arguments = [
-        item
-        for name in ("Mine", "Failing", "Half", "Short", "Absent")
-        for item in ("--codec", f"my_codecs:{name}")
+        item for name in ("Mine", "Failing", "Half") for item in ("--codec", f"my_codecs:{name}")
     ]
     folder = tmp_path / "out"
     result = invoke(
@@ -508,10 +536,8 @@ def test_anyone_s_codec_takes_part(
     )
     assert result.exit_code == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
-    assert len(lines) == 4
+    assert len(lines) == 2
     for expected in (
-        "my_codecs:Short: mine: expected at least 8 parameters",
-        "my_codecs:Absent: AttributeError",
         "scan with failing: encode: KeyError: 'no such step'",
         "scan with half: expected decoded voxels of shape (6, 40, 44), found (5, 40, 44)",
     ):
@@ -523,13 +549,50 @@ def test_anyone_s_codec_takes_part(
     assert [float(row["param"]) for row in rows] == [256, 128, 64, 32, 16, 8, 4, 2]
     assert (
         re.search(r"scan: mricodec-factorized against mine: [+-]\d", result.stdout) is None
-    )  # own codecs are not rivals
+    )  # "mine" is no baseline.
 
 
-def test_a_strange_codec_is_named() -> None:
-    for where in ("nowhere", "no_such_module:x", "math:pi", "sys:"):
-        with pytest.raises(ValueError, match=re.escape(where)):
-            contenders.load(where)
+def test_what_is_no_codec_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong_syntax.py").write_text("def encode(:\n")
+    (tmp_path / "short_codec.py").write_text(MINE)
+    for where, reason in (
+        ("nowhere", "expected module:object"),
+        ("sys:", "expected module:object"),
+        ("no_such_module:x", "No module named"),
+        ("math:pi", "missing: name, parameters"),
+        ("wrong_syntax:Codec", "SyntaxError"),
+        ("short_codec:Absent", "AttributeError"),
+        ("short_codec:Short", "expected at least 8 parameters"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(where)) as caught:
+            load_codec(where)
+        assert reason in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_codec_that_cannot_be_imported_is_reported_before_anything_runs(
+    scan: Path, tmp_path: Path
+) -> None:
+    result = invoke(scan, "-o", tmp_path / "out", "--codec", "no_such_module:Codec")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "no_such_module" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_installed_precedes_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local_codec.py").write_text("import colorsys\n" + MINE)
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('not the library')\n")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    before = list(sys.path)
+    assert load_codec("local_codec:Mine").name == "mine"
+    assert sys.path == before
 
 
 @pytest.mark.usefixtures("unplotted")
@@ -552,13 +615,17 @@ def test_peers_from_csv(scan: Path, tmp_path: Path) -> None:
     wrong.write_text("volume,codec,bpv\nscan,x,1\n")
     absent = tmp_path / "absent.csv"
     result = measure(
-        [scan], tmp_path / "out", Quantiser(), rivals=(), csvs=[good, mixed, foreign, wrong, absent]
+        [scan],
+        tmp_path / "out",
+        Quantiser(),
+        baselines=(),
+        csvs=[good, mixed, foreign, wrong, absent],
     )
-    (against,) = (row for row in result.comparisons if row.reference == "rival")
+    (against,) = (row for row in result.bd_rates if row.reference == "rival")
     assert against.result is not None
     assert {sample.codec for sample in result.others} == {"rival", "second"}
-    reasons = "\n".join(str(entry) for entry in result.left_out)
-    assert len(result.left_out) == 6
+    reasons = "\n".join(str(entry) for entry in result.failures)
+    assert len(result.failures) == 6
     for expected in (
         "mixed.csv, line 3: expected numbers",
         "mixed.csv, line 4: scan full is 6x40x44 here, 7x40x44 there",
@@ -574,7 +641,7 @@ def test_peers_from_csv(scan: Path, tmp_path: Path) -> None:
 def test_the_central_slices_as_a_bare_array(tmp_path: Path) -> None:
     path = write_scan(tmp_path / "scan.nii.gz", smooth((45, 20, 24))[None].repeat(2, 0))
     result = measure(
-        [path], tmp_path / "out", Quantiser(), MricodecLossless(), rivals=(), central=40
+        [path], tmp_path / "out", Quantiser(), MricodecLossless(), baselines=(), central=40
     )
     assert {(point.roi, point.shape) for point in result.points} == {("slab40", "40x20x24")}
     (lossless,) = (point for point in result.points if point.codec == "mricodec-lossless")
