@@ -26,7 +26,7 @@ from mricodec.codec.evaluation.aggregate import ANCHOR, JPEG2000, markdown
 from mricodec.codec.evaluation.codecs import Mricodec
 from mricodec.codec.evaluation.points import RdPoint, rd_points
 from mricodec.codec.evaluation.rate_distortion import Point
-from mricodec.models import zoo
+from mricodec.models import loader, zoo
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.codec_base import Params
 from mricodec.models.lossy.coding_order import Step
@@ -51,7 +51,7 @@ class WithinSlices(ContextLossy):
 def within_slices(network: type[ContextCodec], device: str = "cpu") -> WithinSlices:
     """The default model with another order of slices, and without a transform across them."""
     entry = zoo.find("default")
-    whole: Any = zoo.assemble(entry.name, network, entry.path.read_bytes(), device)
+    whole: Any = loader.assemble(entry.name, network, entry.path.read_bytes(), device)
     return WithinSlices(entry.name, entry.model_id, whole.network, whole.tables, device)
 
 

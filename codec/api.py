@@ -417,7 +417,9 @@ def _load(model: str | bytes, device: str) -> LossyModel:
     """By name (ValueError if there is no such) or by id (UnknownModel). FormatError for damaged weights."""
     import torch
 
-    from mricodec.models import zoo
+    from mricodec.models.loader import load_model
+    from mricodec.models.weights_file import WeightsError
+    from mricodec.models.zoo import UnknownModelError
 
     gpu = torch.cuda.is_available()
     if device == "auto":
@@ -427,10 +429,10 @@ def _load(model: str | bytes, device: str) -> LossyModel:
             f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, found {device}"
         )
     try:
-        return zoo.load_model(model, device=device)
-    except zoo.UnknownModelError as error:
+        return load_model(model, device=device)
+    except UnknownModelError as error:
         raise (UnknownModel if isinstance(model, bytes) else ValueError)(str(error)) from error
-    except zoo.WeightsError as error:
+    except WeightsError as error:
         raise FormatError(str(error)) from error
 
 

@@ -48,7 +48,7 @@ class LossyModel(Protocol):
 
     @property
     def by_id(self) -> bool:
-        """Whether `zoo.load_model` gives the same of its id, on a CPU: other processes can work for it."""
+        """Whether `loader.load_model` gives the same of its id, on a CPU: other processes can work for it."""
 
     def encode(
         self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: LossyParams

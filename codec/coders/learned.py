@@ -104,7 +104,7 @@ _helpers: weakref.WeakKeyDictionary[LossyModel, Workers] = (
 
 def lossy_helpers(voxels: int = 0) -> Workers:
     """For a lossy coder; started already, if there will be work for them in a scan of so many voxels."""
-    workers = Workers.shared(learned_part, "mricodec.models.zoo")
+    workers = Workers.shared(learned_part, "mricodec.models.loader")
     if voxels >= MIN_SHARED_LOSSY:
         workers.start(processes())
     return workers
@@ -137,9 +137,9 @@ def learned_part(settings: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> li
 
 @functools.lru_cache(2)
 def _model_of(model_id: str) -> LossyModel:
-    from mricodec.models import zoo
+    from mricodec.models.loader import load_model
 
-    return zoo.load_model(bytes.fromhex(model_id))
+    return load_model(bytes.fromhex(model_id))
 
 
 def _learned_part(

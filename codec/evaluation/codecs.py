@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec import models
 from mricodec.codec import api
 from mricodec.codec.atomic import replacing
 from mricodec.codec.coders.base import LossyModel
@@ -38,17 +39,7 @@ from .complexity import Complexity
 from .rate_distortion import MIN_POINTS, Codec, Source
 
 # Models that curves can be drawn of.
-MODELS = (
-    "default",
-    "hyperprior",
-    "factorized",
-    "cnn8",
-    "cnn16",
-    "cnn32",
-    "unet",
-    "unet-2level",
-    "vae",
-)
+MODELS = tuple(models.names())
 # Lowest and highest quality of a curve; above, lossless coding is not much larger.
 QUALITIES = (0.0, 80.0)
 # Largest errors of near-lossless points, stored units.

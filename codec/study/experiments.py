@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mricodec.models.study.autoencoder import Autoencoder
     from mricodec.models.study.perceptual import ContrastNet, Lpips
     from mricodec.models.training.study import Recipe, Task
-    from mricodec.models.zoo import Entry
+    from mricodec.models.weights_file import Entry
 
 
 Report = Callable[[str], None]
@@ -197,7 +197,7 @@ class Study:
             import torch
 
             torch.manual_seed(0)
-            network: Any = zoo.STUDY[name]()
+            network: Any = zoo.network(name).build()
             if self.shipped and name in zoo.names():
                 self._take(name, zoo.find(name))
                 return self._networks[name]
@@ -228,9 +228,9 @@ class Study:
         """A shipped model."""
         from safetensors.torch import load_file
 
-        from mricodec.models import zoo
+        from mricodec.models.loader import load_model
 
-        self._networks[name] = cast(Any, zoo.load_model(name)).network
+        self._networks[name] = cast(Any, load_model(name)).network
         self._tables[name] = {
             key: value for key, value in load_file(entry.path).items() if key.startswith("tables.")
         }
@@ -273,7 +273,7 @@ class Study:
             from mricodec.models.study import adversarial
 
             torch.manual_seed(0)
-            network: Any = zoo.STUDY[start]()
+            network: Any = zoo.network(start).build()
             network.load_state_dict(self.network(start).state_dict())
             self._fit(adversarial.Acai(network), self._mixable, name)
             self._networks[name] = network

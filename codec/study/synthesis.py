@@ -28,23 +28,24 @@ SMALL = 64  # side of BAGAN's pictures
 def load_autoencoder(name: str, study: Path | None) -> Autoencoder:
     """An autoencoder that a study trained, or else a shipped one. ValueError for an unknown name or a missing file."""
     from mricodec.models import zoo
+    from mricodec.models.loader import load_model
     from mricodec.models.study.adversarial import Acai
+    from mricodec.models.study.registry import NETWORKS
     from mricodec.models.training import study as slice_training
 
     plain = name.removeprefix("acai-")
-    if plain not in zoo.STUDY or plain == "vae":
-        raise ValueError(
-            f"expected an autoencoder of {', '.join(key for key in zoo.STUDY if key != 'vae')}, found {plain}"
-        )
+    autoencoders = [key for key in NETWORKS if key != "vae"]
+    if plain not in autoencoders:
+        raise ValueError(f"expected an autoencoder of {', '.join(autoencoders)}, found {plain}")
     path = None if study is None else study / "models" / f"{name}.safetensors"
     if path is not None and path.exists():
-        made: Any = zoo.STUDY[plain]()
+        made: Any = NETWORKS[plain].build()
         task: Any = slice_training.Reconstruction(made) if name == plain else Acai(made)
         slice_training.load_trained(task, path)
         made.eval().requires_grad_(False)
         return made  # type: ignore[no-any-return]
     if name in zoo.names():
-        network: Autoencoder = cast(Any, zoo.load_model(name)).network
+        network: Autoencoder = cast(Any, load_model(name)).network
         return network
     where = (
         "is not shipped: name the folder of a study with --study"

@@ -19,7 +19,6 @@ format/predictive.md states every step.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.symbols import ProbabilityTables
+from mricodec.models.weights_file import read_shipped
 
 Float = NDArray[np.float64]
 Tap = tuple[int, int, int]  # offset (t, i, j) of a neighbour
@@ -183,14 +183,7 @@ def shipped() -> Shipped:
     """Loaded once. OSError if the file is missing, ValueError if it is another."""
     from safetensors.numpy import load
 
-    content = WEIGHTS.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{WEIGHTS.name}: expected the SHA-256 {WEIGHTS_SHA256[:16]}..., found {found[:16]}...: "
-            "the file is damaged; install mricodec again"
-        )
-    arrays = load(content)
+    arrays = load(read_shipped(WEIGHTS, WEIGHTS_SHA256))
     taps = tuple((int(t), int(i), int(j)) for t, i, j in arrays["predictor.taps"])
     return Shipped(
         {

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
+from mricodec.models.strings import DEFAULT_LEVEL, compress_volumes, decompress_volumes
 
 from . import lapped_transform as transform
 from . import sign_hiding as hiding
@@ -173,6 +174,19 @@ class ContextLossy:
             y_hat = self._planes(several, planes, depth, coder.of(slabs), params)
             self._samples(y_hat, [out[slab] for slab in slabs], depth, params)
         return out
+
+    def compress(self, x: Tensor, level: float = DEFAULT_LEVEL) -> dict[str, Any]:
+        """x [K, H, W] or [S, K, H, W] in 0 ... 1 -> {"strings": [[one of each volume]], "shape": that of x}.
+
+        level: log2 of the range of x over the quantiser's step, 2 to 12.
+        """
+        return compress_volumes(self, x, level)
+
+    def decompress(
+        self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], level: float = DEFAULT_LEVEL
+    ) -> dict[str, Any]:
+        """Strings and shape as `compress` returns them -> {"x_hat": float32 of that shape}. FormatError if damaged."""
+        return decompress_volumes(self, strings, shape, level)
 
     def _rate_class(self, params: Params) -> int:
         return rate_class(integer_step(params), params.peak)

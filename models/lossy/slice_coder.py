@@ -18,16 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mricodec.bitstream.symbols import TOTAL, ProbabilityTables, SymbolCoder
-from mricodec.models.strings import StringDecoder, StringEncoder
+from mricodec.models.strings import DEFAULT_LEVEL, LEVEL_RANGE, StringDecoder, StringEncoder
 
 from .codec_base import SYMBOL_MAX
 from .entropy_models import LIKELIHOOD_FLOOR
 from .layers import round_through
 
-# The levels at which networks are trained and their tables fitted.
-LEVEL_RANGE = (2.0, 12.0)
-# The level where none is named: a quantiser step of 1/64 of the range.
-DEFAULT_LEVEL = 6.0
 # Sides are padded to multiples of this, whatever the stride of the network.
 BLOCK = 8
 # Bits that an escaped value takes to name its bit length.

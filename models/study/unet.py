@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from .autoencoder import Autoencoder
 
 V1 = (64, 128, 256, 512)
-V2 = (96, 192, 384, 768)
-TWO_LEVELS = (64, 128)
 HIDDEN = 256  # of the block at the lowest level
 
 
@@ -45,7 +43,7 @@ class Bottleneck(nn.Module):
 class UNet(Autoencoder):
     """widths (w0 ... wn), the stride is 2^n and the latent has 2^(2n - 1) channels: 32 at 1/8 (V1, V2), 2 at 1/2 (two levels).
 
-    V1: 3.6 M parameters, V2: 7.5 M, two levels: 0.3 M.
+    V1: 3.6 M parameters, V2 (1.5 times as wide): 7.5 M, two levels: 0.3 M; widths in registry.py.
     """
 
     def __init__(self, widths: tuple[int, ...] = V1) -> None:

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
+from mricodec.models.loader import assemble
 from mricodec.models.lossy import entropy_models as entropy
 from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.coding_order import PASSES
 from mricodec.models.lossy.context_model import ContextCodec, ContextPass, PlaneNet
 from mricodec.models.lossy.layers import IntegerConv2d
-from mricodec.models.zoo import NETWORKS, assemble
+from mricodec.models.zoo import network as network_of
 
 from .loop import CONFIGS, DEPTH_SHARES, Config, Item, items, octaves
 
@@ -95,7 +96,7 @@ def export(
 
     `crops`: how many training crops the tables are fitted on.
     """
-    network = NETWORKS[name]
+    network = network_of(name).build
     model = network()
     model.load_state_dict(load_file(trained))
     sets = {"default": [f"pass{p}" for p in range(PASSES)], "hyperprior": ["y"]}.get(name, [])

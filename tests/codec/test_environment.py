@@ -68,7 +68,9 @@ if __name__ == "__main__":
     assert not (trap / "RAN").exists()
 
 
-@pytest.mark.parametrize("first", ["from mricodec import codec", "from mricodec.models import zoo"])
+@pytest.mark.parametrize(
+    "first", ["from mricodec import codec", "from mricodec.models import loader"]
+)
 def test_threads_sleep_while_they_wait(first: str, tmp_path: Path) -> None:
     """OpenMP's threads spin otherwise, which makes a machine that does other work ten times slower."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}

@@ -17,7 +17,7 @@ from symbol_streams import Params, Streams
 from torch import Tensor
 
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
-from mricodec.models import zoo
+from mricodec.models import loader
 from mricodec.models.lossy import bit_exact as exact
 from mricodec.models.lossy import codec, context_model, rdo
 from mricodec.models.lossy import codec as lossy_codec
@@ -37,7 +37,7 @@ from mricodec.models.lossy.layers import IntegerConv2d
 
 
 def encode(
-    model: zoo.LossyModel, x: NDArray[np.int32], params: Params
+    model: loader.LossyModel, x: NDArray[np.int32], params: Params
 ) -> tuple[list[bytes], NDArray[np.int32], float]:
     coder = Streams([EntropyEncoder() for _ in x])
     decoded = model.encode(x, params.step, coder, params)
@@ -45,7 +45,7 @@ def encode(
 
 
 def decode(
-    model: zoo.LossyModel, payloads: list[bytes], shape: tuple[int, ...], params: Params
+    model: loader.LossyModel, payloads: list[bytes], shape: tuple[int, ...], params: Params
 ) -> NDArray[np.int32]:
     coder = Streams([EntropyDecoder(payload) for payload in payloads])
     decoded = model.decode((len(payloads), *shape[1:]), params, coder)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def scan() -> NDArray[np.int32]:
 
 @pytest.fixture
 def model() -> ContextLossy:
-    loaded = zoo.load_model("default")
+    loaded = loader.load_model("default")
     assert isinstance(loaded, ContextLossy)
     return loaded
 
@@ -118,7 +118,7 @@ def test_any_arithmetic_decodes_the_same(
         lossy_codec, "choose_depths", lambda y: [4] * len(y)
     )  # has planes of both kinds
     payloads, decoded, _ = encode(model, x, params)
-    other = zoo.load_model("default")
+    other = loader.load_model("default")
     assert isinstance(other, ContextLossy)
     exact.set_backend(other.network, dtype)
     with threads(number), contextlib.nullcontext() if onednn else without_onednn():
@@ -141,7 +141,7 @@ def test_order_of_summation_does_not_matter(
 ) -> None:
     params = Params(6.0, int(scan.max()))
     payloads, decoded, _ = encode(model, scan, params)
-    other = zoo.load_model("default")
+    other = loader.load_model("default")
     assert isinstance(other, ContextLossy)
     permute_hidden_channels(other.network)
     assert np.array_equal(decode(other, payloads, scan.shape, params), decoded)
@@ -313,7 +313,7 @@ def test_estimated_bits_are_the_file() -> None:
     array = np.asarray(nibabel.load(SAMPLE).dataobj).T.astype(np.int32)  # type: ignore[attr-defined]
     x = np.ascontiguousarray(array[None, :, 60:316, 30:230])
     assert x.size > 1_000_000
-    model = zoo.load_model("default")
+    model = loader.load_model("default")
     for step in (4.0, 25.0):
         payloads, _, bits = encode(model, x, Params(step, int(x.max())))
         assert 8 * len(payloads[0]) == pytest.approx(bits, rel=0.01)
@@ -323,10 +323,10 @@ def test_estimated_bits_are_the_file() -> None:
     "name", ["factorized", "hyperprior", "cnn8", "cnn16", "cnn32", "unet", "unet-2level", "vae"]
 )
 def test_research_models_decode_the_same_latents(name: str, scan: NDArray[np.int32]) -> None:
-    model = zoo.load_model(name)
+    model = loader.load_model(name)
     params = Params(6.0, int(scan.max()))
     x = scan[:, :2]
     payloads, decoded, _ = encode(model, x, params)
     with threads(2), without_onednn():
-        again = decode(zoo.load_model(name), payloads, x.shape, params)
+        again = decode(loader.load_model(name), payloads, x.shape, params)
     assert int(np.abs(again - decoded).max()) <= 1

@@ -21,7 +21,7 @@ from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec.study import corpus as slices
 from mricodec.codec.study.experiments import METHODS, Study, _mesh
-from mricodec.models import zoo
+from mricodec.models import loader, zoo
 from mricodec.models.study import adversarial, perceptual
 from mricodec.models.study.autoencoder import MinimalCNN
 from mricodec.models.training import study as slice_training
@@ -132,7 +132,7 @@ def test_lpips_stands_in_the_table_where_its_weights_are_given(
 
 def test_shipped_models_are_not_trained(corpus: Path, tmp_path: Path) -> None:
     found = Study(corpus, tmp_path)
-    shipped = zoo.load_model("cnn8").network.state_dict()
+    shipped = loader.load_model("cnn8").network.state_dict()
     mine = found.network("cnn8").state_dict()
     assert (
         all(torch.equal(mine[key], shipped[key]) for key in shipped)
@@ -325,12 +325,12 @@ def test_the_distance_is_the_published_one() -> None:
 def test_a_study_model_as_a_codec(name: str) -> None:
     """Fresh weights, exported, coded: the decoder has the encoder's latents, and coarse steps take fewer bytes."""
     torch.manual_seed(0)
-    network: Any = zoo.STUDY[name]()
+    network: Any = zoo.network(name).build()
     j, i = np.mgrid[:48, :36]
     picture = (0.5 + 0.3 * np.sin(j / 5) * np.cos(i / 7)).astype(np.float32)
     export: Any = slice_training.vae_tensors if name == "vae" else slice_training.file_tensors
     tensors = export(network, [picture] * 2)
-    model = zoo.assemble(name, zoo.STUDY[name], save(tensors), "cpu")
+    model = loader.assemble(name, zoo.network(name).build, save(tensors), "cpu")
     x = np.round(1000 * picture).astype(np.int32)[None, None]
     sizes = []
     for step in (2.0, 40.0):
