@@ -329,7 +329,7 @@ def _mean_rows(samples: Sequence[RdPoint], of_volume: dict[str, str]) -> list[Ro
             means = aggregate.mean_psnrs(samples, codec, group, of_volume)
             for rate, mean in zip(aggregate.RATES, means, strict=True):
                 if mean.volumes:
-                    label = {"codec": codec, "class": group or "all", "bpv": rate}
+                    label: Row = {"codec": codec, "class": group or "all", "bpv": rate}
                     rows.append({**label, **json_row(asdict(mean))})
     return rows
 

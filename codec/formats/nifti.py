@@ -127,10 +127,7 @@ class NiftiScan:
 
     def gzip_file(self) -> BinaryIO | None:
         """The stored file, if it is a single .nii.gz."""
-        if self._parsed.pair or not isinstance(self._voxels, gzip.GzipFile):
-            return None
-        file: BinaryIO | None = self._voxels.fileobj
-        return file
+        return None if self._parsed.pair else getattr(self._voxels, "fileobj", None)
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         seek(self._voxels, self._parsed.vox_offset, self.name)
