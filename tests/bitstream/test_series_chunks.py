@@ -1,8 +1,7 @@
-"""The chunks of a series: what is packed comes back, and a decoder written from FORMAT.md alone reads it too."""
+"""The chunks of a series: what is packed comes back, and the reference decoder reads it too."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import dicom_files
@@ -12,9 +11,10 @@ import zstandard
 from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
+from reference_decoder import series as reference_series
 
 from mricodec import codec
-from mricodec.bitstream.container import DHDR, DICM, DRAW, STCK, ContainerReader, Limits
+from mricodec.bitstream.container import DICM, ContainerReader, Limits
 from mricodec.bitstream.errors import FormatError, LimitExceeded
 from mricodec.bitstream.series_chunks import (
     BYTES,
@@ -41,6 +41,7 @@ def test_records(records: list[dict[int, bytes]]) -> None:
     payload = pack_records([sorted(record.items()) for record in records])
     expected = [b"".join(piece for _, piece in sorted(record.items())) for record in records]
     assert unpack_records(payload, LIMIT, len(records)) == expected
+    assert reference_series.read_records(payload) == expected
     if records:
         with pytest.raises(FormatError, match="at most"):
             unpack_records(payload, LIMIT, len(records) - 1)
@@ -121,95 +122,13 @@ def test_bytes_and_padding() -> None:
         unpack_padding(pack_padding(-2000, masks), 4, 25, LIMIT)
 
 
-class Page:
-    """Varints and bytes, read as FORMAT.md says."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> bytes:
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-
-def records_of_page(payload: bytes) -> list[bytes]:
-    page = Page(zstandard.decompress(payload))
-    n, m = page.varint(), page.varint()
-    lengths: list[Any] = []
-    for _ in range(m):
-        length = page.varint()
-        lengths.append([page.varint() for _ in range(n)] if length == 0 else length - 1)
-    width = sum(length for length in lengths if isinstance(length, int))
-    first = page.take(width)
-    mask = page.take(-(-width // 8))
-    rows = [bytearray(first) for _ in range(n)]
-    for b in range(width):
-        if mask[b // 8] >> (7 - b % 8) & 1:
-            for row in rows[1:]:
-                row[b] = page.take(1)[0]
-    pieces: list[list[bytes]] = [[] for _ in range(n)]
-    at = 0
-    for length in lengths:
-        for r in range(n):
-            pieces[r].append(
-                page.take(length[r])
-                if isinstance(length, list)
-                else bytes(rows[r][at : at + length])
-            )
-        at += 0 if isinstance(length, list) else length
-    assert page.at == len(page.data)
-    return [b"".join(piece) for piece in pieces]
-
-
-def test_a_decoder_from_the_page() -> None:
+def test_the_reference_decoder_gives_the_files_back() -> None:
     datasets = dicom_files.series(np.arange(48, dtype=np.uint16).reshape(3, 4, 4))
     datasets.append(dicom_files.instance(np.ones((5, 5), np.int16), 9))
     datasets.append(dicom_files.instance(np.ones((5, 5), np.uint16), 10, PixelData=b"\1\2"))
     stream = codec.encode_series(datasets, lossless=True)
     assert stream is not None
-    reader = ContainerReader(stream)
-    page = Page(zstandard.decompress(next(reader.chunks(DICM))))
-    n, s = page.varint(), page.varint()
-    tiles = [page.varint() for _ in range(s)]
-    kinds = page.take(n)
-    lengths = [page.varint() for _ in range(n)]
-    names = [page.take(length).decode() for length in lengths]
-    sizes, heads, tails, stacks = ([page.varint() for _ in range(n)] for _ in range(4))
-    counts = [page.varint() for _ in range(n)]
-    following = [0] * s
-    slots: list[list[int]] = []
-    for count, stack in zip(counts, stacks, strict=True):
-        slots.append([])
-        for _ in range(count):
-            u = page.varint()
-            slots[-1].append(following[stack] + (u // 2 if u % 2 == 0 else -(u + 1) // 2))
-            following[stack] = slots[-1][-1] + 1
-    digests = [page.take(32) for _ in range(n)]
-    assert page.at == len(page.data) and tiles == [0, 0]
-    records = [record for payload in reader.chunks(DHDR) for record in records_of_page(payload)]
-    raw = b"".join(zstandard.decompress(payload) for payload in reader.chunks(DRAW))
-    volumes = [
-        codec.decode(stream).array,
-        *(codec.decode(payload).array for payload in reader.chunks(STCK)),
-    ]
-    for f in range(n):
-        body = sizes[f] - heads[f] - tails[f]
-        if kinds[f] == 1:
-            pictures = volumes[stacks[f]].reshape(-1, *volumes[stacks[f]].shape[-2:])
-            middle = b"".join(pictures[slot].tobytes() for slot in slots[f])
-            assert len(middle) == body
-        else:
-            middle, raw = raw[:body], raw[body:]
-        data = records[f][: heads[f]] + middle + records[f][heads[f] :]
-        assert hashlib.sha256(data).digest() == digests[f]
-        assert dict(codec.series_files(stream))[names[f]] == data
-    assert raw == b""
+    tiles, entries = reference_series.read_table(next(ContainerReader(stream).chunks(DICM)))
+    assert tiles == [0, 0] and {entry.kind for entry in entries} == {BYTES, VOXELS}
+    files = {name.decode(): content for name, content in reference_series.files(stream)}
+    assert files == dict(codec.series_files(stream))

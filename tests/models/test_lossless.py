@@ -1,4 +1,4 @@
-"""The lossless coder gives every slab back, decodes as FORMAT.md says, and is worth its name."""
+"""The lossless coder gives every slab back, like the reference decoder, and is worth its name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from reference_decoder import predictive
 
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
@@ -24,8 +25,6 @@ from mricodec.models.lossless import fronts as wavefront
 from mricodec.models.lossless import prediction, side_info, slab_coder
 from mricodec.models.lossless import tables as table_rows
 from mricodec.models.training import lossless_tables
-
-Tap = tuple[int, int, int]
 
 
 def encode(slab: NDArray[np.int32]) -> bytes:
@@ -207,152 +206,28 @@ def test_flipped_bits_decode_to_something_or_are_a_format_error() -> None:
         payload[bit // 8] ^= 1 << bit % 8
 
 
-class Reference:
-    """The arithmetic of format/predictive.md voxel by voxel in Python's integers."""
-
-    def __init__(
-        self,
-        slab: NDArray[np.int32],
-        border: int,
-        predictor: wavefront.Predictor,
-        references: Sequence[NDArray[np.int32]] = (),
-        filters: int = wavefront.FILTERS,
-    ) -> None:
-        self.slab = slab
-        self.references, self.reference_taps, self.filters_on = (
-            references,
-            predictor.reference_taps,
-            filters > 0,
-        )
-        more = (
-            ((-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0))
-            if filters == wavefront.LONG_FILTERS
-            else ()
-        )
-        self.value_inputs, self.error_inputs = (
-            wavefront.ADAPTIVE_VALUES + more,
-            wavefront.ADAPTIVE_ERRORS + more,
-        )
-        self.zeros = [0] * (12 + 2 * len(more))
-        self.shape = slab.shape
-        self.border, self.largest = border, int(slab.max())
-        self.taps, self.coefficients = predictor.taps, predictor.coefficients.tolist()
-        self.scale_weights = wavefront.shipped().scale_weights.astype(int).tolist()
-        self.error: dict[Tap, int] = {}
-        self.filters: dict[tuple[int, int], list[int]] = {}
-
-    def at(self, known: Any, outside: int, t: int, i: int, j: int) -> int:
-        """A neighbour; `known` maps a voxel to its value or error."""
-        _, height, width = self.shape
-        if i >= height:  # the row below the last: the last, but for what is left of it
-            i, j = (height - 1, j) if j >= 0 else (height - 1, 0)
-        elif j < 0:
-            i, j = i - 1, 0
-        if t < 0 or i < 0:
-            return outside
-        return int(known[t, i, min(j, width - 1)])
-
-    def x(self, t: int, i: int, j: int) -> int:
-        return 16 * self.at(self.slab, self.border, t, i, j)
-
-    def e(self, t: int, i: int, j: int) -> int:
-        return self.at(self.error, 0, t, i, j)
-
-    def filter(self, t: int, i: int) -> list[int]:
-        if t < 0 or i < 0:
-            return self.zeros
-        return self.filters.get((t, i), self.zeros)
-
-    def run(self) -> list[tuple[int, int, int, int]]:
-        """(voxel, context, nearest, sign) in the order of the stream."""
-        slices, height, width = self.shape
-        result = []
-        for n in range(width + 2 * (height - 1) + 4 * (slices - 1)):
-            voxels = [
-                (t, s - 2 * t, n - 2 * s)
-                for s in range(height + 2 * slices)
-                for t in range(slices)
-                if 0 <= s - 2 * t < height and 0 <= n - 2 * s < width
-            ]
-            before = {row: list(weights) for row, weights in self.filters.items()}
-            for t, i, j in voxels:
-                result.append(self.voxel(t, i, j, before))
-        return result
-
-    def voxel(
-        self, t: int, i: int, j: int, before: dict[tuple[int, int], list[int]]
-    ) -> tuple[int, int, int, int]:
-        _, height, width = self.shape
-        zeros = self.zeros
-        stage = min(t, 2)
-        top = 16 * self.largest
-
-        pairs = zip(self.coefficients[stage], self.taps, strict=False)
-        total = sum(c * self.x(t + dt, i + di, j + dj) for c, (dt, di, dj) in pairs if c)
-        for c, (r, (dt, di, dj)) in zip(
-            self.coefficients[stage][len(self.taps) :], self.reference_taps, strict=True
-        ):
-            place = (
-                min(max(n, 0), size - 1)
-                for n, size in zip((t + dt, i + di, j + dj), self.shape, strict=True)
-            )
-            total += c * 16 * int(self.references[r][tuple(place)])
-        p = min(max((total + (1 << 12)) >> 13, 0), top)
-
-        features = [abs(self.e(t + dt, i + di, j + dj)) for dt, di, dj in wavefront.ERRORS]
-        for one, two in wavefront.GRADIENTS:
-            features.append(
-                abs(
-                    self.x(t + one[0], i + one[1], j + one[2])
-                    - self.x(t + two[0], i + two[1], j + two[2])
-                )
-            )
-        weights = self.scale_weights[min(t, 1)]
-        scale = 1 + (sum(w * f for w, f in zip(weights, features, strict=True)) >> 12)
-        bucket = quarter_octaves(scale)
-
-        m = scale + 7
-        inputs = [self.x(t + dt, i + di, j + dj) - p for dt, di, dj in self.value_inputs]
-        inputs += [self.e(t + dt, i + di, j + dj) for dt, di, dj in self.error_inputs]
-        u = [max(-256, min(256, quotient(64 * d, m))) for d in inputs]
-        for k, (dt, _, _) in enumerate(self.value_inputs + self.error_inputs):
-            if dt < 0 and t == 0:
-                u[k] = 0
-
-        above = before.get((t, i - 1), zeros)
-        beside = before.get((t - 1, i), zeros) if t else above
-        own = before.get((t, i), zeros)
-        if j == 0:
-            own = above if i else before.get((t - 1, i), zeros)
-        w = [(11 * a + 3 * b + 2 * c + 8) >> 4 for a, b, c in zip(own, above, beside, strict=True)]
-        q = max(-(1 << 24), min(1 << 24, sum(a * b for a, b in zip(w, u, strict=True))))
-        if self.filters_on:
-            p = min(max(p + ((q * m + (1 << 21)) >> 22), 0), top)
-
-        error = 16 * int(self.slab[t, i, j]) - p
-        self.error[t, i, j] = error
-        e = max(-128, min(128, quotient(64 * error, m)))
-        gain = quotient(e << 24, 81920 + sum(a * a for a in u))
-        self.filters[t, i] = [
-            max(-(1 << 18), min(1 << 18, a + ((gain * b + 128) >> 8)))
-            for a, b in zip(w, u, strict=True)
-        ]
-        nearest = (p + 8) >> 4
-        fraction = p - 16 * nearest
-        level = sum(limit <= quarter_octaves(p + 1) - bucket for limit in (0, 3, 5, 8))
-        variant = 0 if level == 4 else 1 + 2 * level + (fraction < 0)
-        context = (variant * 128 + bucket) * 16 + abs(fraction)
-        return (t * height + i) * width + j, context, nearest, -1 if fraction < 0 else 1
-
-
-def quarter_octaves(value: int) -> int:
-    octaves = value.bit_length() - 1
-    return 4 * octaves + ((value << 2 >> octaves) & 3)
-
-
-def quotient(a: int, b: int) -> int:
-    """a / b towards zero."""
-    return abs(a) // b if a >= 0 else -(abs(a) // b)
+def reference_predictions(
+    slab: NDArray[np.int32],
+    border: int,
+    predictor: wavefront.Predictor,
+    references: Sequence[NDArray[np.int32]] = (),
+    filters: int = wavefront.FILTERS,
+) -> list[tuple[int, int, int, int]]:
+    """(voxel, context, nearest, sign) of the reference decoder, in the order of the stream."""
+    taps = predictive.Predictor(
+        predictor.taps, predictor.coefficients.tolist(), predictor.reference_taps
+    )
+    shape = (slab.shape[0], slab.shape[1], slab.shape[2])
+    model = predictive.PartModel(shape, int(slab.max()), border, taps, references, filters)
+    result = []
+    for front in predictive.fronts(shape):
+        predictions = [model.predict(*voxel) for voxel in front]
+        for voxel, p in zip(front, predictions, strict=True):
+            model.learn(voxel, int(slab[voxel]), p)
+            context = (p.variant * 128 + p.context) * 16 + p.fraction
+            position = int(np.ravel_multi_index(voxel, shape))
+            result.append((position, context, p.nearest, p.sign))
+    return result
 
 
 def extreme(shape: tuple[int, int, int]) -> NDArray[np.int32]:
@@ -378,7 +253,7 @@ def test_predictions_are_those_of_the_format(make: Any, shape: tuple[int, int, i
     for stage in range(3):
         coefficients[stage, [-t > stage for t, _, _ in taps]] = 0
     for predictor in (wavefront.shipped().predictor, wavefront.Predictor(taps, coefficients)):
-        reference = Reference(slab, 37, predictor).run()
+        reference = reference_predictions(slab, 37, predictor)
         walk = wavefront.Wavefront(
             shape, int(slab.max()), 37, predictor, wavefront.shipped().scale_weights
         )
@@ -448,7 +323,7 @@ def test_predictions_beside_references_are_those_of_the_format(filters: int) -> 
         columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
         found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
         walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
-    assert found == Reference(slab, 3, predictor, references, filters).run()
+    assert found == reference_predictions(slab, 3, predictor, references, filters)
 
 
 @settings(max_examples=60, deadline=None)
@@ -492,30 +367,9 @@ def test_every_slab_comes_back_from_a_bounded_layer(
 def test_tilted_tables_are_those_of_the_format() -> None:
     tilts = np.random.default_rng(0).integers(-32, 33, (5, 33))
     tilts[1] = 0
-    made = table_rows.tilted_tables(tilts)
-    voxel, places = (
-        wavefront.shipped().tables["voxel"].weights.astype(int).tolist(),
-        wavefront.shipped().places.tolist(),
-    )
-    assert made.weights.shape == (9 * 92, 82) and made.variants == 9
-    roots = (4096, 4467, 4871, 5312, 5793, 6317, 6889, 7512)
-    for variant in range(9):
-        tilt = tilts[4 if variant == 0 else (variant - 1) // 2].tolist()
-        tilt = tilt[::-1] if variant and variant % 2 == 0 else tilt
-        for row in (1, 7, 8, 30, 91):
-            found = made.weights[92 * variant + row].tolist()
-            if row < 8:
-                assert found == voxel[row]
-                continue
-            factors = [
-                int(roots[x % 8] * 2.0 ** (x // 8)) for x in (tilt[node] for node in places[row])
-            ]
-            weights = [
-                w * factor >> 12 for w, factor in zip(voxel[row], factors, strict=False)
-            ] + voxel[row][-1:]
-            expected = [1 + w * (2**24 - 82) // sum(weights) for w in weights]
-            expected[expected.index(max(expected))] += 2**24 - sum(expected)
-            assert found == expected
+    tables = table_rows.tilted_tables(tilts)
+    assert tables.weights.shape == (9 * 92, 82) and tables.variants == 9
+    assert tables.weights.tolist() == predictive.skewed_weights(tilts.tolist())
 
 
 def test_tilts_are_worth_it_where_noise_is_skewed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,25 +394,10 @@ def test_long_filters_and_far_neighbours_decode() -> None:
 
 
 def test_tables_within_a_bound_are_those_of_the_format() -> None:
-    within = 3
-    made = table_rows.within_tables(within)
-    voxel = wavefront.shipped().tables["voxel"].weights.astype(int).tolist()
-    indices = 88 + 4 * (2 + within.bit_length())
-    assert (
-        made.weights.shape == (indices * (2 * (within + 4) + 1), 2 * within + 2)
-        and made.low == -within
-    )
-    for z in (-7, -3, 0, 2, 7):
-        for m in (0, 1, 8, 30, 87, 88, 91, 92, 99, indices - 1):
-            k = max(max(m, 1) - 88, 0) // 4
-            row = voxel[max(m, 1) if m < 88 else 88 + (m - 88) % 4]
-            weights = [
-                row[min(max((u - z + ((1 << k) // 2)) >> k, -40), 40) + 40]
-                for u in range(-within, within + 1)
-            ]
-            whole = [1 + w * (2**24 - 2 * within - 2) // sum(weights) for w in weights]
-            whole[whole.index(max(whole))] += 2**24 - 1 - sum(whole)
-            assert made.weights[(z + within + 4) * indices + m].tolist() == [*whole, 1]
+    for within in (1, 3, table_rows.MAX_WITHIN):
+        tables = table_rows.within_tables(within)
+        assert tables.low == -within and tables.octave == 0
+        assert tables.weights.tolist() == predictive.within_weights(within)
 
 
 def test_indices_of_kinds_stay_within_the_tables() -> None:

@@ -1,0 +1,165 @@
+"""The decoder that was written from the pages decodes what mricodec writes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_decoder
+from numpy.typing import NDArray
+from paths import ROOT, TESTS, VECTORS
+from reference_decoder import learned
+from reference_decoder.container import read_stream
+from reference_decoder.sections import read_sample_map
+from reference_decoder.stream import decode
+
+from mricodec import codec
+from mricodec.models.lossy import codec as lossy_codec
+
+PACKAGE = Path(reference_decoder.__file__).parent
+MAY_IMPORT = {"numpy", "safetensors", "zstandard", *sys.stdlib_module_names}
+EXPECTED = json.loads((VECTORS / "expected.json").read_text())
+# The others have as much in them, and take 15 s each.
+SMALL_VECTORS = sorted(EXPECTED.keys() - {"lossless-thick", "bounded-isotropic"})
+
+
+def test_it_imports_nothing_of_mricodec() -> None:
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.append(str(node.module))
+            assert {name.partition(".")[0] for name in names} <= MAY_IMPORT, path
+
+
+@pytest.mark.parametrize("name", SMALL_VECTORS)
+def test_vectors(name: str) -> None:
+    voxels = decode((VECTORS / f"{name}.mrc").read_bytes())
+    little = voxels.astype(voxels.dtype.newbyteorder("<"))
+    assert hashlib.sha256(little.tobytes()).hexdigest() == EXPECTED[name]
+
+
+def scan(shape: tuple[int, ...], dtype: str = "int16", seed: int = 0) -> NDArray[Any]:
+    """Smooth, with noise."""
+    axes = np.meshgrid(*[np.linspace(0, 5, n) for n in shape], indexing="ij")
+    smooth = 500 + sum(200 * np.sin(axis + n) for n, axis in enumerate(axes)) / len(shape)
+    return (smooth + np.random.default_rng(seed).normal(0, 8, shape)).astype(dtype)
+
+
+def check(array: NDArray[Any], **options: Any) -> bytes:
+    """The stream, having checked that both decoders give the same voxels."""
+    stream = codec.encode(array, **options)
+    assert stream is not None
+    again, voxels = codec.decode(stream).array, decode(stream)
+    assert voxels.astype(voxels.dtype.newbyteorder("=")).tobytes() == again.tobytes()
+    assert voxels.dtype.itemsize == again.dtype.itemsize and voxels.shape == again.shape
+    return stream
+
+
+def sample_map(stream: bytes) -> int:
+    """The kind of the sample map of a stream of coder 1."""
+    from reference_decoder.container import Fields
+
+    header = read_stream(stream).header
+    return read_sample_map(Fields(header.params), header.voxel_type, header.coder).kind
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 9), (2, 9, 11), (1, 1, 300), (2, 2, 5, 6)])
+@pytest.mark.parametrize("dtype", ["uint8", ">i2", "int32"])
+def test_lossless_shapes(shape: tuple[int, ...], dtype: str) -> None:
+    check((scan(shape) / 4).astype(dtype), lossless=True)
+
+
+def test_stored_types() -> None:
+    for dtype in (np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]), np.bool_):
+        array = np.frombuffer(scan((3, 8, 8), "float32").tobytes()[:720], np.uint8)
+        if dtype is np.bool_:
+            array = array & 1
+        check(array.view(dtype).reshape(3, -1), lossless=True)
+
+
+def test_sample_maps() -> None:
+    rng = np.random.default_rng(0)
+    integers = scan((2, 18, 20))
+    levels = rng.normal(0, 1, 20).astype(np.float32)
+    levels[0] = np.nan
+    streams = {
+        0: check(integers, lossless=True),
+        1: check(scan((2, 18, 20), "float64").astype(np.int32) << 20, max_error=1 << 18),
+        3: check((integers * np.float32(0.1)).astype(np.float32), lossless=True),
+        4: check(levels[np.sort(rng.integers(0, 20, (2, 18, 20)))], lossless=True),
+        5: check(scan((2, 18, 20), "float64"), lossless=True),
+    }
+    assert {kind: sample_map(stream) for kind, stream in streams.items()} == {
+        kind: kind for kind in streams
+    }
+
+
+def test_efforts_skewed_tables_and_labels() -> None:
+    array = scan((4, 20, 22))
+    for effort in ("fast", "high"):
+        check(array, lossless=True, effort=effort)
+    rayleigh = np.hypot(*np.random.default_rng(0).normal(0, 20, (2, 3, 50, 50)))
+    check(np.rint(rayleigh).astype(np.int16), lossless=True)
+    check((array // 100 * 50).astype(np.uint8), lossless=True)
+
+
+def test_bounds_and_layers() -> None:
+    array = scan((3, 20, 22))
+    array[:, :, :6] = 0
+    check(array, max_error=3)
+    check(array, lossless=True, layers=True, max_error=3)
+    check(np.stack([scan((2, 12, 13), seed=n) for n in range(4)]), lossless=True)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("shape", [(5, 13, 21), (19, 8, 17)])
+def test_the_default_model(
+    shape: tuple[int, int, int], depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lossy_codec, "choose_depths", lambda y: [depth] * len(y))
+    array = scan(shape, "float32" if depth == 2 else "int16")
+    array[:, :, 12:] = 0
+    check(array, quality=50.0 if depth < 8 else 75.0)
+
+
+def test_it_runs_alone(tmp_path: Path) -> None:
+    array, out = scan((2, 9, 11)), tmp_path / "out.npy"
+    stream = tmp_path / "scan.mrc"
+    stream.write_bytes(check(array, lossless=True))
+    command = [sys.executable, "-m", "reference_decoder", str(stream), "-o", str(out)]
+    subprocess.run(command, cwd=TESTS, check=True)
+    assert np.array_equal(np.load(out), array)
+
+
+def test_wrong_bytes_are_refused() -> None:
+    stream = check(scan((2, 9, 11)), lossless=True)
+    for position in range(0, len(stream), 7):
+        damaged = bytearray(stream)
+        damaged[position] ^= 1
+        with pytest.raises(ValueError, match="expected"):
+            decode(bytes(damaged))
+
+
+def page(name: str) -> str:
+    return (ROOT / "bitstream" / name).read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_page() -> None:
+    printed = dict(re.findall(r"^(\w+):\n\n```\n([-\d \n]+)```$", page("format/learned.md"), re.M))
+    tables = {
+        **{f"D{'₀₁₂₃₄₅₆₇₈'[d]}": table for d, table in learned.INVERSE.items()},
+        **{f"O{'₀₁₂₃₄₅₆₇₈'[d]}": table for d, table in learned.OVERLAP.items()},
+        "P": learned.FILTER,
+    }
+    assert printed.keys() == tables.keys()
+    for name, table in tables.items():
+        assert np.array_equal(learned.matrix(printed[name]), table), name
