@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import reference_decoder
+import zstandard
 from numpy.typing import NDArray
 from paths import ROOT, TESTS, VECTORS
-from reference_decoder import learned
-from reference_decoder.container import read_stream
+from reference_decoder import learned, series
+from reference_decoder.container import Fields, read_stream
+from reference_decoder.entropy import RangeDecoder, Run, Tables
 from reference_decoder.sections import read_sample_map
 from reference_decoder.stream import decode
 
@@ -66,8 +70,6 @@ def check(array: NDArray[Any], **options: Any) -> bytes:
 
 def sample_map(stream: bytes) -> int:
     """The kind of the sample map of a stream of coder 1."""
-    from reference_decoder.container import Fields
-
     header = read_stream(stream).header
     return read_sample_map(Fields(header.params), header.voxel_type, header.coder).kind
 
@@ -163,3 +165,93 @@ def test_the_tables_of_the_page() -> None:
     assert printed.keys() == tables.keys()
     for name, table in tables.items():
         assert np.array_equal(learned.matrix(printed[name]), table), name
+
+
+def printed_bytes(name: str, number: int) -> bytes:
+    """The bytes of a page's code block of hexadecimal lines, by its number from 0 on."""
+    blocks = re.findall(r"^```\n((?:(?:[0-9a-f]{2} ?)+\n)+)```$", page(name), re.M)
+    return bytes.fromhex(blocks[number])
+
+
+def printed_rows(name: str, heading: str) -> list[list[str]]:
+    """The cells of the table under a heading row of a page."""
+    lines = page(name).partition(f"\n{heading}\n")[2].splitlines()[1:]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+class Trace(RangeDecoder):
+    """Notes every symbol."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.rows: list[list[str]] = []
+
+    def symbol(self, cumulative: Sequence[int]) -> int:
+        quantile = (self.point - self.lower) % 2**64 // (self.range >> 24)
+        symbol = super().symbol(cumulative)
+        columns = f"{len(cumulative) - 1} {quantile} {symbol} {self.lower:016x} {self.range:016x}"
+        self.rows.append(columns.split())
+        return symbol
+
+
+def test_the_example_of_the_entropy_coder() -> None:
+    run = Run(b"")
+    run.coder = trace = Trace(bytes.fromhex("b8a46f59008038de"))
+    tables = Tables([[1 << 22, 1 << 23, 1 << 20, 3 << 20]], -1)
+    assert run.call(tables, [0] * 7) == [0, -1, 1, 0, 5, 0, -300]
+    run.end()
+    heading = "| symbol | quantile | meaning | lower after | range after |"
+    rows = printed_rows("format/entropy.md", heading)
+    for (kind, quantile, meaning, *state), coded in zip(rows, trace.rows, strict=True):
+        size = {"token": 4, **{f"Uniform({bits})": 1 << bits for bits in (3, 7, 9)}}[kind]
+        symbol = meaning.partition(":")[0]
+        assert [str(size), quantile, symbol, *(number.strip("`") for number in state)] == coded
+
+
+def test_the_examples_of_a_series() -> None:
+    digests = [hashlib.sha256(bytes(n)).digest() for n in range(3)]
+    table = printed_bytes("format/series.md", 0) + b"".join(digests)
+    tiles, (first, second, third) = series.read_table(zstandard.compress(table))
+    assert tiles == [0]
+    assert first == series.FileEntry(b"a/1.dcm", 1, 200, 130, 6, 0, (0,), digests[0])
+    assert second == series.FileEntry(b"a/2.dcm", 1, 200, 130, 6, 0, (1,), digests[1])
+    assert third == series.FileEntry(b"n.txt", 0, 9, 0, 0, 0, (), digests[2])
+    records = zstandard.compress(printed_bytes("format/series.md", 1))
+    assert series.read_records(records) == [b"IM-1ab", b"IM-2c", b"IM-7"]
+
+
+class Calls(Run):
+    """Notes every call."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.calls: list[tuple[list[int], list[int]]] = []
+
+    def call(self, tables: Tables, indices: Sequence[int]) -> list[int]:
+        self.calls.append((list(indices), super().call(tables, indices)))
+        return self.calls[-1][1]
+
+
+def test_the_example_of_a_learned_slab() -> None:
+    payload = printed_bytes("format/learned.md", 0)
+    network = learned.Network(bytes.fromhex("c8bc7683114c1138"))
+    run = Calls(payload)
+    bands = learned.SlabDecoder(network, run, (1, 8, 8), 2).bands()
+    run.end()
+    rows = printed_rows("format/learned.md", "| call | coefficients | indices | values |")
+    for (_, _, *columns), call in zip(rows, run.calls, strict=True):
+        for column, numbers in zip(columns, call, strict=True):
+            known = [int(n) for n in re.findall(r"\d+", column.partition(":")[0])]
+            assert known == numbers[: len(known)] and not any(numbers[len(known) :])
+    numbers = page("format/learned.md").partition("\n| c | 0 |")[2]
+    columns = [re.findall(r"[−\d]+", line) for line in numbers.splitlines()]
+    positions = [0, *map(int, columns[0])]
+    expected = np.zeros(64, int)
+    expected[positions] = [int(n.replace("−", "-")) for n in columns[3]]
+    assert np.array_equal(bands[0, 0, 0, 0], expected)
+    samples = learned.synthesis(learned.slices_of(bands, 1)[0])
+    voxels = 58 + ((samples * 2076732 + 2**19) >> 20)
+    assert page("format/learned.md").count(
+        "\n".join(" ".join(f"{n:3d}" for n in r) for r in voxels)
+    )
