@@ -150,15 +150,15 @@ def read_sample_map(fields: Fields, voxel_type: str, coder: int) -> SampleMap:
         low, scale = fields.numbers("2d")
         return SampleMap(kind, voxel_type, fields.varint(), low, scale=scale)
     if kind == 4:
-        colours = fields.varint()
+        entries = fields.varint()
         content = decompress(fields.take(fields.varint()))
-        if len(content) != colours * dtype.itemsize:
-            raise ValueError(f"expected a palette of {colours} values, found {len(content)} bytes")
+        if len(content) != entries * dtype.itemsize:
+            raise ValueError(f"expected a palette of {entries} values, found {len(content)} bytes")
         palette, last = [], 0
         for step in byte_planes(content, dtype.itemsize):
             last += int.from_bytes(step.tobytes(), "little")
             palette.append(last)
-        return SampleMap(kind, voxel_type, colours - 1, palette=tuple(palette))
+        return SampleMap(kind, voxel_type, entries - 1, palette=tuple(palette))
     if kind != 5:
         raise ValueError(f"expected a sample map of kind 0 to 5, found {kind}")
     low, high = (int.from_bytes(fields.take(8), "little") for _ in range(2))
