@@ -2,221 +2,46 @@
 
     magic 8 | version u16 | HEAD | ORIG? | META? | DICM? ... | BASE? | SLAB ... | ENDX
 
-A chunk is a type (four letters), a length, the payload and a CRC-32. The reader checks everything but the
-slabs when it opens a stream, and each slab when it is asked for. Nothing is allocated from a number in the
-stream that has not been held against ``Limits`` and against the bytes that are there.
+The reader checks everything but the slabs when it opens a stream, and each slab when it is asked
+for. Nothing is allocated from a number in the stream that has not been held against ``Limits`` and
+against the bytes that are there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
-from types import MappingProxyType
 from typing import BinaryIO
 
+from .chunks import BASE, CHUNKS, END, FRAMING, HEAD, SLAB, ChunkSequence, Order, is_ancillary
 from .errors import ChecksumMismatch, FormatError, LimitExceeded, Truncated, UnsupportedVersion
 from .fields import ByteReader, pack_varint
+from .header import DEFAULT_LIMITS, Limits, Mode, StreamHeader, digest_bytes
 
 MAGIC = b"\x89MRC\r\n\x1a\n"
 VERSION = 1
-FRAMING = 12  # bytes of a chunk beyond its payload: type, length, CRC
 
-HEAD, ORIG, META, BASE, SLAB, END = b"HEAD", b"ORIG", b"META", b"BASE", b"SLAB", b"ENDX"
-_ONCE_BEFORE_SLABS = (HEAD, ORIG, META, BASE)  # in this order
-# of a series of files: their table, what surrounds the voxels, other bytes, further stacks, padding voxels
-DICM, DHDR, DRAW, STCK, PADV = b"DICM", b"DHDR", b"DRAW", b"STCK", b"PADV"
-_SERIES = (DICM, DHDR, DRAW, STCK, PADV)  # any number of them, in any order, before the slabs
-
-STORE = 0  # coder: byte planes and zstd
-PREDICTIVE = 1  # coder: prediction from neighbours, without loss or within a bound
-LEARNED = 2  # coder: the learned lossy models; which one, the model id says
-LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
-
-# name -> (code on the wire, bytes per voxel). Append only.
-DTYPES = MappingProxyType(
-    {
-        "uint8": (1, 1),
-        "int8": (2, 1),
-        "uint16": (3, 2),
-        "int16": (4, 2),
-        "uint32": (5, 4),
-        "int32": (6, 4),
-        "uint64": (7, 8),
-        "int64": (8, 8),
-        "float32": (9, 4),
-        "float64": (10, 8),
-        "float128": (11, 16),
-        "complex64": (12, 8),
-        "complex128": (13, 16),
-        "complex256": (14, 32),
-        "rgb24": (15, 3),
-        "rgba32": (16, 4),
-        "bool": (17, 1),
-        "float16": (18, 2),
-    }
-)
-_DTYPE_NAMES = {code: name for name, (code, _) in DTYPES.items()}
-
+# A CRC-32 is computed over pieces of this many bytes.
 _CRC_PIECE = 1 << 20
-_MAX_SPACING = 3.4e38  # fits a float32; not NaN, not infinite
-_ENDX_FIXED = 16 + 4  # digest of at least 16 bytes, and payload length
-_DIAGNOSED_CHUNKS = 10_000  # how far a file without an end is searched for what is wrong
-
-
-class Mode(IntEnum):
-    LOSSLESS = 0
-    LOSSY = 1
-    BOUNDED = 2  # lossy, with a largest error
-
-
-class Flags(IntFlag):
-    BIG_ENDIAN = 1  # the source file's voxels were big-endian
-    BACKGROUND = 2  # a background value is restored exactly
-
-
-_NO_FLAGS = Flags(0)
-_ALL_FLAGS = int(Flags.BIG_ENDIAN | Flags.BACKGROUND)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a reader takes on. The defaults are beyond any scan, yet within a workstation's reach."""
-
-    max_voxels: int = 1 << 34  # 32 GiB of 16-bit voxels
-    max_dims: int = 16
-    max_slabs: int = 1 << 18
-    max_chunk_bytes: int = 1 << 30
-    max_chunks: int = 4096  # other than slabs
-    max_metadata_bytes: int = 1 << 27  # ORIG, META or a chunk of a series, decompressed
-    max_files: int = 1 << 18  # of a series; 16 times as many pictures
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamHeader:
-    """The HEAD chunk.
-
-    mode: lossless or lossy.
-    coder: STORE, PREDICTIVE or the number of a learned coder.
-    dtype: a name of ``DTYPES``, the voxels as stored in the source.
-    shape: slowest axis first, so that the last three are [k, j, i].
-    slab_axis: which of [k, j, i] slabs cut; a shape of fewer axes is filled up in front with 1.
-    slab_slices: slices of that axis in a slab, at least 1.
-    model_id: first 8 bytes of the SHA-256 of the weights; zero for none.
-    spacing_mm: of k, j, i; 0 where unknown; kept as float32.
-    params: belong to the coder.
-    """
-
-    mode: Mode
-    coder: int
-    dtype: str
-    shape: tuple[int, ...]
-    slab_axis: int = 0
-    slab_slices: int = 1
-    flags: Flags = _NO_FLAGS
-    model_id: bytes = bytes(8)
-    spacing_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    params: bytes = b""
-
-    @property
-    def voxels(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per voxel."""
-        return DTYPES[self.dtype][1]
-
-    def pack(self) -> bytes:
-        """The payload of HEAD. ValueError if a field has a value that the format cannot say."""
-        self._check(ValueError)
-        return b"".join(
-            (
-                bytes((self.mode, self.coder, DTYPES[self.dtype][0], self.flags, len(self.shape))),
-                *map(pack_varint, self.shape),
-                bytes((self.slab_axis,)),
-                pack_varint(self.slab_slices),
-                self.model_id,
-                struct.pack("<3f", *self.spacing_mm),
-                pack_varint(len(self.params)),
-                self.params,
-            )
-        )
-
-    @classmethod
-    def unpack(cls, payload: bytes, limits: Limits = DEFAULT_LIMITS) -> StreamHeader:
-        """FormatError if the payload is not a header; LimitExceeded if it is one beyond ``limits``."""
-        fields = ByteReader(payload, "HEAD")
-        mode, coder, dtype_code, flags, ndim = fields.take(5)
-        if mode not in tuple(Mode):
-            raise UnsupportedVersion(f"expected mode 0 to 2, found {mode} in HEAD: update mricodec")
-        if dtype_code not in _DTYPE_NAMES:
-            raise UnsupportedVersion(
-                f"expected a voxel type 1 to {len(DTYPES)}, found {dtype_code}: update mricodec"
-            )
-        if flags & ~_ALL_FLAGS:
-            raise UnsupportedVersion(
-                f"expected flags below 4, found {flags} in HEAD: update mricodec"
-            )
-        if ndim > limits.max_dims:
-            raise LimitExceeded(
-                f"expected at most {limits.max_dims} dimensions, found {ndim}: raise Limits.max_dims"
-            )
-        shape = tuple(fields.varint() for _ in range(ndim))
-        header = cls(
-            mode=Mode(mode),
-            coder=coder,
-            dtype=_DTYPE_NAMES[dtype_code],
-            shape=shape,
-            slab_axis=fields.take(1)[0],
-            slab_slices=fields.varint(),
-            flags=Flags(flags),
-            model_id=fields.take(8),
-            spacing_mm=struct.unpack("<3f", fields.take(12)),
-            params=fields.take(fields.varint()),
-        )
-        fields.end()
-        if math.prod(max(n, 1) for n in shape) > limits.max_voxels:  # an axis of 0 hides nothing
-            raise LimitExceeded(
-                f"expected at most {limits.max_voxels} voxels, found a shape of {shape}: "
-                "if you trust the file, raise Limits.max_voxels"
-            )
-        header._check(FormatError)
-        return header
-
-    def _check(self, error: type[ValueError]) -> None:
-        if int(self.flags) & ~_ALL_FLAGS:
-            raise error(f"expected flags of {list(Flags)}, found {self.flags!r}")
-        if not 0 <= self.coder <= 255 or len(self.model_id) != 8:
-            raise error(
-                f"expected coder 0..255 and 8 bytes of model id, found {self.coder}, {self.model_id!r}"
-            )
-        if self.dtype not in DTYPES:
-            raise error(f"expected a voxel type of {', '.join(DTYPES)}, found {self.dtype}")
-        if not 1 <= len(self.shape) <= 255 or min(self.shape) < 0 or max(self.shape) >= 1 << 63:
-            raise error(f"expected 1 to 255 dimensions, none negative, found shape {self.shape}")
-        if self.slab_axis not in (0, 1, 2) or not 1 <= self.slab_slices < 1 << 63:
-            raise error(
-                f"expected slabs along axis 0..2, found {self.slab_slices} slices of axis {self.slab_axis}"
-            )
-        if not all(0 <= s <= _MAX_SPACING for s in self.spacing_mm):
-            raise error(f"expected three spacings in mm, zero or positive, found {self.spacing_mm}")
+# Bytes of ENDX: a digest of at least 16 bytes, and the length of the payload.
+_ENDX_FIXED = 16 + 4
+# Critical chunks that are taken from a file without an index; files of a series are not restored from a part.
+_SALVAGED = [name for name, row in CHUNKS.items() if row.order is Order.TABLE and name != END]
+# How many chunks of a file without an end are read to tell what is wrong with it.
+_DIAGNOSED_CHUNKS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """A stream inside another: a part of its bytes."""
 
-    fetch: Callable[[int, int], bytes]  # (offset, size) of the whole
+    # (offset, size) in the whole file -> bytes.
+    fetch: Callable[[int, int], bytes]
     offset: int
     size: int
 
@@ -237,52 +62,35 @@ class Section:
 class ContainerWriter:
     """Writes a stream from front to back; never seeks.
 
-    Order: ``chunk`` ORIG, META, those of a series, ``embed`` BASE (all but the series' at most once), ``slab`` ...,
-    ancillary ``chunk`` s before or after the slabs, ``finish``. ValueError on any other order.
+    ``chunk``, ``embed`` and ``slab`` in the order that the table of chunks asks for, then ``finish``.
+    ValueError on any other order.
     """
 
     def __init__(self, file: BinaryIO, header: StreamHeader) -> None:
         payload = header.pack()
         self._file = file
         self._digest_bytes = digest_bytes(header.mode)
+        self._sequence = ChunkSequence()
         self._lengths: list[int] = []
-        self._last_ordered = 0  # index in _ONCE_BEFORE_SLABS
-        self._after_slabs = False
-        self._finished = False
-        self.size = 0  # bytes written so far
+        # Bytes written so far.
+        self.size = 0
         self._write(MAGIC + struct.pack("<H", VERSION))
         self._write_chunk(HEAD, payload)
 
     def chunk(self, type: bytes, payload: bytes) -> None:
-        """ORIG, META, a chunk of a series or an ancillary one (first letter lower case)."""
+        """A chunk of the table, or an ancillary one (first letter lower case)."""
         if len(type) != 4 or not type.isalpha():
             raise ValueError(f"expected a chunk type of four ASCII letters, found {type!r}")
-        if type in (ORIG, META):
-            position = _ONCE_BEFORE_SLABS.index(type)
-            if position <= self._last_ordered or self._lengths:
-                raise ValueError(
-                    f"expected ORIG, then META, once each and before the slabs, found {type.decode()}"
-                )
-            self._last_ordered = position
-        elif type in _SERIES:
-            if self._lengths:
-                raise ValueError(f"expected {type.decode()} before the slabs, found it after them")
-        elif not _is_ancillary(type):
+        if type in (BASE, SLAB, END) or not (type in CHUNKS or is_ancillary(type)):
             raise ValueError(
-                "expected ORIG, META, a chunk of a series or an ancillary one (lower case first), "
-                f"found {type.decode()}"
+                "expected a chunk type of the table or an ancillary one (lower case first), "
+                f"found {type.decode()}: BASE, SLAB and ENDX are for embed, slab and finish"
             )
         self._write_chunk(type, payload)
-        self._after_slabs = bool(self._lengths)
 
     def embed(self, stream: BinaryIO, size: int) -> None:
         """BASE: a whole stream of `size` bytes, read from where the file stands."""
-        if self._last_ordered >= _ONCE_BEFORE_SLABS.index(BASE) or self._lengths or size >= 1 << 32:
-            raise ValueError(
-                f"expected one BASE below 4 GiB before the slabs, found another or {size} bytes"
-            )
-        self._last_ordered = _ONCE_BEFORE_SLABS.index(BASE)
-        start = BASE + struct.pack("<I", size)
+        start = self._start(BASE, size)
         crc = zlib.crc32(start)
         self._write(start)
         for _, count in _pieces(0, size):
@@ -297,13 +105,12 @@ class ContainerWriter:
 
     def slab(self, payload: bytes) -> None:
         """The next slab."""
-        if self._after_slabs:
-            raise ValueError("expected all slabs in one run, found a chunk between them")
         self._write_chunk(SLAB, payload)
         self._lengths.append(len(payload))
 
     def finish(self, digest: bytes) -> None:
-        """digest: SHA-256 of the original file's bytes if lossless; of the decoded voxels, its first half, if not."""
+        """digest: SHA-256 of the original file's bytes if lossless; else the first half of that of
+        the decoded voxels."""
         if len(digest) != self._digest_bytes:
             raise ValueError(
                 f"expected a digest of {self._digest_bytes} bytes, found {len(digest)}"
@@ -312,16 +119,20 @@ class ContainerWriter:
             (digest, pack_varint(len(self._lengths)), *map(pack_varint, self._lengths))
         )
         self._write_chunk(END, index + struct.pack("<I", len(index) + 4))
-        self._finished = True
+
+    def _start(self, type: bytes, size: int) -> bytes:
+        """What stands before the payload of the next chunk; ValueError if it may not stand here."""
+        if size >= 1 << 32:
+            raise ValueError(
+                f"expected a payload below 4 GiB, found {size} bytes for {type.decode()}"
+            )
+        expected = self._sequence.add(type)
+        if expected is not None:
+            raise ValueError(f"expected {expected}, found a chunk {type.decode()}")
+        return type + struct.pack("<I", size)
 
     def _write_chunk(self, type: bytes, payload: bytes) -> None:
-        if self._finished:
-            raise ValueError(f"expected nothing after finish(), found a chunk {type.decode()}")
-        if len(payload) >= 1 << 32:
-            raise ValueError(
-                f"expected a payload below 4 GiB, found {len(payload)} bytes for {type.decode()}"
-            )
-        start = type + struct.pack("<I", len(payload))
+        start = self._start(type, len(payload))
         self._write(start)
         self._write(payload)
         self._write(struct.pack("<I", zlib.crc32(payload, zlib.crc32(start))))
@@ -334,11 +145,12 @@ class ContainerWriter:
 class ContainerReader:
     """Reads a stream that is complete: bytes, or a seekable binary file.
 
-    Opening reads and checks all of it except the slabs; a slab is read and checked when asked for. Threads
-    may share a reader. FormatError (one of errors.py) on bad bytes.
+    Opening reads and checks all of it except the slabs; a slab is read and checked when asked for.
+    Threads may share a reader. FormatError (one of errors.py) on bad bytes.
 
-    salvage: a file that is cut short or whose index is damaged is read as far as its chunks go, and a damaged chunk
-    beside HEAD and the slabs counts as missing; then `damaged` is true, and slabs may be fewer than they should be.
+    salvage: a file that is cut short or whose index is damaged is read as far as its chunks go, and
+    a damaged chunk other than HEAD and the slabs counts as missing; then `damaged` is true, and
+    slabs may be fewer than they should be.
     """
 
     def __init__(
@@ -384,11 +196,8 @@ class ContainerReader:
 
     def chunk(self, type: bytes) -> bytes | None:
         """The payload of the one chunk of this type, or None. FormatError if there are several."""
-        name = type.decode("ascii")
-        found = [section for section in self._sections if section.type == name]
-        if len(found) > 1:
-            raise FormatError(f"expected one chunk {name}, found {len(found)}: the file is damaged")
-        return self._payload(found[0]) if found else None
+        section = self._only(type)
+        return None if section is None else self._payload(section)
 
     def chunks(self, type: bytes) -> Iterator[bytes]:
         """The payloads of all chunks of this type, in file order, each read when it is asked for."""
@@ -399,16 +208,22 @@ class ContainerReader:
 
     def has(self, type: bytes) -> bool:
         """Whether there is a chunk of this type."""
-        return any(section.type.encode() == type for section in self._sections)
+        return any(section.type == type.decode() for section in self._sections)
 
     def embedded(self, type: bytes) -> Span | None:
-        """The stream that the one chunk of this type holds, or None. Its CRC was checked when this one was opened."""
-        found = [section for section in self._sections if section.type.encode() == type]
-        if len(found) > 1:
+        """The stream that the one chunk of this type holds, or None; its CRC is checked already."""
+        section = self._only(type)
+        if section is None:
+            return None
+        return Span(self._fetch, section.offset + 8, section.size - FRAMING)
+
+    def _only(self, type: bytes) -> Section | None:
+        sections = [section for section in self._sections if section.type == type.decode()]
+        if len(sections) > 1:
             raise FormatError(
-                f"expected one chunk {type.decode()}, found {len(found)}: the file is damaged"
+                f"expected one chunk {type.decode()}, found {len(sections)}: the file is damaged"
             )
-        return Span(self._fetch, found[0].offset + 8, found[0].size - FRAMING) if found else None
+        return sections[0] if sections else None
 
     def sections(self) -> list[Section]:
         """Every chunk in file order. Their sizes and the 10 bytes in front add up to ``size``."""
@@ -428,7 +243,10 @@ class ContainerReader:
             end = self._chunk_at(offset)
             if end.offset + end.size == self.size:
                 return end
-        # There is no end where it should be. Walk the chunks to say what is wrong.
+        raise self._diagnosed()
+
+    def _diagnosed(self) -> FormatError:
+        """What is wrong with a file that does not end with ENDX."""
         offset = len(MAGIC) + 2
         for _ in range(_DIAGNOSED_CHUNKS):
             if offset == self.size:
@@ -436,83 +254,74 @@ class ContainerReader:
             section = self._chunk_at(offset)
             offset += section.size
             if section.type == "ENDX":
-                raise FormatError(
+                return FormatError(
                     f"expected the file to end with the chunk ENDX at byte {offset}, found "
                     f"{self.size - offset} bytes more or a wrong length in it: the file is damaged"
                 )
-        raise Truncated(
+        return Truncated(
             f"expected the chunk ENDX at the end, found none in {self.size} bytes: "
             "the file is cut short; get it again"
         )
 
     def _walk(self, head: Section, lengths: list[int], end: Section) -> list[Section]:
         """All chunks in order; checks order, index, and the CRC of all but the slabs."""
-        slab_bytes = sum(lengths) + FRAMING * len(lengths)
-        sections = [head]
-        others = 2  # HEAD and ENDX
-        ordered = 0
-        slabs_seen = False
+        sections, slabs = [head], list[Section]()
+        sequence = ChunkSequence()
+        sequence.add(HEAD)
         offset = head.offset + head.size
         while offset < end.offset:
             section = self._chunk_at(offset)
-            kind = section.type.encode()
-            if kind == SLAB:
-                if slabs_seen or not lengths or offset + slab_bytes > end.offset:
-                    raise FormatError(
-                        f"expected {len(lengths)} slabs of {slab_bytes} bytes in one run, as the index says, "
-                        f"found another chunk SLAB at byte {offset}: the file is damaged"
-                    )
-                slabs_seen = True
-                for length in lengths:
-                    sections.append(Section("SLAB", offset, length + FRAMING))
-                    offset += length + FRAMING
+            if section.type == "SLAB" and not slabs:
+                slabs = _slab_run(offset, lengths, end)
+                sequence.add(SLAB)
+                sections += slabs
+                offset += sum(slab.size for slab in slabs)
                 continue
-            if kind in _ONCE_BEFORE_SLABS:
-                position = _ONCE_BEFORE_SLABS.index(kind)
-                if position <= ordered or slabs_seen:
-                    raise FormatError(
-                        f"expected HEAD, ORIG, META, BASE, once each and before the slabs, found {section.type} "
-                        f"at byte {offset}: the file is damaged"
-                    )
-                ordered = position
-            elif kind in _SERIES:
-                if slabs_seen:
-                    raise FormatError(
-                        f"expected {section.type} before the slabs, found it at byte {offset}, after them: "
-                        "the file is damaged"
-                    )
-            elif kind == END:
-                raise FormatError(
-                    f"expected one chunk ENDX, at byte {end.offset}, found another at byte {offset}: "
-                    "the file is damaged"
-                )
-            elif not _is_ancillary(kind):
-                raise UnsupportedVersion(
-                    f"expected chunks that this version knows, found the critical chunk {section.type} "
-                    f"at byte {offset}: update mricodec"
-                )
-            sections.append(section)
-            others += 1
-            if others > self.limits.max_chunks:
+            self._check_order(section, sequence, lengths, end)
+            # The chunks that are not slabs, with HEAD, this one and ENDX.
+            if len(sections) - len(slabs) + 2 > self.limits.max_chunks:
                 raise LimitExceeded(
-                    f"expected at most {self.limits.max_chunks} chunks beside slabs, found more: "
+                    f"expected at most {self.limits.max_chunks} chunks other than slabs, found more: "
                     "if you trust the file, raise Limits.max_chunks"
                 )
             try:
                 self._check_crc(section)
+                sections.append(section)
             except ChecksumMismatch:
                 if not self._salvage:
                     raise
                 self.damaged = True
-                sections.pop()
             offset += section.size
-        if offset != end.offset or (lengths and not slabs_seen):
+        if offset != end.offset or len(slabs) != len(lengths):
             raise FormatError(
-                f"expected {len(lengths)} slabs and the chunk ENDX at byte {end.offset}, as the index says, "
-                f"found that the chunks end at byte {offset}: the file is damaged"
+                f"expected {len(lengths)} slabs and the chunk ENDX at byte {end.offset}, as the index "
+                f"says, found that the chunks end at byte {offset}: the file is damaged"
             )
-        sections.append(end)
-        return sections
+        return [*sections, end]
+
+    def _check_order(
+        self, section: Section, sequence: ChunkSequence, lengths: list[int], end: Section
+    ) -> None:
+        """FormatError if the chunk may not stand here."""
+        type, where = section.type.encode(), f"{section.type} at byte {section.offset}"
+        if type == END:
+            raise FormatError(
+                f"expected one chunk ENDX, at byte {end.offset}, found another, {where}: "
+                "the file is damaged"
+            )
+        if type == SLAB:
+            raise FormatError(
+                f"expected {len(lengths)} slabs in one run, as the index says, found another, {where}: "
+                "the file is damaged"
+            )
+        if type not in CHUNKS and not is_ancillary(type):
+            raise UnsupportedVersion(
+                f"expected chunks that this version knows, found the critical chunk {where}: "
+                "update mricodec"
+            )
+        expected = sequence.add(type)
+        if expected is not None:
+            raise FormatError(f"expected {expected}, found {where}: the file is damaged")
 
     def _walk_as_far_as_possible(self, head: Section) -> list[Section]:
         """The chunks from HEAD on until one makes no sense."""
@@ -524,10 +333,10 @@ class ContainerReader:
             except FormatError:
                 break
             offset += section.size
-            kind = section.type.encode()
-            if kind == SLAB:
+            type = section.type.encode()
+            if type == SLAB:
                 sections.append(section)
-            elif kind in _ONCE_BEFORE_SLABS or _is_ancillary(kind):
+            elif is_ancillary(type) or type in _SALVAGED:
                 with contextlib.suppress(FormatError):
                     self._check_crc(section)
                     sections.append(section)
@@ -540,22 +349,22 @@ class ContainerReader:
                 f"expected a chunk at byte {offset}, found the end of the file at byte {self.size}: "
                 "the file is cut short; get it again"
             )
-        kind, length = struct.unpack("<4sI", self._read(offset, 8))
-        if not kind.isalpha():
+        type, length = struct.unpack("<4sI", self._read(offset, 8))
+        if not type.isalpha():
             raise FormatError(
-                f"expected a chunk type at byte {offset}, found {kind!r}: the file is damaged"
+                f"expected a chunk type at byte {offset}, found {type!r}: the file is damaged"
             )
         if offset + FRAMING + length > self.size:
             raise Truncated(
-                f"expected {length} bytes in the chunk {kind.decode()} at byte {offset}, found "
+                f"expected {length} bytes in the chunk {type.decode()} at byte {offset}, found "
                 f"{self.size - offset - FRAMING}: the file is cut short; get it again"
             )
-        if length > self.limits.max_chunk_bytes and kind != BASE:  # which is never read as a whole
+        if length > self.limits.max_chunk_bytes and type != BASE:
             raise LimitExceeded(
                 f"expected at most {self.limits.max_chunk_bytes} bytes in a chunk, found {length} in "
-                f"{kind.decode()} at byte {offset}: if you trust the file, raise Limits.max_chunk_bytes"
+                f"{type.decode()} at byte {offset}: if you trust the file, raise Limits.max_chunk_bytes"
             )
-        return Section(kind.decode(), offset, length + FRAMING)
+        return Section(type.decode(), offset, length + FRAMING)
 
     def _payload(self, section: Section) -> bytes:
         """The payload of a chunk, its CRC checked, and its type and length compared with the section."""
@@ -570,9 +379,9 @@ class ContainerReader:
     def _check_crc(self, section: Section) -> None:
         """As ``_payload``, in pieces and without keeping any."""
         start = section.type.encode() + struct.pack("<I", section.size - FRAMING)
-        found = self._read(section.offset, 8)
-        if found != start:
-            raise _start_error(section, found)
+        actual = self._read(section.offset, 8)
+        if actual != start:
+            raise _start_error(section, actual)
         crc = zlib.crc32(start)
         for offset, size in _pieces(section.offset + 8, section.size - FRAMING):
             crc = zlib.crc32(self._read(offset, size), crc)
@@ -642,11 +451,6 @@ def _recognise(start: bytes) -> str:
     return f"bytes that begin with {start[:8]!r}: this is another kind of file, or its start is damaged"
 
 
-def digest_bytes(mode: Mode) -> int:
-    """In ENDX: all of the SHA-256 of a file that is to come back whole, the first half of that of decoded voxels."""
-    return 32 if mode is Mode.LOSSLESS else 16
-
-
 def _unpack_index(payload: bytes, mode: Mode, limits: Limits) -> tuple[bytes, list[int]]:
     """ENDX -> digest, payload length of each slab."""
     fields = ByteReader(payload[:-4], "ENDX")
@@ -671,8 +475,19 @@ def _unpack_index(payload: bytes, mode: Mode, limits: Limits) -> tuple[bytes, li
     return digest, lengths
 
 
-def _is_ancillary(type: bytes) -> bool:
-    return type[:1].islower()
+def _slab_run(offset: int, lengths: list[int], end: Section) -> list[Section]:
+    """The slabs of the index, of which the first begins at ``offset``."""
+    size = sum(lengths) + FRAMING * len(lengths)
+    if not lengths or offset + size > end.offset:
+        raise FormatError(
+            f"expected {len(lengths)} slabs of {size} bytes in one run, as the index says, "
+            f"found another chunk SLAB at byte {offset}: the file is damaged"
+        )
+    slabs = []
+    for length in lengths:
+        slabs.append(Section("SLAB", offset, length + FRAMING))
+        offset += length + FRAMING
+    return slabs
 
 
 def _pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
@@ -680,10 +495,10 @@ def _pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
         yield offset + at, min(_CRC_PIECE, size - at)
 
 
-def _start_error(section: Section, found: bytes) -> FormatError:
+def _start_error(section: Section, actual: bytes) -> FormatError:
     return FormatError(
         f"expected the chunk {section.type} of {section.size - FRAMING} bytes at byte {section.offset}, "
-        f"found {found!r}: the file is damaged; get it again"
+        f"found {actual!r}: the file is damaged; get it again"
     )
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import Limits
 from .errors import FormatError, LimitExceeded
 from .fields import ByteReader, pack_varint
+from .header import Limits
 from .sections import compress, decompress
 from .symbols import unzigzag, zigzag
 

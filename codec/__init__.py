@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import mricodec.models  # noqa: F401 (it says how OpenMP waits, before torch is loaded)
-from mricodec.bitstream.container import MAGIC, Limits
+from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import (
     ChecksumMismatch,
     FormatError,
@@ -22,6 +22,7 @@ from mricodec.bitstream.errors import (
     UnknownModel,
     UnsupportedVersion,
 )
+from mricodec.bitstream.header import Limits
 
 from .settings import Target
 from .volume import Volume

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
 from mricodec.bitstream.errors import FormatError, UnknownModel
+from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
 from mricodec.codec.coders import learned
 from mricodec.codec.coders.base import LossyModel
 from mricodec.codec.formats.registry import open_scan

@@ -5,7 +5,7 @@ It imports only what reads streams; coders, torch and the readers of scans are f
 
 from __future__ import annotations
 
-from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
+from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened
 
 

@@ -19,7 +19,7 @@ from .tiling import Tiling
 
 _LONG = np.dtype("longdouble").itemsize == 16  # else 128-bit floats are kept as bytes
 
-# The names of bitstream.container.DTYPES.
+# The names of bitstream.header.DTYPES.
 DTYPES: dict[str, np.dtype[Any]] = {
     **{
         name: np.dtype(name)

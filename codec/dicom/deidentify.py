@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mricodec.bitstream.container import DEFAULT_LIMITS, Limits
+from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
 from mricodec.codec.formats.free_text import ScanWithoutFreeText, list_free_text
 from mricodec.codec.pipeline.stream import Source, Stream, opened
 from mricodec.codec.volume import Scan

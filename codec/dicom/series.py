@@ -27,20 +27,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import (
-    DEFAULT_LIMITS,
-    DHDR,
-    DICM,
-    DRAW,
-    PADV,
-    STCK,
-    STORE,
-    ContainerWriter,
-    Limits,
-    Mode,
-    StreamHeader,
-)
+from mricodec.bitstream.chunks import DHDR, DICM, DRAW, PADV, STCK
+from mricodec.bitstream.container import ContainerWriter
 from mricodec.bitstream.errors import ChecksumMismatch, FormatError
+from mricodec.bitstream.header import DEFAULT_LIMITS, STORE, Limits, Mode, StreamHeader
 from mricodec.bitstream.series_chunks import (
     BYTES,
     PICTURES_PER_FILE,

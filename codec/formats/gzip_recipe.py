@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
+from mricodec.bitstream.chunks import GZIP
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader
 
-# The ancillary chunk: u8 level | u8 memory level | SHA-256 of the .nii.gz | its gzip header.
-CHUNK = b"gZIP"
 # The longest gzip header that is kept.
 MAX_HEADER_SIZE = 1 << 16
 # Memory levels of zlib that are tried: its default, and its maximum.
@@ -55,12 +54,13 @@ class GzipRecipe:
         return f"zlib level {self.level}"
 
     def pack(self) -> bytes:
+        """u8 level | u8 memory level | SHA-256 of the .nii.gz | its gzip header."""
         return bytes((self.level, self.memory_level)) + self.digest + self.header
 
     @classmethod
     def unpack(cls, payload: bytes) -> GzipRecipe:
         """The recipe in a chunk; FormatError if it is damaged."""
-        fields = ByteReader(payload, CHUNK.decode())
+        fields = ByteReader(payload, GZIP.decode())
         level, memory_level = fields.take(2)
         recipe = cls(level, memory_level, fields.take(32), fields.take(fields.left))
         if not (
@@ -69,7 +69,7 @@ class GzipRecipe:
             and _header_size(recipe.header) == len(recipe.header)
         ):
             raise FormatError(
-                f"expected zlib's levels and a gzip header in {CHUNK.decode()}, found others: "
+                f"expected zlib's levels and a gzip header in {GZIP.decode()}, found others: "
                 "the file is damaged"
             )
         return recipe

@@ -35,8 +35,8 @@ from nibabel.fileslice import canonical_slicers
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import DEFAULT_LIMITS
 from mricodec.bitstream.errors import FormatError
+from mricodec.bitstream.header import DEFAULT_LIMITS
 from mricodec.codec.api import Decoder, Encoder
 from mricodec.codec.atomic import replacing
 from mricodec.codec.formats import nifti_header

@@ -30,7 +30,8 @@ from pydicom.hooks import hooks
 from pydicom.pixels.decoders import base as decoders
 from pydicom.pixels.encoders import base as encoders
 
-from mricodec.bitstream.container import END, FRAMING, MAGIC
+from mricodec.bitstream.chunks import END, FRAMING
+from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import FormatError
 from mricodec.codec import api, inspection
 from mricodec.codec.volume import DTYPES, dtype_name

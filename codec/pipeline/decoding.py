@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import LEARNED, LEARNED_INEXACT, PREDICTIVE, STORE, Mode
+from mricodec.bitstream.chunks import GZIP
 from mricodec.bitstream.errors import ChecksumMismatch, FormatError, Truncated, UnsupportedVersion
+from mricodec.bitstream.header import LEARNED, LEARNED_INEXACT, PREDICTIVE, STORE, Mode
 from mricodec.codec.atomic import gzipped, replacing
 from mricodec.codec.coders import base as coders_base
 from mricodec.codec.coders.base import LossyModel, LossyParams, SlabCoder
@@ -24,7 +25,7 @@ from mricodec.codec.coders.predictive import PredictiveCoder
 from mricodec.codec.coders.references import ReferenceBuffer
 from mricodec.codec.coders.store import StoreCoder
 from mricodec.codec.formats import nifti_header
-from mricodec.codec.formats.gzip_recipe import CHUNK, GzipRecipe
+from mricodec.codec.formats.gzip_recipe import GzipRecipe
 from mricodec.codec.formats.nifti import pair_paths
 from mricodec.codec.tiling import FileOrder, Tiling
 from mricodec.codec.volume import Volume, is_big_endian, to_file_order
@@ -361,7 +362,7 @@ def _create(stack: contextlib.ExitStack, path: Path, recipe: GzipRecipe | None =
 
 
 def _gzip_recipe(stream: Stream, selection: Selection) -> GzipRecipe | None:
-    payload = stream.reader.chunk(CHUNK)
+    payload = stream.reader.chunk(GZIP)
     if payload is None or not selection.whole or stream.mode is not Mode.LOSSLESS:
         return None
     return GzipRecipe.unpack(payload)

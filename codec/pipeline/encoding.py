@@ -17,15 +17,14 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import (
+from mricodec.bitstream.chunks import ERRORS, GOAL, GZIP, META, ORIG, PREVIEW, SUMS
+from mricodec.bitstream.container import ContainerWriter
+from mricodec.bitstream.header import (
     DEFAULT_LIMITS,
     LEARNED,
     LEARNED_INEXACT,
-    META,
-    ORIG,
     PREDICTIVE,
     STORE,
-    ContainerWriter,
     Flags,
     Mode,
     StreamHeader,
@@ -49,9 +48,9 @@ from mricodec.codec.voxels.intensity import Intensity, Statistics, lossless_reas
 from mricodec.codec.voxels.mappings import bounded_map, exact_map
 
 from . import rate_control
-from .heads import ERRORS, Distortion, LossyHead, PredictiveHead
+from .heads import Distortion, LossyHead, PredictiveHead
 from .rate_control import Aim, Extent, Trial
-from .stream import GOAL, MAX_SLAB_VOXELS, PREVIEW, SUMS, Progress, Stream, geometry_meta
+from .stream import MAX_SLAB_VOXELS, Progress, Stream, geometry_meta
 
 NOISE_SLABS = 5  # evenly spaced; the noise of the scan is their median. Without loss one is enough, for the preview
 MIN_BACKGROUND = 0.02  # of the voxels at the minimum, from which on a mask is worth a byte per slab
@@ -214,7 +213,7 @@ def _write(
     if gzip_file is not None:
         recipe = gzip_recipe.find_recipe(gzip_file)
         if recipe is not None:
-            writer.chunk(gzip_recipe.CHUNK, recipe.pack())
+            writer.chunk(GZIP, recipe.pack())
     if base is not None:
         writer.embed(base.file, base.size)
     found, mse = _write_slabs(scan, cut, plan, base, writer, wanted, sigma, progress)

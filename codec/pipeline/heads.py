@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mricodec.bitstream.container import Mode
+from mricodec.bitstream.chunks import ERRORS
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader, pack_varint
+from mricodec.bitstream.header import Mode
 from mricodec.codec.voxels.intensity import EXACT_SPAN, Intensity
 from mricodec.codec.voxels.mappings import Exact, Grid, SampleMap, unpack_map
 from mricodec.codec.voxels.quality import STEP_RANGE
 
-ERRORS = b"eRRS"  # ancillary: what the voxels of a stream that is not lossless differ by, and what SUMS holds elsewhere
 ERRORS_BYTES = 4
 
 

@@ -13,22 +13,21 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.container import (
+from mricodec.bitstream.chunks import (
     BASE,
     DICM,
-    LEARNED_INEXACT,
+    ERRORS,
+    GOAL,
+    GZIP,
     META,
     ORIG,
     PADV,
-    PREDICTIVE,
-    STORE,
-    ContainerReader,
-    Flags,
-    Limits,
-    Mode,
-    Span,
+    PREVIEW,
+    SUMS,
 )
+from mricodec.bitstream.container import ContainerReader, Span
 from mricodec.bitstream.errors import FormatError, LimitExceeded
+from mricodec.bitstream.header import LEARNED_INEXACT, PREDICTIVE, STORE, Flags, Limits, Mode
 from mricodec.bitstream.sections import unpack_meta, unpack_orig
 from mricodec.bitstream.series_chunks import FileTable, unpack_padding
 from mricodec.codec.formats import gzip_recipe, nifti_header
@@ -37,11 +36,8 @@ from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import DTYPES, Scan, is_big_endian
 from mricodec.codec.voxels.preview import reduced_shape
 
-from .heads import ERRORS, ERRORS_BYTES, Distortion, LossyHead, PredictiveHead
+from .heads import ERRORS_BYTES, Distortion, LossyHead, PredictiveHead
 
-GOAL = b"gOAL"  # ancillary: the PSNR or size that was asked for
-SUMS = b"sUMS"  # ancillary: CRC-32 of the decoded voxels of every slab of a lossless stream
-PREVIEW = b"pREV"  # ancillary: a stream of the scan, reduced in its slices
 MAX_SLAB_VOXELS = 1 << 28
 MAX_LAYERS = 2  # below the finest
 
@@ -288,7 +284,7 @@ class Stream:
         return () if self.base is None else (*self.base._layers(), self.base.mode.name.lower())
 
     def _gzip(self) -> str | None:
-        payload = self.reader.chunk(gzip_recipe.CHUNK)
+        payload = self.reader.chunk(GZIP)
         return None if payload is None else str(gzip_recipe.GzipRecipe.unpack(payload))
 
     def _fidelity(self) -> Distortion | None:

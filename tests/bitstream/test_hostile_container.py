@@ -18,16 +18,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from mricodec.bitstream import sections
-from mricodec.bitstream.container import (
-    META,
-    ORIG,
-    ContainerReader,
-    ContainerWriter,
-    Flags,
-    Limits,
-    Mode,
-    StreamHeader,
-)
+from mricodec.bitstream.chunks import META, ORIG
+from mricodec.bitstream.container import ContainerReader, ContainerWriter
 from mricodec.bitstream.errors import (
     ChecksumMismatch,
     FormatError,
@@ -36,6 +28,7 @@ from mricodec.bitstream.errors import (
     UnsupportedVersion,
 )
 from mricodec.bitstream.fields import ByteReader
+from mricodec.bitstream.header import Flags, Limits, Mode, StreamHeader
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.bitstream.symbols import ProbabilityTables
 

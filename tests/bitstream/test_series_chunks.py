@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from reference_decoder import series as reference_series
 
 from mricodec import codec
-from mricodec.bitstream.container import DICM, ContainerReader, Limits
+from mricodec.bitstream.chunks import DICM
+from mricodec.bitstream.container import ContainerReader
 from mricodec.bitstream.errors import FormatError, LimitExceeded
+from mricodec.bitstream.header import Limits
 from mricodec.bitstream.series_chunks import (
     BYTES,
     VOXELS,

@@ -25,14 +25,8 @@ from numpy.typing import NDArray
 from paths import DATA
 
 from mricodec import codec
-from mricodec.bitstream.container import (
-    ContainerReader,
-    ContainerWriter,
-    Flags,
-    Mode,
-    StreamHeader,
-    digest_bytes,
-)
+from mricodec.bitstream.container import ContainerReader, ContainerWriter
+from mricodec.bitstream.header import Flags, Mode, StreamHeader, digest_bytes
 from mricodec.codec import api
 from mricodec.codec import atomic as output
 from mricodec.codec.coders import learned

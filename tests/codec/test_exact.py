@@ -21,6 +21,7 @@ from nifti_files import single, smooth
 from numpy.typing import NDArray
 
 from mricodec import codec
+from mricodec.bitstream.chunks import GZIP
 from mricodec.bitstream.container import ContainerReader
 from mricodec.bitstream.fields import ByteReader
 from mricodec.codec import api
@@ -411,7 +412,7 @@ def test_another_zlib_is_noticed(tmp_path: Path) -> None:
     packed = gzip.compress(single(scan((6, 32, 32))), 6)
     stream, _ = encode(io.BytesIO(packed), lossless=True)
     reader = ContainerReader(stream)
-    recipe = gzip_recipe.GzipRecipe.unpack(reader.chunk(gzip_recipe.CHUNK) or b"")
+    recipe = gzip_recipe.GzipRecipe.unpack(reader.chunk(GZIP) or b"")
     file = io.BytesIO()
     other = gzip_recipe.GzipRecipe(1, 8, recipe.digest, recipe.header)
     with (
@@ -510,7 +511,7 @@ def test_a_broken_chain_is_lost_up_to_its_end() -> None:
 def test_forged_parameters_are_refused() -> None:
     bounded, _ = encode(scan((3, 9, 11)), max_error=2)
     params = ContainerReader(bounded).header.params
-    from mricodec.bitstream.container import Mode
+    from mricodec.bitstream.header import Mode
     from mricodec.codec.pipeline.heads import PredictiveHead
 
     head = PredictiveHead.unpack(params, Mode.BOUNDED, np.dtype(np.int16))

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from paths import DICOM, ROOT
 
 from mricodec import codec
-from mricodec.bitstream.container import DICM, DRAW, STCK, ContainerReader
+from mricodec.bitstream.chunks import DICM, DRAW, STCK
+from mricodec.bitstream.container import ContainerReader
 from mricodec.bitstream.series_chunks import VOXELS, FileTable
 from mricodec.cli.main import cli
 from mricodec.codec.coders import predictive
