@@ -28,11 +28,16 @@ BAR_COLUMNS = 24
 
 
 class OneLineError(click.ClickException):
-    """`Error: MESSAGE` in one line; exit code 1 for bad data, 2 for wrong usage."""
+    """`Error: MESSAGE` in one line, for bad data."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()).removesuffix("."))
-        self.exit_code = exit_code  # type: ignore[misc]
+
+
+class WrongUsage(OneLineError):
+    """The same for wrong usage."""
+
+    exit_code = 2
 
 
 @contextlib.contextmanager
@@ -43,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2: it shows the help.
             raise
-        raise OneLineError(error.format_message(), 2) from error
+        raise WrongUsage(error.format_message()) from error
     except (OSError, ValueError, MemoryError, ImportError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise
@@ -67,7 +72,7 @@ def _one_line(error: Exception) -> OneLineError:
     elif isinstance(error, ImportError):
         message = f"{message}: reinstall with 'pip install mricodec'"
     is_usage = isinstance(error, ValueError) and not isinstance(error, FormatError)
-    return OneLineError(message, 2 if is_usage else 1)
+    return WrongUsage(message) if is_usage else OneLineError(message)
 
 
 def error_text(error: BaseException) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, dicom, files, inspect
+from . import console, dicom, files, inspect, removal
+from .jobs import Job, Options, prepare, run_all
 
 if TYPE_CHECKING:
     from mricodec.codec import StreamInfo
@@ -35,15 +37,19 @@ class _Range(click.ParamType):  # type: ignore[type-arg]
             )
 
 
+# Options that decode a part of a stream, and --salvage: what is decoded then is not the whole.
+_PARTS = ("slices", "volumes", "layer", "preview", "salvage")
+
+
 @click.command()
-@click.argument("stream", type=files.INPUT_FILE)
+@click.argument("streams", nargs=-1, required=True, type=files.INPUT_FILE, metavar="STREAM...")
 @click.option(
     "-o",
     "--output",
-    required=True,
-    type=click.Path(allow_dash=True),
+    type=files.OUTPUT,
     help="The scan to write: .nii, .nii.gz, or .hdr for a pair; of a DICOM series, a folder for "
-    "its files.",
+    "its files; NAME/ for several scans. Default: beside each stream, scan.mrc -> scan.nii.gz, "
+    "or series.mrc -> series/.",
 )
 @click.option(
     "--format",
@@ -68,74 +74,170 @@ class _Range(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="Of a damaged stream write what is good, zeros for the rest; exits 1.",
 )
+@click.option(
+    "--rm",
+    "remove",
+    is_flag=True,
+    help="Remove each lossless stream after its output was read back and every byte compared.",
+)
 @console.force_option
 @console.coding_options
 def decode(
-    stream: str,
-    output: str,
+    streams: tuple[str, ...],
+    output: str | None,
     form: str | None,
-    salvage: bool,
+    remove: bool,
     force: bool,
     device: str,
     quiet: bool,
     verbose: bool,
     **part: Any,
 ) -> None:
-    """Restore the scan from STREAM, or a part of it."""
+    """Restore the scans from STREAMs, or a part of one."""
     console.exit_at_once()
-    ranges = part["slices"] is not None or part["volumes"] is not None
-    if dicom.decodes_to_files(stream, output, form):
-        if ranges:
-            raise click.UsageError(
-                "--slices and --volumes need --format nifti: "
-                "the files of a series are restored as a whole"
-            )
-        dicom.decode(stream, output, device=device, force=force, quiet=quiet)
-        return
-    if part["preview"] and (ranges or salvage):
+    if part["preview"] and any(part[name] for name in ("slices", "volumes", "salvage")):
         raise click.UsageError("--preview takes neither --slices nor --volumes nor --salvage")
-    files.check_output(output, stream, force)
-    start = time.perf_counter()
-    info, lost = _decode_scan(stream, output, part, salvage, device, force, quiet)
-    if not quiet:
-        what = "a preview of " if part["preview"] else "a part of " if ranges else ""
-        size = f"{inspect.shape_text(info)} {info.dtype}, {console.byte_count(info.original_bytes)}"
-        console.say(f"{stream} -> {output}: {what}{size}, {time.perf_counter() - start:.1f} s")
-        if verbose:
-            console.say(console.table(inspect.rows(info)))
-    if lost:
+    if remove and (_is_part(part) or "-" in (output, *streams)):
+        raise click.UsageError("--rm: expected files that are decoded as a whole")
+    several = len(streams) > 1
+    if several and ("-" in streams or (output is not None and not files.is_folder(output))):
+        raise click.UsageError(
+            f"expected files and -o NAME/, a folder, for several streams, found {output or '-'}"
+        )
+    options = Options(device, force, quiet, verbose, remove)
+    jobs = [_job(stream, output, form, several, part, options) for stream in streams]
+    fills = not several and jobs[0].fills_folder
+    folder = output if output and files.is_folder(output) and not fills else None
+    prepare(jobs, folder, force)
+    if not run_all(jobs):
         raise click.exceptions.Exit(1)
+
+
+def _is_part(part: dict[str, Any]) -> bool:
+    return any(part[name] not in (None, False) for name in _PARTS)
+
+
+def _job(
+    stream: str,
+    output: str | None,
+    form: str | None,
+    several: bool,
+    part: dict[str, Any],
+    options: Options,
+) -> Job:
+    """The decoding of one stream into the files of a series or into a scan."""
+    about = _about(stream, part["salvage"])
+    is_series = about is not None and about.files > 0
+    to_files = _to_files(stream, output, form, is_series)
+    target = _target(stream, output, to_files, several)
+    if to_files and _is_part(part):
+        raise click.UsageError(
+            f"{stream}: --slices, --volumes, --layer, --preview and --salvage need --format nifti: "
+            "the files of a series are restored as a whole"
+        )
+    if options.remove and about is not None:
+        if about.mode != "lossless" or to_files != is_series:
+            raise click.UsageError(
+                f"{stream}: --rm: expected a lossless stream of which all is restored, found "
+                + ("a series decoded to NIfTI" if is_series and not to_files else about.mode)
+            )
+
+    def run() -> bool:
+        if to_files:
+            dicom.restore(stream, target, options)
+            good = True
+        else:
+            good = _decode_scan(stream, target, about, part, options)
+        if not options.remove:
+            return good
+        return removal.remove_stream(stream, target, options.device, is_series=to_files)
+
+    return Job(stream, (stream,), target, run, fills_folder=to_files)
+
+
+def _about(stream: str, salvage: bool) -> StreamInfo | None:
+    """What a stream holds; None for stdin, and for a damaged one that is to be salvaged."""
+    from mricodec import codec
+
+    if stream == "-":
+        return None
+    try:
+        with files.naming(stream):
+            return codec.info(stream)
+    except codec.FormatError:
+        if salvage:
+            return None
+        raise
+
+
+def _to_files(stream: str, output: str | None, form: str | None, is_series: bool) -> bool:
+    """Whether to restore the files of a series: asked for, or a series and no NIfTI name."""
+    from mricodec.codec.filenames import NIFTI_ENDINGS, ends_with
+
+    if form is not None:
+        return form == "dicom"
+    if output is not None and (output == "-" or ends_with(output, NIFTI_ENDINGS)):
+        return False
+    return output is not None if stream == "-" else is_series
+
+
+def _target(stream: str, output: str | None, to_files: bool, several: bool) -> str:
+    """Where a stream is decoded to."""
+    from mricodec.codec.filenames import folder_path, scan_path
+
+    if stream == "-":
+        return output or "-"
+    default = (folder_path if to_files else scan_path)(Path(stream))
+    if output is None:
+        return str(default)
+    if files.is_folder(output) and (several or not to_files):
+        return str(Path(output, default.name))
+    return output
 
 
 def _decode_scan(
     stream: str,
-    output: str,
+    target: str,
+    about: StreamInfo | None,
     part: dict[str, Any],
-    salvage: bool,
-    device: str,
-    force: bool,
-    quiet: bool,
-) -> tuple[StreamInfo, list[str]]:
-    """Write the scan, and the further stacks of a DICOM series; what could not be salvaged."""
+    options: Options,
+) -> bool:
+    """Write the scan, and the further stacks of a DICOM series; False if some of it is lost."""
     from mricodec import codec
 
-    decoder = codec.Decoder(device=device)
+    start = time.perf_counter()
+    decoder = codec.Decoder(device=options.device)
     lost: list[str] = []
+    size = None if about is None or _is_part(part) else about.original_bytes
+    chosen = {**part, "salvage": lost.append if part["salvage"] else None}
     with (
         warnings.catch_warnings(record=True) as caught,
         files.naming(stream),
         files.open_input(stream) as source,
-        files.open_output(output) as out,
-        console.Bar("decode", quiet=quiet) as bar,
+        files.open_output(target) as out,
+        console.Bar(f"decode {files.shown_name(stream)}", quiet=options.quiet, size=size) as bar,
     ):
         warnings.simplefilter("always", codec.GzipDiffers)
-        info = decoder.decode_file(
-            source, out, **part, salvage=lost.append if salvage else None, progress=bar.update
-        )
-        if info.files and not any(value not in (None, False) for value in part.values()):
-            dicom.further_stacks(stream, output, decoder.decode_file, force=force)
+        info = decoder.decode_file(source, out, **chosen, progress=bar.update)
+        if info.files and not _is_part(part):
+            dicom.further_stacks(stream, target, decoder.decode_file, force=options.force)
     for reason in lost:
         console.say(f"{stream}: lost: {reason}")
     for warning in caught:
         console.say(str(warning.message))
-    return info, lost
+    if not options.quiet:
+        seconds = time.perf_counter() - start
+        console.say(f"{stream} -> {target}: {_summary(info, part)}, {seconds:.1f} s")
+        if options.verbose:
+            console.say(console.table(inspect.rows(info)))
+    return not lost
+
+
+def _summary(info: StreamInfo, part: dict[str, Any]) -> str:
+    prefix = ""
+    if part["preview"]:
+        prefix = "a preview of "
+    elif part["slices"] is not None or part["volumes"] is not None:
+        prefix = "a part of "
+    size = console.byte_count(info.original_bytes)
+    return f"{prefix}{inspect.shape_text(info)} {info.dtype}, {size}"

@@ -3,184 +3,176 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from . import console, files
+from . import console, files, removal
+from .jobs import Job, Options
 
 if TYPE_CHECKING:
-    from mricodec import codec
+    from mricodec.codec import Deidentifier, Encoder, SeriesReport
     from mricodec.codec.dicom.files import Series
 
-NIFTI_NAMES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
-
-def is_series(paths: tuple[str, ...]) -> bool:
-    """Whether these are folders, several files, or a DICOM file."""
+def is_dicom(path: str) -> bool:
+    """Whether a path is a folder or a DICOM file."""
     from mricodec.codec.dicom import files as dicom
 
-    if len(paths) > 1 or Path(paths[0]).is_dir():
-        if "-" in paths:
-            raise click.UsageError("-: expected one scan from stdin, found other paths beside it")
-        return True
-    if paths[0] == "-":
+    if path == "-":
         return False
-    with open(paths[0], "rb") as file:
+    if Path(path).is_dir():
+        return True
+    with open(path, "rb") as file:
         return dicom.accept(file.read(dicom.PREFIX))
 
 
-def encode(
-    paths: tuple[str, ...],
-    output: str,
-    encoder: codec.Encoder,
-    remover: codec.Deidentifier | None,
-    *,
-    force: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    """One stream per series; exit code 1 if a file was damaged or a series could not be encoded."""
+def split(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Scans, and what belongs to DICOM series: among several paths all but what is named as a scan.
+
+    Of a .hdr/.img pair whose files are both there, one is enough.
+    """
+    from mricodec.codec.filenames import MGH_ENDINGS, NIFTI_ENDINGS, ends_with
+
+    if len(paths) > 1 and "-" in paths:
+        raise click.UsageError("-: expected one scan from stdin, found other paths with it")
+    scans: dict[tuple[Path, ...], str] = {}
+    others = []
+    for path in paths:
+        named = len(paths) == 1 or ends_with(path, (*NIFTI_ENDINGS, *MGH_ENDINGS))
+        if named and not is_dicom(path):
+            scans.setdefault(files.both_files(Path(path)), path)
+        else:
+            others.append(path)
+    return list(scans.values()), others
+
+
+# A series, and where its stream goes.
+Target = tuple["Series", str]
+
+
+def find(
+    paths: Sequence[str], output: str | None, folder: str | None, remover: Deidentifier | None
+) -> tuple[list[Target], bool]:
+    """The series of the paths with their targets, and whether all could be de-identified.
+
+    Without an output, every folder is searched for itself.
+    """
     from mricodec import codec
 
-    found = codec.find_series(paths)
-    if not any(series.uid for series in found):
-        raise click.UsageError(
-            f"{', '.join(paths)}: expected DICOM files, found none; give one NIfTI scan at a time"
-        )
-    failed = False
-    if remover is not None:
-        found, failed = _deidentified(found, remover)
-    targets = _targets(found, Path(output), force)
-    for series, target in zip(found, targets, strict=True):
-        start = time.perf_counter()
-        try:
-            with console.Bar(f"encode {target.name}", quiet=quiet) as bar:
-                report = codec.encode_series_file(series, target, encoder, progress=bar.update)
-        except (ValueError, OSError) as error:
-            failed = True
-            console.say(
-                f"{series.title or series.uid}: not encoded: {' '.join(str(error).split())}"
+    groups = [list(paths)]
+    if output is None:
+        loose = [path for path in paths if not Path(path).is_dir()]
+        groups = [[path] for path in paths if path not in loose] + ([loose] if loose else [])
+    targets: list[Target] = []
+    complete = True
+    for group in groups:
+        series = codec.find_series(group)
+        if not any(one.uid for one in series):
+            raise click.UsageError(
+                f"{', '.join(group)}: expected DICOM files or scans "
+                "(.nii, .nii.gz, .hdr/.img, .mgz), found neither"
             )
-            continue
-        failed = failed or report.damaged
-        _show_notes(report.notes, verbose)
-        if not quiet:
-            shapes = (
-                " + ".join("x".join(map(str, shape[::-1])) for shape in report.shapes)
-                or "no coded voxels"
-            )
-            console.say(
-                f"{series.title or 'series'} -> {target}: {report.files} files, {shapes}, {console.byte_count(report.original_bytes)} -> "
-                f"{console.byte_count(report.stream_bytes)}, ratio {report.ratio:.2f}, {report.mode}, {time.perf_counter() - start:.1f} s"
-            )
-    if failed:
-        raise click.exceptions.Exit(1)
+        if remover is not None:
+            count = len(series)
+            series = _deidentified(series, remover)
+            complete = complete and len(series) == count
+        targets += zip(series, _targets(series, group, output, folder), strict=True)
+    return targets, complete
 
 
-def _deidentified(found: list[Series], remover: codec.Deidentifier) -> tuple[list[Series], bool]:
-    """Before the outputs get names, which may identify too; and whether any failed."""
+def _deidentified(series: list[Series], remover: Deidentifier) -> list[Series]:
+    """Before the outputs get names, which may identify too; without those that can't be cleaned."""
     clean = []
-    for series in found:
+    for one in series:
         try:
-            clean.append(remover.series(series))
+            clean.append(remover.series(one))
         except ValueError as error:
-            console.say(f"{series.title or series.uid}: not encoded: {error}")
-    return clean, len(clean) < len(found)
+            console.say(f"{one.title or one.uid}: not encoded: {error}")
+    return clean
 
 
-def decodes_to_files(stream: str, output: str, form: str | None) -> bool:
-    """Whether `decode` restores the files of a series: asked for, or a series and no NIfTI name."""
-    if form is not None:
-        return form == "dicom"
-    if output == "-" or output.lower().endswith(NIFTI_NAMES):
-        return False
-    if stream == "-":
-        return True
-    from mricodec import codec
+def _targets(
+    series: list[Series], group: Sequence[str], output: str | None, folder: str | None
+) -> list[str]:
+    """Names for the streams of the series of one group of paths."""
+    from mricodec.codec.filenames import STREAM_ENDINGS, series_stem
 
-    with files.naming(stream):
-        return codec.info(stream).files > 0
+    if folder is None and (output is not None or len(group) == len(series) == 1):
+        return [files.target(group[0], output, None)] * len(series)
+    if folder is None and Path(group[0]).is_dir() and len(series) > 1:
+        raise click.UsageError(
+            f"{group[0]}: expected one series, found {len(series)}; give -o NAME/, a folder for "
+            f"their streams ({'; '.join(map(_describe, series))})"
+        )
+    where = str(Path(group[0]).parent) if folder is None else folder
+    counts: dict[str, int] = defaultdict(int)
+    targets = []
+    for one in series:
+        stem = series_stem(one.title)
+        counts[stem] += 1
+        name = stem if counts[stem] == 1 else f"{stem}_{counts[stem]}"
+        targets.append(files.target(group[0], None, where, name + STREAM_ENDINGS[0]))
+    return targets
 
 
-def decode(stream: str, output: str, *, device: str, force: bool, quiet: bool) -> None:
-    """The files of a series into a folder."""
+def _describe(series: Series) -> str:
+    return f"{series.title or series.uid or 'others'}: {len(series.instances)} files"
+
+
+def encode_job(planned: Target, encoder: Encoder, options: Options) -> Job:
+    """The encoding of one series."""
+    series, target = planned
+    inputs = tuple(
+        str(instance.source.path)
+        for instance in series.instances
+        if instance.source.path != Path()  # It is in memory, de-identified.
+    )
+
+    def run() -> bool:
+        good = _encode(series, target, encoder, options)
+        if not options.remove:
+            return good
+        return removal.remove_series(series, target, options.device) and good
+
+    return Job(_describe(series), inputs, target, run)
+
+
+def _encode(series: Series, target: str, encoder: Encoder, options: Options) -> bool:
+    """Write one stream; False if a file of the series is damaged."""
     from mricodec import codec
 
     start = time.perf_counter()
-    with (
-        files.naming(stream),
-        files.open_input(stream) as source,
-        console.Bar("decode", quiet=quiet) as bar,
-    ):
-        decoder = codec.Decoder(device=device)
-        names = codec.restore_series(
-            source, output, force=force, decoder=decoder, progress=bar.update
-        )
-    if not quiet:
+    label = f"encode {Path(target).name}"
+    try:
+        with (
+            files.open_output(target) as out,
+            console.Bar(label, quiet=options.quiet, size=series.size) as bar,
+        ):
+            report = codec.encode_series_file(series, out, encoder, progress=bar.update)
+    except (ValueError, OSError) as error:
+        name = series.title or series.uid
+        raise click.ClickException(f"{name}: not encoded: {console.error_text(error)}") from error
+    _show_notes(report.notes, options.verbose)
+    if not options.quiet:
+        seconds = time.perf_counter() - start
         console.say(
-            f"{stream} -> {output}: {len(names)} files, {time.perf_counter() - start:.1f} s"
+            f"{series.title or 'series'} -> {target}: {_summary(report)}, {seconds:.1f} s",
         )
+    return not report.damaged
 
 
-def further_stacks(
-    stream: str, output: str, decode_file: Callable[[bytes, str], object], *, force: bool
-) -> None:
-    """The stacks of a series beyond the first, each into a NIfTI file of its own: NAME_2.nii.gz ..."""
-    from mricodec import codec
-
-    if stream == "-" or output == "-":
-        return
-    for number, payload in enumerate(codec.further_stacks(stream), 2):
-        ending = next(ending for ending in NIFTI_NAMES[::-1] if output.lower().endswith(ending))
-        name = f"{output[: -len(ending)]}_{number}{output[-len(ending) :]}"
-        if Path(name).exists() and not force:
-            raise click.UsageError(f"{name} exists; use --force to overwrite it")
-        decode_file(payload, name)
-        console.say(f"{stream} -> {name}: a further stack of the series")
-
-
-def _targets(found: list[Series], output: Path, force: bool) -> list[Path]:
-    """A file for one series, a folder of files for several."""
-    folder = output.is_dir()
-    if len(found) > 1 and not folder:
-        if output.suffix or output.exists():
-            listing = "; ".join(
-                f"{s.title or s.uid or 'others'}: {len(s.instances)} files" for s in found
-            )
-            raise click.UsageError(
-                f"{output}: expected a folder for {len(found)} series, found the name of a file ({listing})"
-            )
-        folder = True
-    if not output.parent.is_dir():
-        raise click.UsageError(f"{output.parent}: no such folder for the output; make it first")
-    if not folder:
-        targets = [output]
-    else:
-        names: dict[str, int] = defaultdict(int)
-        targets = []
-        for series in found:
-            name = re.sub(r"[^A-Za-z0-9.+-]+", "_", series.title).strip("_.")[:80] or "series"
-            names[name] += 1
-            targets.append(
-                output / (f"{name}.mrc" if names[name] == 1 else f"{name}_{names[name]}.mrc")
-            )
-    sources = {
-        os.path.realpath(instance.source.path) for series in found for instance in series.instances
-    }
-    for target in targets:
-        if os.path.realpath(target) in sources:
-            raise click.UsageError(f"{target} is an input too; choose another name")
-        if target.exists() and not force:
-            raise click.UsageError(f"{target} exists; use --force to overwrite it")
-    if folder:
-        output.mkdir(exist_ok=True)
-    return targets
+def _summary(report: SeriesReport) -> str:
+    shapes = " + ".join("x".join(map(str, shape[::-1])) for shape in report.shapes)
+    original, stream = map(console.byte_count, (report.original_bytes, report.stream_bytes))
+    return (
+        f"{report.files} files, {shapes or 'no coded voxels'}, {original} -> {stream}, "
+        f"ratio {report.ratio:.2f}, {report.mode}"
+    )
 
 
 def _show_notes(notes: tuple[tuple[str, str], ...], verbose: bool) -> None:
@@ -194,45 +186,85 @@ def _show_notes(notes: tuple[tuple[str, str], ...], verbose: bool) -> None:
             console.say(f"{name}{more}: {note}")
 
 
+def restore(stream: str, target: str, options: Options) -> None:
+    """The files of a series, into a folder."""
+    from mricodec import codec
+
+    start = time.perf_counter()
+    with (
+        files.naming(stream),
+        files.open_input(stream) as source,
+        console.Bar(f"decode {files.shown_name(stream)}", quiet=options.quiet) as bar,
+    ):
+        decoder = codec.Decoder(device=options.device)
+        names = codec.restore_series(
+            source, target, force=options.force, decoder=decoder, progress=bar.update
+        )
+    if not options.quiet:
+        seconds = time.perf_counter() - start
+        console.say(f"{stream} -> {target}: {len(names)} files, {seconds:.1f} s")
+
+
+def further_stacks(
+    stream: str, output: str, decode_file: Callable[[bytes, str], object], *, force: bool
+) -> None:
+    """The stacks of a series beyond the first, each into a NIfTI file: NAME_2.nii.gz, ..."""
+    from mricodec import codec
+    from mricodec.codec.filenames import NIFTI_ENDINGS, without_ending
+
+    if stream == "-" or output == "-":
+        return
+    for number, payload in enumerate(codec.further_stacks(stream), 2):
+        stem = without_ending(output, NIFTI_ENDINGS)
+        name = f"{stem}_{number}{output[len(stem) :]}"
+        if Path(name).exists() and not force:
+            raise click.UsageError(f"{name} exists; use --force to overwrite it")
+        decode_file(payload, name)
+        console.say(f"{stream} -> {name}: a further stack of the series")
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
 @click.command()
-@click.argument("stream", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The DICOM file.",
-)
-@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
-def wrap(stream: Path, output: Path, force: bool) -> None:
+@click.argument("stream", type=_FILE)
+@click.option("-o", "--output", type=_OUTPUT, help="The DICOM file; default: STREAM's name, .dcm.")
+@console.force_option
+def wrap(stream: Path, output: Path | None, force: bool) -> None:
     """Put STREAM into a DICOM object (Raw Data) that a PACS stores and forwards."""
-    from mricodec.codec.dicom import raw_data as wrapping
+    from mricodec.codec import filenames
+    from mricodec.codec.dicom import raw_data
 
+    if output is None:
+        stem = filenames.without_ending(stream.name, filenames.STREAM_ENDINGS)
+        output = stream.with_name(f"{stem}.dcm")
+    if filenames.ends_with(output, (*filenames.STREAM_ENDINGS, *filenames.NIFTI_ENDINGS)):
+        raise click.UsageError(f"{output}: expected the name of a DICOM file, for example NAME.dcm")
     with files.naming(str(stream)):
-        _write(output, wrapping.wrap(stream.read_bytes()), stream, force)
+        _write(output, raw_data.wrap(stream.read_bytes()), stream, force)
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The stream.",
-)
-@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
-def unwrap(file: Path, output: Path, force: bool) -> None:
+@click.argument("file", type=_FILE)
+@click.option("-o", "--output", type=_OUTPUT, help="The stream; default: FILE's name, .mrc.")
+@console.force_option
+def unwrap(file: Path, output: Path | None, force: bool) -> None:
     """Take the stream out of the DICOM object FILE."""
-    from mricodec.codec.dicom import raw_data as wrapping
+    from mricodec.codec import filenames
+    from mricodec.codec.dicom import raw_data
 
+    if output is None:
+        output = filenames.stream_path(file)
+    files.check_stream_name(str(output))
     with files.naming(str(file)):
-        _write(output, wrapping.unwrap(file.read_bytes()), file, force)
+        _write(output, raw_data.unwrap(file.read_bytes()), file, force)
 
 
 def _write(output: Path, data: bytes, source: Path, force: bool) -> None:
     from mricodec.codec.atomic import replacing
 
-    files.check_output(str(output), str(source), force)
+    inputs = {os.path.realpath(source)}
+    files.check_target(output, inputs, in_folder=False, force=force)
     with replacing(output) as file:
         file.write(data)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, dicom, files
+from . import console, dicom, files, removal
+from .jobs import Job, Options, prepare, run_all
 
 if TYPE_CHECKING:
     from mricodec.codec import Encoder, EncodeReport
@@ -20,9 +23,9 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.option(
     "-o",
     "--output",
-    required=True,
-    type=click.Path(allow_dash=True),
-    help="The stream to write (.mrc); a folder for several DICOM series.",
+    type=files.OUTPUT,
+    help="The stream to write, .mrc or .mric, or NAME/ for a folder of streams; default: beside "
+    "each input, scan.nii.gz -> scan.mrc.",
 )
 @click.option(
     "--quality",
@@ -64,38 +67,86 @@ _POSITIVE = click.FloatRange(0, min_open=True)
     is_flag=True,
     help="Take identities out of the headers (DICOM PS3.15 basic profile).",
 )
+@click.option(
+    "--rm",
+    "remove",
+    is_flag=True,
+    help="With --lossless: remove each input after its stream was decoded and every byte compared.",
+)
 @console.force_option
 @console.coding_options
 def encode(
     paths: tuple[str, ...],
-    output: str,
+    output: str | None,
     no_gzip: bool,
     deidentify: bool,
+    remove: bool,
     force: bool,
     quiet: bool,
     verbose: bool,
     **settings: Any,
 ) -> None:
-    """Compress SCAN (.nii, .nii.gz, .hdr/.img, .mgz), or DICOM series: folders and files."""
+    """Compress scans (.nii, .nii.gz, .hdr/.img, .mgz), or DICOM series: folders and files.
+
+    Every scan gives a stream, and so does every series of the DICOM files.
+    """
     console.exit_at_once()
+    if remove and (deidentify or not settings["lossless"] or "-" in (output, *paths)):
+        raise click.UsageError(
+            "--rm: expected files and --lossless, without --deidentify: "
+            "only what can be restored byte for byte is removed"
+        )
     from mricodec import codec
 
-    is_series = dicom.is_series(paths)
+    options = Options(settings["device"], force, quiet, verbose, remove, unpacked=no_gzip)
+    make_encoder = functools.partial(codec.Encoder, **settings, gzip=not no_gzip)
     remover = codec.Deidentifier() if deidentify else None
-    encoder = codec.Encoder(**settings, gzip=not no_gzip, deidentify=None if is_series else remover)
-    if is_series:
-        dicom.encode(paths, output, encoder, remover, force=force, quiet=quiet, verbose=verbose)
-        return
-    files.check_output(output, paths[0], force)
-    _encode_scan(encoder, paths[0], output, quiet, verbose)
+    encoder = make_encoder(deidentify=remover)
+    scans, dicom_paths = dicom.split(paths)
+    folder = _folder(output, bool(dicom_paths))
+    if output is not None and folder is None:
+        files.check_stream_name(output)
+    jobs = [_scan_job(scan, files.target(scan, output, folder), encoder, options) for scan in scans]
+    complete = True
+    if dicom_paths:
+        series, complete = dicom.find(dicom_paths, output, folder, remover)
+        jobs += [dicom.encode_job(one, make_encoder(), options) for one in series]
+    if output is not None and folder is None and len(jobs) > 1:
+        kind = "inputs" if scans else "series"
+        raise click.UsageError(
+            f"{output}: expected NAME/, a folder, for {len(jobs)} {kind}, found the name of a file "
+            f"({'; '.join(job.name for job in jobs)})"
+        )
+    prepare(jobs, folder, force)
+    if not (run_all(jobs) and complete):
+        raise click.exceptions.Exit(1)
 
 
-def _encode_scan(encoder: Encoder, scan: str, output: str, quiet: bool, verbose: bool) -> None:
+def _folder(output: str | None, has_dicom: bool) -> str | None:
+    """The output if it is a folder; for DICOM, a name without an ending is one too."""
+    if output is None or output == "-":
+        return None
+    is_plain = bool(output) and not Path(output).suffix and not Path(output).exists()
+    return output if files.is_folder(output) or (has_dicom and is_plain) else None
+
+
+def _scan_job(scan: str, target: str, encoder: Encoder, options: Options) -> Job:
+    def run() -> bool:
+        _encode_scan(encoder, scan, target, options)
+        if not options.remove:
+            return True
+        return removal.remove_scan(scan, target, options.device, unpacked=options.unpacked)
+
+    return Job(scan, (scan,), target, run)
+
+
+def _encode_scan(encoder: Encoder, scan: str, target: str, options: Options) -> None:
     start = time.perf_counter()
+    size = files.volume_bytes(scan)
     with (
         files.open_input(scan) as source,
-        files.open_output(output) as out,
-        console.Bar("encode", quiet=quiet) as bar,
+        files.open_output(target) as out,
+        console.Bar(f"encode {files.shown_name(scan)}", quiet=options.quiet, size=size) as bar,
     ):
         report = encoder.encode_file(source, out, progress=bar.update)
     if report.reason is not None:
@@ -104,10 +155,10 @@ def _encode_scan(encoder: Encoder, scan: str, output: str, quiet: bool, verbose:
         console.say(f"{scan}: {report.missed}")
     if report.no_layers is not None:
         console.say(f"{scan}: without layers: {report.no_layers}")
-    if not quiet:
+    if not options.quiet:
         seconds = time.perf_counter() - start
-        console.say(f"{scan} -> {output}: {_summary(report)}, {seconds:.1f} s")
-        if verbose and report.fidelity is not None:
+        console.say(f"{scan} -> {target}: {_summary(report)}, {seconds:.1f} s")
+        if options.verbose and report.fidelity is not None:
             console.say(_distortion(report))
 
 

@@ -189,10 +189,10 @@ def _voxels(path: Path) -> tuple[NDArray[Any], int]:
     from mricodec.codec.dicom.series import series_voxels
     from mricodec.codec.evaluation.rate_distortion import Source
 
-    from .dicom import is_series
+    from .dicom import is_dicom
     from .files import naming
 
-    if is_series((str(path),)):
+    if is_dicom(str(path)):
         (series, *others) = codec.find_series(path)
         if others:
             raise click.UsageError(f"{path}: expected one DICOM series, found {1 + len(others)}")

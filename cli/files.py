@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 # Types of arguments: '-' is stdin or stdout.
 SOURCE = click.Path(exists=True, allow_dash=True)
 INPUT_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+OUTPUT = click.Path(allow_dash=True)
 
 
 @contextlib.contextmanager
@@ -37,6 +40,8 @@ def open_output(name: str) -> Iterator[str | BinaryIO]:
 
     if sys.stdout is None:
         raise click.UsageError("-: expected an open stdout, found it closed")
+    if sys.stdout.isatty():
+        raise click.UsageError("-: expected a pipe or a file, found a terminal; give -o FILE")
     with click.open_file("-", "wb") as file, named_errors("stdout"):
         yield file  # type: ignore[misc]
         file.flush()
@@ -54,26 +59,73 @@ def naming(name: str) -> Iterator[None]:
 
 
 def shown_name(name: str) -> str:
+    """The name of an input in messages."""
     return "stdin" if name == "-" else name
 
 
-def check_output(output: str, source: str, force: bool) -> None:
-    """Refuse an output that is the input, or is there without --force; either may be a pair."""
-    from mricodec.codec.formats.nifti import pair_paths
+def volume_bytes(scan: str) -> int | None:
+    """Bytes of the voxels of a NIfTI scan, by its header; None where it doesn't say."""
+    from mricodec.codec.filenames import NIFTI_ENDINGS, ends_with
+    from mricodec.codec.formats.registry import open_scan
 
-    if output == "-":
-        return
+    if not ends_with(scan, NIFTI_ENDINGS):
+        return None
+    with contextlib.suppress(OSError, ValueError), contextlib.closing(open_scan(scan)) as opened:
+        return math.prod(opened.shape) * opened.dtype.itemsize
+    return None
+
+
+def is_folder(output: str) -> bool:
+    """Whether an output is a folder: there already, or written NAME/."""
+    return output.endswith(("/", os.sep)) or (bool(output) and Path(output).is_dir())
+
+
+def target(source: str, output: str | None, folder: str | None, name: str | None = None) -> str:
+    """Where the stream of an input goes: `name` or a name like the input's in `folder`, if there
+    is one; else `output`; else beside the input."""
+    from mricodec.codec.filenames import stream_path
+
+    if folder is None and (output is not None or source == "-"):
+        return output or "-"
+    if source == "-":
+        raise click.UsageError(f"{folder}: expected the name of a file for what comes from stdin")
+    default = stream_path(Path(source))
+    return str(default if folder is None else Path(folder, name or default.name))
+
+
+def check_stream_name(output: str) -> None:
+    """Refuse to write a stream under the name of something else; devices and pipes pass."""
+    from mricodec.codec.filenames import STREAM_ENDINGS, ends_with
+
+    path = Path(output)
     if not output:
         raise click.UsageError("-o: expected the name of the output, found nothing")
-    path = Path(output)
-    if path.is_dir():
-        raise click.UsageError(f"{path} is a directory, expected the name of a file")
-    if not path.parent.is_dir():
-        raise click.UsageError(f"{path.parent}: no such folder for the output; make it first")
-    inputs = [] if source == "-" else pair_paths(Path(source)) or [Path(source)]
-    inputs = [file for file in inputs if file.exists()]
-    for file in pair_paths(path) or [path]:
-        if file.exists() and any(file.samefile(other) for other in inputs):
+    if output == "-" or ends_with(output, STREAM_ENDINGS) or (path.exists() and not path.is_file()):
+        return
+    raise click.UsageError(
+        f"{output}: expected a name that ends in {' or '.join(STREAM_ENDINGS)} for a stream, "
+        "or NAME/ for a folder"
+    )
+
+
+def check_target(target: Path, inputs: set[str], *, in_folder: bool, force: bool) -> None:
+    """Refuse a target that is an input or, without --force, there already; either may be a pair.
+
+    inputs: real paths; in_folder: the folder is made afterwards.
+    """
+    if target.is_dir():
+        raise click.UsageError(f"{target} is a directory, expected the name of a file")
+    if not in_folder and not target.parent.is_dir():
+        raise click.UsageError(f"{target.parent}: no such folder for the output; make it first")
+    for file in both_files(target):
+        if os.path.realpath(file) in inputs:
             raise click.UsageError(f"{file} is the input too; choose another name")
         if file.is_file() and not force:
             raise click.UsageError(f"{file} exists; use --force to overwrite it")
+
+
+def both_files(path: Path) -> tuple[Path, ...]:
+    """The header and the voxels of a .hdr/.img pair, else the file alone."""
+    from mricodec.codec.formats.nifti import pair_paths
+
+    return pair_paths(path) or (path,)

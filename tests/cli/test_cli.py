@@ -169,8 +169,12 @@ def test_both_files_of_a_pair_are_kept(tmp_path: Path) -> None:
     before = hdr.read_bytes(), img.read_bytes()
     for first, second in ((hdr, img), (img, hdr)):
         assert_one_line(
-            run("encode", first, "-o", second, "--lossless", "-f").stderr, "is the input too"
+            run("encode", first, "-o", second, "--lossless", "-f").stderr, "ends in .mrc or .mric"
         )
+    odd = tmp_path / "odd.mric"
+    odd.write_bytes(single(smooth((3, 8, 8))))
+    for name in (odd, tmp_path / ".." / tmp_path.name / "odd.mric"):
+        assert_one_line(run("encode", odd, "-o", name, "-f").stderr, "is the input too")
     for suffix, other in ((".hdr", ".img"), (".img", ".hdr")):
         mine = (tmp_path / f"mine{suffix}").with_suffix(other)
         mine.write_bytes(b"mine")
@@ -270,12 +274,21 @@ def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
     existing.write_bytes(b"mine")
     cases: list[tuple[list[Any], str]] = [
         (["encode", tmp_path / "none.nii", "-o", tmp_path / "x.mrc"], "none.nii"),
-        (["encode", scan], "output"),
+        (["encode"], "SCAN"),
         (["encode", scan, "-o", existing], "--force"),
         (["encode", scan, "-o", tmp_path / "none" / "x.mrc"], "no such folder"),
-        (["encode", scan, "-o", tmp_path], "directory"),
+        (["encode", scan, "-o", tmp_path], "scan.mrc exists; use --force"),
+        (["encode", scan], "scan.mrc exists; use --force"),
+        (["decode", stream], "scan.nii.gz exists; use --force"),
+        (["encode", scan, "-o", existing.with_suffix("")], "NAME/"),
+        (["encode", scan, scan.with_name("scan.mrc"), "-o", existing, "-f"], "expected DICOM"),
+        (["decode", stream, existing, "-o", tmp_path / "x.nii"], "NAME/"),
+        (["decode", stream, "-o", tmp_path / "x.nii", "--rm", "--preview"], "as a whole"),
+        (["encode", scan, "-o", tmp_path / "x.mrc", "--rm"], "--lossless"),
+        (["encode", scan, "-o", "-", "--rm", "--lossless"], "--rm"),
         (["encode", scan, "-o", ""], "name of the output"),
-        (["encode", scan, "-o", scan, "-f"], "input"),
+        (["encode", scan, "-o", scan, "-f"], "ends in .mrc or .mric"),
+        (["encode", scan, "-o", tmp_path / "none.nii.gz"], "ends in .mrc or .mric"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--quality", "101"], "quality"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--lossless", "--quality", "1"], "lossless"),
         (["encode", scan, "-o", tmp_path / "x.mrc", "--model", "none"], "none"),
@@ -296,6 +309,100 @@ def test_wrong_usage(scan: Path, stream: Path, tmp_path: Path) -> None:
         assert_one_line(result.stderr, part)
     assert existing.read_bytes() == b"mine"
     assert not list(tmp_path.glob("x.*")) and not list(tmp_path.glob("*.part"))
+
+
+def test_no_output_is_beside_the_input(scan: Path, tmp_path: Path) -> None:
+    original = scan.read_bytes()
+    assert run("encode", scan, "--lossless").exit_code == 0
+    assert codec.info(tmp_path / "scan.mrc").mode == "lossless"
+    scan.unlink()
+    assert run("decode", tmp_path / "scan.mrc").exit_code == 0
+    assert scan.read_bytes() == original
+    for name, restored in (
+        ("a.nii.mrc", "a.nii"),
+        ("b.NII.gz.mric", "b.NII.gz"),
+        ("c", "c.nii.gz"),
+        ("p.hdr.mrc", "p.hdr"),
+    ):
+        hdr, _ = write_pair(tmp_path, smooth((3, 8, 8)))
+        codec.encode(hdr if "hdr" in name else scan, lossless=True, out=tmp_path / name)
+        assert run("decode", tmp_path / name).exit_code == 0
+        assert (tmp_path / restored).exists()
+    assert (tmp_path / "p.img").exists()
+    piped = run("encode", "-", "--lossless", data=original)
+    assert piped.stdout_bytes == (tmp_path / "scan.mrc").read_bytes()
+    assert run("decode", "-", data=piped.stdout_bytes).stdout_bytes == gzip.decompress(original)
+
+
+def test_several_inputs(scan: Path, tmp_path: Path) -> None:
+    """Each beside its input, or all into a folder; a bad one doesn't stop the rest."""
+    hdr, img = (
+        file.rename(tmp_path / f"pair{file.suffix}")
+        for file in write_pair(tmp_path, smooth((3, 8, 8)))
+    )
+    (tmp_path / "bad.nii").write_bytes(b"no scan at all")
+    result = run("encode", scan, tmp_path / "bad.nii", hdr, img, "--lossless")
+    assert result.exit_code == 1 and result.stderr.count("Error: ") == 1
+    assert "bad.nii" in result.stderr and result.stderr.count(" -> ") == 4
+    assert sorted(path.name for path in tmp_path.glob("*.mrc")) == [f"{hdr.stem}.mrc", "scan.mrc"]
+    out = tmp_path / "out"
+    result = run("encode", scan, hdr, "-o", f"{out}/", "--lossless")
+    assert result.exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == [f"{hdr.stem}.mrc", "scan.mrc"]
+    back = tmp_path / "back"
+    assert run("decode", *out.iterdir(), "-o", f"{back}/").exit_code == 0
+    assert (back / "scan.nii.gz").read_bytes() == scan.read_bytes()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "scan.nii").write_bytes(gzip.decompress(scan.read_bytes()))
+    both = run("encode", scan, tmp_path / "sub" / "scan.nii", "-o", f"{tmp_path / 'more'}/")
+    assert both.exit_code == 2 and not (tmp_path / "more").exists()
+    assert_one_line(both.stderr, "both give")
+
+
+def test_rm_only_after_every_byte_was_compared(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, stream = scan.read_bytes(), tmp_path / "scan.mrc"
+    assert run("encode", scan, "--lossless", "--rm").exit_code == 0 and not scan.exists()
+    assert run("decode", stream, "--rm").exit_code == 0 and not stream.exists()
+    assert scan.read_bytes() == original
+    hdr, img = write_pair(tmp_path, smooth((3, 8, 8)))
+    assert run("encode", hdr, "--lossless", "--rm").exit_code == 0
+    assert not hdr.exists() and not img.exists()
+    stream.unlink()
+
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31, memLevel=1)  # No recipe gives these bytes.
+    foreign = packer.compress(gzip.decompress(original)) + packer.flush()
+    scan.write_bytes(foreign)
+    kept = run("encode", scan, "--lossless", "--rm")
+    assert kept.exit_code == 1 and "kept" in kept.stderr and scan.read_bytes() == foreign
+    assert run("encode", scan, "--lossless", "--rm", "--no-gzip", "-f").exit_code == 0
+    assert not scan.exists()
+
+    assert run("decode", stream).exit_code == 0
+    lossy = codec.encode(scan, out=tmp_path / "lossy.mrc")
+    assert lossy is None
+    result = run("decode", tmp_path / "lossy.mrc", "--rm")
+    assert result.exit_code == 2 and (tmp_path / "lossy.mrc").exists()
+
+    def other(self: codec.Decoder, source: Any, destination: Any, **options: Any) -> None:
+        Path(destination).write_bytes(b"other voxels")
+
+    stream.unlink()
+    with monkeypatch.context() as context:
+        context.setattr(codec.Decoder, "decode_file", other)
+        result = run("encode", scan, "--lossless", "--rm")
+    assert result.exit_code == 1 and "kept" in result.stderr and scan.exists()
+    assert not list(tmp_path.glob(".mricodec*"))
+
+
+def test_mric_is_read_as_mrc_is(scan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scan.mric"
+    assert run("encode", scan, "-o", out, "--lossless").exit_code == 0
+    assert run("verify", "--deep", out).exit_code == 0 and run("info", out).exit_code == 0
+    assert "largest error 0" in run("compare", scan, out).stdout
+    assert run("decode", out, "-o", tmp_path / "back.nii.gz").exit_code == 0
+    assert (tmp_path / "back.nii.gz").read_bytes() == scan.read_bytes()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

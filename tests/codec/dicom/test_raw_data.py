@@ -85,5 +85,5 @@ def test_command_line(stream: bytes, tmp_path: Path) -> None:
     assert run("wrap", tmp_path / "s.mrc", "-o", tmp_path / "s.dcm") == 2
     assert run("unwrap", tmp_path / "s.dcm", "-o", tmp_path / "again.mrc") == 0
     assert (tmp_path / "again.mrc").read_bytes() == stream
-    assert run("unwrap", tmp_path / "s.mrc", "-o", tmp_path / "x") == 1
+    assert run("unwrap", tmp_path / "s.mrc", "-o", tmp_path / "x.mrc") == 1
     assert not (tmp_path / "x").exists()
