@@ -29,16 +29,16 @@ from mricodec.codec.evaluation.rate_distortion import Point
 from mricodec.models import loader, zoo
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.codec_base import Params
-from mricodec.models.lossy.coding_order import Step
+from mricodec.models.lossy.coding_order import CodingStep
 from mricodec.models.lossy.context_model import ContextCodec
 
 
 class SlicesAlone(ContextCodec):
-    """No plane leans on another."""
+    """Low bands without references."""
 
-    def order(self, groups: int) -> list[Step]:
+    def order(self, groups: int) -> list[CodingStep]:
         none = (-1,) * groups
-        return [Step(tuple(range(groups)), none, none)]
+        return [CodingStep(tuple(range(groups)), none, none)]
 
 
 class WithinSlices(ContextLossy):

@@ -34,20 +34,24 @@ def peak_memory() -> float:
 def timed_parts() -> dict[str, float]:
     """From now on the seconds of the processor in each part of the default model; none of the functions calls another."""
     from mricodec.models.lossy import lapped_transform as transform
-    from mricodec.models.lossy import rdo
-    from mricodec.models.lossy import sign_hiding as hiding
-    from mricodec.models.lossy.context_model import ContextCodec, ContextPass, PlaneNet
+    from mricodec.models.lossy import pass_symbols, rdo, sign_hiding
+    from mricodec.models.lossy.band_networks import BandNet, ContextPass
+    from mricodec.models.lossy.context_model import ContextCodec
 
     parts: dict[str, list[tuple[Any, str]]] = {
-        "network": [(ContextCodec, "source"), (PlaneNet, "base"), (ContextPass, "forward")],
-        "hiding of signs": [(hiding.SignGroups, "of"), (hiding, "hide"), (hiding, "hidden")],
+        "network": [(ContextCodec, "reference"), (BandNet, "base"), (ContextPass, "forward")],
+        "hiding of signs": [
+            (sign_hiding.SignGroups, "of"),
+            (pass_symbols, "hide_signs"),
+            (pass_symbols, "hidden_signs"),
+        ],
         "entropy coding": [(EntropyEncoder, "code"), (EntropyDecoder, "code")],
         "transform": [
             (transform, f"{way}{axis}")
             for way in ("analysis", "synthesis")
             for axis in ("", "_across")
         ],
-        "aiming at errors": [(rdo._Targets, way) for way in ("of", "coded")],
+        "error compensation": [(rdo.ErrorCompensation, name) for name in ("targets", "update")],
     }
     spent = dict.fromkeys(parts, 0.0)
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from mricodec.bitstream.symbols import ProbabilityTables
 from mricodec.models.lossy import entropy_models as entropy
+from mricodec.models.lossy.band_networks import GATE
 from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.codec_base import SIGNS
-from mricodec.models.lossy.context_model import GATE, ContextCodec
+from mricodec.models.lossy.context_model import ContextCodec
 from mricodec.models.lossy.layers import UNSIGNED, IntegerConv2d
 from mricodec.models.lossy.slice_coder import SliceCoder
 from mricodec.models.lossy.transform_codec import TransformLossy

@@ -1,7 +1,8 @@
 """Which arithmetic of this machine computes integer convolutions exactly.
 
-Each is compared, for every kernel shape of the model, with float64 sums (exact below 2**53) on random integers of full range;
-one that differs in one bit is not used (TF32, Winograd and FFT convolutions may).
+Each candidate is compared, for every kernel shape of the model, with float64 sums (exact below
+2**53) on random integers of full range; one that differs in one bit is not used (TF32, Winograd and
+FFT convolutions may differ).
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .context_model import PlaneNet
+from .band_networks import BandNet
 from .layers import SIGNED, UNSIGNED, IntegerConv2d, convolve
 
+# The types of sums that are tried, the fastest first.
 CANDIDATES = (torch.float32, torch.float64)
+# Outputs, inputs and kernel size of a convolution.
 Shape = tuple[int, int, int]
 
 
 def integer_sums(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The sums of a convolution as float64 integers: unfold and one product."""
+    """The sums of a convolution as float64 integers: im2col and one product."""
     n, _, h, w = x.shape
     columns = F.unfold(x.double(), weight.shape[-1], padding=weight.shape[-1] // 2)
     return (weight.double().flatten(1) @ columns + bias.double()[:, None]).reshape(n, -1, h, w)
@@ -44,7 +47,7 @@ def _probe(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=32)
 def exact_dtype(shapes: tuple[Shape, ...], device: str) -> torch.dtype:
-    """The smallest dtype that is exact for convolutions of these kernel shapes. RuntimeError if none is."""
+    """The smallest dtype that is exact for these kernel shapes; RuntimeError if none is."""
     probes = [
         (*probe, integer_sums(*probe)) for probe in (_probe(shape, device) for shape in shapes)
     ]
@@ -58,7 +61,7 @@ def exact_dtype(shapes: tuple[Shape, ...], device: str) -> torch.dtype:
 
 
 def choose_backend(model: nn.Module, device: str) -> torch.dtype:
-    """Set an exact arithmetic for the integer convolutions of `model`; RuntimeError if nothing here is exact."""
+    """Set an exact arithmetic for the integer convolutions of `model`; RuntimeError if none is."""
     layers = [layer for layer in model.modules() if isinstance(layer, IntegerConv2d)]
     shapes = {
         (layer.weight.shape[0], layer.weight.shape[1], layer.weight.shape[2]) for layer in layers
@@ -66,8 +69,8 @@ def choose_backend(model: nn.Module, device: str) -> torch.dtype:
     shapes |= {
         shape
         for module in model.modules()
-        if isinstance(module, PlaneNet)
-        for shape in module.part_shapes()
+        if isinstance(module, BandNet)
+        for shape in module.kernel_shapes()
     }
     dtype = exact_dtype(tuple(sorted(shapes)), device)
     set_backend(model, dtype)
@@ -75,6 +78,7 @@ def choose_backend(model: nn.Module, device: str) -> torch.dtype:
 
 
 def set_backend(model: nn.Module, dtype: torch.dtype) -> None:
+    """Set the type of the sums of all integer convolutions of `model`."""
     for layer in model.modules():
         if isinstance(layer, IntegerConv2d):
             layer.compute_in(dtype)

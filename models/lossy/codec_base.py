@@ -1,4 +1,4 @@
-"""What every lossy model is given: the quantiser's step as an integer, samples as tensors."""
+"""What all lossy models share: the parameters of a volume, the integer step, padding."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-SIGNS = "sign"  # table set
-
-STEP_BITS = 16  # the step is an integer number of 2**-16 codes
+# The table set of signs.
+SIGNS = "sign"
+# Fraction bits of the integer step, which is a number of 2**-16 codes.
+STEP_BITS = 16
+# Least and largest step, in codes.
 STEP_RANGE = (2.0**-12, 2.0**20)
-FINEST = 2.0**-15  # of the largest code: the finest step that the integer arithmetic has room for
+# The finest step as a share of the largest code, for which the integer arithmetic has room.
+MIN_STEP_OF_PEAK = 2.0**-15
+# Largest magnitude of a symbol.
 SYMBOL_MAX = 1 << 19
 
 
 class Params(Protocol):
-    """What a volume tells its model."""
+    """Parameters of a volume: the quantisation step and the largest code."""
 
     @property
     def step(self) -> float: ...
@@ -29,7 +33,7 @@ class Params(Protocol):
 
 def integer_step(params: Params) -> int:
     """The step in 2**-16 codes. ValueError if it is out of range."""
-    step = max(float(np.float32(params.step)), FINEST * params.peak)
+    step = max(float(np.float32(params.step)), MIN_STEP_OF_PEAK * params.peak)
     if not STEP_RANGE[0] <= step <= STEP_RANGE[1]:
         raise ValueError(
             f"step: expected {STEP_RANGE[0]:g} to {STEP_RANGE[1]:g} codes, found {step:g}"
@@ -38,7 +42,9 @@ def integer_step(params: Params) -> int:
 
 
 def padded(x: NDArray[np.int32]) -> Tensor:
-    """[K, H, W] -> float32, sides up to multiples of 8, the border repeated."""
+    """x [K, H, W] -> float32, sides extended to multiples of 8 by repeating the border."""
     h, w = x.shape[1:]
-    whole = torch.from_numpy(x.astype(np.float32))
-    return whole if h % 8 == w % 8 == 0 else F.pad(whole, (0, -w % 8, 0, -h % 8), mode="replicate")
+    samples = torch.from_numpy(x.astype(np.float32))
+    if h % 8 == w % 8 == 0:
+        return samples
+    return F.pad(samples, (0, -w % 8, 0, -h % 8), mode="replicate")

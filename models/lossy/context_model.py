@@ -1,40 +1,47 @@
-"""The default lossy model: lapped transform across and within slices, context of planes, four passes.
+"""The default lossy model: a lapped transform and a context model of its frequency bands.
 
-After Minnen, Balle & Toderici 2018 (mean and scale from context) and Li et al. 2023 (DCVC-DC: four parallel passes over
-channel group x 2 x 2 parity). What video codecs take from motion and B-frames comes here from a transform across 1, 2, 4 or
-8 slices, chosen for every slab by the encoder, and from the planes that are known.
+After Minnen, Balle & Toderici 2018 (arXiv:1809.02736: mean and scale from context) and Li et al.
+2023 (DCVC-DC, arXiv:2302.14402: four passes over channel groups and 2 x 2 parities). What video
+codecs take from motion compensation and B pictures comes here from a transform across 1, 2, 4 or 8
+slices, which the encoder chooses for every slab, and from bands that are coded already.
 
-    x [K, H, W] --transform, / step--> y [K', 64, H/8, W/8]: `depth` frequency planes f of every group g of slices
-    planes f = 0 in the order of `steps`, between the coded groups a < g < b:               net `low`
-        context: y_hat of planes (a, 0) and (b, 0)
-    planes f = 1 .. depth - 1, all groups side by side:                                    net `detail`
-        context: y_hat of planes (g, f - 1), (g, f - 2) and (g, 0)
-    every plane in passes p = 0..3, 1/8, 1/8, 1/4 and 1/2 of it:
-        mu, scale index = net_p(context, y_hat of this plane known so far)
+    x [K, H, W] --transform, / step--> y [K', 64, h, w], h = H/8, w = W/8:
+                                       `depth` frequency bands f of every group of slices
+    low bands f = 0, group by group in the order of `coding_steps`:             BandNet `low`
+        references: y_hat of the low bands of a coded group on either side, a and b
+    detail bands f = 1 .. depth - 1, of all groups side by side:                BandNet `detail`
+        references: y_hat of the bands f - 1, f - 2 and 0 of the group
+    every band in passes p = 0 .. 3, with 1/8, 1/8, 1/4 and 1/2 of its coefficients:
+        mu, scale index = net.passes[p](base of the references, y_hat of this band so far)
         q = round(y - mu), coded with the table of the scale index;  y_hat = q + mu
-    x_hat = step * synthesis(y_hat)
+    y_hat --* step, synthesis--> x_hat [K, H, W]
 
-Everything from q to x_hat is integer arithmetic (layers.py); y_hat, mu and x_hat are integers in 1/16 of the step. All
-statistics are in units of the step, so one model serves every rate and bit depth; the networks are told how many steps
-the range of the volume has. The latent has one value per sample and the transform is orthonormal: rates never saturate.
-There is no hyperprior: the first pass and the planes before say what it would, for nothing. And no filter after the
-synthesis: mu is what the context expects of a coefficient that is not sent, and a network of two residual blocks of 64
-channels on slices t-1, t, t+1, trained on what is left, gained 0.02 dB.
+Everything from q to x_hat is integer arithmetic (layers.py); y_hat, mu and x_hat are integers in
+1/16 of the step. All statistics are in units of the step, so one model serves every rate and bit
+depth; the networks know how many steps the range of the volume has (`rate_class`). The latent has
+one value per sample and the transform is nearly orthonormal: rates never saturate. There is no
+hyperprior z: the first pass and the coded bands give the same information without side
+information. Nor is there a filter after the synthesis: mu is the expectation of a coefficient that
+is not sent, and a network of two residual blocks of 64 channels on slices t-1, t, t+1, trained on
+the remaining error, gained 0.02 dB.
 
-The scale index is the network's output plus weights times log-energies, each of the same coefficient or its neighbours:
-of the planes around (3 x 3 blocks; for details 3 groups), of the known neighbouring blocks, and of the known neighbouring
-frequencies of the block. The mean of a block (coefficient 0) counts by what it differs from its neighbours or prediction.
+The scale index is the network's output plus a weighted sum of log-energies, each of the same
+coefficient or its neighbours: of the references (3 x 3 blocks; for detail bands 3 groups), of the
+known neighbouring blocks, and of the known neighbouring frequencies of the block. The DC of a block
+counts by its difference from its neighbours or prediction.
 
-In planes f = 0, mu = net + gate * (mean of y_hat_a and y_hat_b at the same place), gates in 1/64 chosen by the network:
-exact prediction of large values by small integers. The mean of a block has two more predictors: the mean of its known
-neighbours, and the same plus what planes a and b say of the difference.
+In low bands, mu = net + gate * (mean of y_hat_a and y_hat_b at the same position), with gates in
+1/64 from the network: an exact prediction of large values by small integers. The DC has two more
+predictors: the mean of its known neighbours, and the same plus the difference between the DC and
+that mean in the references.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,68 +49,74 @@ from torch import Tensor, nn
 
 from . import entropy_models as entropy
 from . import lapped_transform as transform
+from .band_networks import GATE, RATES, BandKind, BandNet
 from .coding_order import (
     CHANNELS,
     PARITIES,
     PASSES,
+    REFERENCE_CLASSES,
+    CodingStep,
     Layout,
-    Step,
-    _smooth,
-    _spectra,
-    coded_channels,
-    column_inputs,
-    columns,
-    grown,
-    joined,
-    steps,
+    append_pass,
+    binomial_sum,
+    coding_steps,
+    frequency_kernels,
+    join_parities,
 )
 from .layers import (
     COMPAND_SIZE,
-    SIGNED,
-    IntegerBottleneck,
-    IntegerConv2d,
-    IntegerResidual,
     clamped,
     compand,
     compand_table,
-    floor_through,
-    level_of,
-    level_table,
-    relu8,
-    round_through,
+    floor_ste,
+    log_energy,
+    log_energy_table,
+    round_ste,
     rounded_once,
-    through,
 )
-from .rdo import RDO_LAMBDA, hiding_weights, rdo_quantise
+from .rdo import hiding_weights, rdo_quantise
 
-TOGETHER = 8192  # blocks that are worked on at once: more gain nothing, and take memory
-PLACES = 5  # of a plane among its neighbours, see `Step.places`; each depth has its own
-DEPTHS = transform.DEPTHS
-DETAILS = {2: 0, 4: 1, 8: 4}  # first detail class of a depth: 1, 3 and 7 of them
-RATES = 16  # octaves of the range in steps
-GATE = 64  # one unit of a gate or an energy's weight is 1/64
+# Blocks that are worked on at once in inference: more gain no speed, and take memory.
+MAX_BLOCKS = 8192
+# Class of the first detail band by depth; there are depth - 1 classes for each.
+FIRST_DETAIL_CLASS = {2: 0, 4: 1, 8: 4}
+# Largest magnitude of a gate, in 1 / GATE.
 GATE_MAX = 127
-LINEAR_MAX = float((1 << 17) - 1)  # times GATE_MAX: exact in float32
+# Largest magnitude of a value that a gate multiplies: products are exact in float32.
+LINEAR_MAX = float((1 << 17) - 1)
+# Largest magnitude of mu, in 1/16 of a step.
 MU_MAX = float(1 << 22)
+# Largest magnitude of y_hat, in 1/16 of a step.
 Y_MAX = float(1 << 23)
-INDEX_ORIGIN = 35  # scale index where the network's output is 0: sigma of one step
+# Scale index where the network's output and the energies are 0: sigma of one step.
+INDEX_ORIGIN = 35
 INDEX_MAX = 207
-INDEX_SKIP = 6  # lower indices (sigma below 0.08) are not coded
+# Symbols of lower scale indices (sigma below 0.08) are 0 and not coded.
+INDEX_SKIP = 6
+
+LOW_BANDS = BandKind(
+    (3, 3), energies=1, classes=REFERENCE_CLASSES * len(transform.DEPTHS), gates=True
+)
+DETAIL_BANDS = BandKind(
+    (3, 1, 3), energies=2, classes=sum(depth - 1 for depth in FIRST_DETAIL_CLASS), gates=False
+)
+
+# Codes the symbols of a pass: pass, means and scale indices [N, n] of each piece -> q of each.
+PassCoder = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+# The `PassCoder` of bands, which are numbered group by group.
+BandCoder = Callable[[Sequence[int]], PassCoder]
 
 
-Code = Callable[
-    [int, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]
-]  # pass, of parts mu and index [N, n] -> q
-Coder = Callable[[Sequence[int]], Code]  # of planes
-
-
-def _picked(x: Tensor, where: Tensor) -> Tensor:
-    """x [N, ...] at flat positions -> [N, n]."""
+def select(x: Tensor, where: Tensor) -> Tensor:
+    """x [N, ...] at flat positions [n] -> [N, n]."""
     return x.reshape(len(x), -1).index_select(1, where)
 
 
-def _neighbours(x: Tensor, diagonal: bool) -> Tensor:
-    """Mean of the 4 diagonal or edge neighbours of x [N, 1, h, w], reflected at the border: floor((sum + 2) / 4)."""
+def _neighbour_mean(x: Tensor, diagonal: bool) -> Tensor:
+    """floor((sum + 2) / 4) of the 4 diagonal or edge neighbours of x [N, 1, h, w].
+
+    Reflected at the border.
+    """
     mode = [("reflect" if n > 1 else "replicate") for n in x.shape[-2:]]
     p = F.pad(F.pad(x, (1, 1, 0, 0), mode=mode[1]), (0, 0, 1, 1), mode=mode[0])
     if diagonal:
@@ -113,170 +126,88 @@ def _neighbours(x: Tensor, diagonal: bool) -> Tensor:
     return torch.floor((total + 2) / 4)
 
 
-def _box(x: Tensor) -> Tensor:
+def _box_mean(x: Tensor) -> Tensor:
     """floor((sum over 3 x 3 + 4) / 9) of x [N, C, h, w], replicated at the border."""
     p = F.pad(x, (1, 1, 1, 1), mode="replicate")
     rows = p[..., :-2, :] + p[..., 1:-1, :] + p[..., 2:, :]
     return torch.floor((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4) / 9)
 
 
-def pieces(planes: int, blocks: int) -> list[slice]:
-    """Of planes of so many blocks, those that are worked on together; in training all of them."""
-    size = planes if torch.is_grad_enabled() else TOGETHER // blocks
-    return [slice(start, start + max(1, size)) for start in range(0, planes, max(1, size))]
+def bands_at_once(blocks: int) -> int:
+    """How many bands of so many blocks are worked on at once in inference."""
+    return max(1, MAX_BLOCKS // blocks)
 
 
-class ContextPass(nn.Module):
-    """One pass: the context and what is known of y_hat -> of `outputs` numbers a block those that it codes."""
-
-    def __init__(
-        self, width: int, outputs: int, energies: int, places: int, *, first: bool, base: bool
-    ) -> None:
-        super().__init__()
-        self.base = IntegerConv2d(width, width, 1) if base else None
-        self.known = None if first else IntegerConv2d(CHANNELS, width)
-        self.middle = IntegerConv2d(width, width, 1)
-        self.head = IntegerConv2d(width, outputs, 1, gain=0.3)
-        count = energies if first else energies + 2
-        self.energies = nn.Parameter(torch.full((places, count, CHANNELS), 0.75 / count))
-
-    def energy_weights(self) -> Tensor:
-        """[places, energies, 64] integers, in 1/64."""
-        return round_through((self.energies * GATE).clamp(-SIGNED, SIGNED))
-
-    def forward(
-        self, base: Sequence[Tensor], known: Tensor | None, p: int, outputs: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """By parity, base: features of the blocks [n, width], outputs: which are wanted, -> [n, outputs]; known: see `columns`.
-
-        Only what is known is multiplied, and only what is coded is computed.
-        """
-        around = [None] * len(base) if known is None else columns(known)
-        out = []
-        for parity, (features, near, wanted) in enumerate(zip(base, around, outputs, strict=True)):
-            h = features.clone() if near is None or self.base is not None else features
-            if self.base is not None:
-                h = self.base.of_rows(relu8(h))
-            if self.known is not None and near is not None:
-                h = self.known.of_rows(
-                    near, self.known.part(parity, column_inputs(p, parity))
-                ).add_(h)
-            h = relu8(self.middle.of_rows(relu8(h)))
-            out.append(self.head.of_rows(h, self.head.part(parity, outputs=wanted)))
-        return out
+def _pieces(bands: int, blocks: int) -> list[slice]:
+    """Parts of the bands that are worked on at once; in training all of them."""
+    size = max(1, bands) if torch.is_grad_enabled() else bands_at_once(blocks)
+    return [slice(start, start + size) for start in range(0, bands, size)]
 
 
-class PlaneNet(nn.Module):
-    """Context of a plane from known planes, `kernels` of each's convolution, and the passes that code it.
+def rate_class(step: int, peak: int) -> int:
+    """Octaves of the range in steps: the bit length of floor(peak / step), at most 15.
 
-    `gates`: predict values from the mean of the sources (planes f = 0). `wide`: see `ContextCodec`.
+    peak in codes, step in 2**-16 codes.
     """
-
-    def __init__(
-        self,
-        width: int,
-        kernels: tuple[int, ...],
-        energies: int,
-        places: int,
-        *,
-        gates: bool,
-        wide: bool,
-        base: bool,
-    ) -> None:
-        super().__init__()
-        self.gates = gates
-        outputs = 3 * CHANNELS + 2 if gates else 2 * CHANNELS
-        self.sources = nn.ModuleList(
-            [IntegerConv2d(CHANNELS, width, 3 if wide else kernel) for kernel in kernels]
-        )
-        self.place = nn.Parameter(torch.zeros(places, width))
-        self.rate = nn.Parameter(torch.zeros(RATES, width))
-        self.mix = nn.ModuleList(
-            [(IntegerResidual if wide else IntegerBottleneck)(width) for _ in range(2)]
-        )
-        self.passes: Sequence[ContextPass] = nn.ModuleList(  # type: ignore[assignment]
-            [
-                ContextPass(width, outputs, energies, places, first=p == 0, base=base)
-                for p in range(PASSES)
-            ]
-        )
-        if gates:
-            with torch.no_grad():
-                for each in self.passes:
-                    each.head.bias[-1] = GATE
-
-    def base(self, says: Sequence[Tensor], place: Tensor, rate: Tensor) -> list[Tensor]:
-        """What the sources say [N, h, w, width], classes and rates int64 [N] -> features of the blocks by parity."""
-        total = (round_through(self.place)[place] + round_through(self.rate)[rate])[:, None, None]
-        total = total + says[0]
-        for part in says[1:]:
-            total += part
-        total = relu8(total.permute(0, 3, 1, 2))
-        for block in self.mix:
-            total = block(total)
-        total = total.permute(0, 2, 3, 1)
-        return [total[:, r::2, c::2].flatten(0, 2) for r, c in PARITIES]
-
-    def outputs(self, p: int) -> list[Tensor]:
-        """Which outputs pass p uses, by parity: means, scales and gates, and the two more gates of block means."""
-        kinds = CHANNELS * torch.arange(3 if self.gates else 2)[:, None]
-        wanted = [(kinds + channels).flatten() for channels in coded_channels(p)]
-        if self.gates:
-            wanted[p] = torch.cat([wanted[p], 3 * CHANNELS + torch.arange(2)])
-        return wanted
-
-    def part_shapes(self) -> Iterator[tuple[int, int, int]]:
-        """Outputs, inputs and kernel of the parts of convolutions that the passes use."""
-        for p, each in enumerate(self.passes):
-            if each.known is not None:
-                yield each.known.weight.shape[0], len(column_inputs(p, 0)), 1
-            for wanted in self.outputs(p):
-                yield len(wanted), each.head.weight.shape[1], 1
-
-
-@dataclass
-class Planes:
-    """N planes that are being coded, some of those of a step, and what is known of them so far."""
-
-    base: Sequence[Tensor]  # features of the blocks of each parity [n, width]
-    place: Tensor  # int64 [N], or [1] if it is the same of all
-    y_1: Tensor | None  # [N, h, w, 64]: the planes a and b, or their mean; None for details
-    energies: list[Tensor]  # log-energies [N, h, w, 64]
-    y_hat: Tensor  # [N, h, w, 64], 0 where it is not known
-    magnitude: Tensor  # the same of what was sent
-    known: Tensor | None = None  # see `columns`
-
-    def coded(self, p: int, q: Tensor, mu: Tensor, layout: Layout, lut: Tensor) -> None:
-        """What came of pass p: q and mu [N, n]."""
-        n, h, w, _ = self.y_hat.shape
-        level, block = layout.level[p], layout.block[p]
-        new = (16 * q + mu.detach()).clamp_(-Y_MAX, Y_MAX)
-        where = layout.where[p].expand(n, -1)
-        self.y_hat.view(n, -1).scatter_(1, where, new)
-        if p == PASSES - 1:
-            return
-        if self.y_1 is not None:
-            new[:, level] -= _picked(self.y_1[..., 0], block)
-        size = new.abs()
-        size[:, level] = (16 * q[:, level]).abs()
-        self.magnitude.view(n, -1).scatter_(1, where, size.clamp_(max=COMPAND_SIZE - 1))
-        self.known = grown(self.known, compand(new, lut), h, w)
+    return min(((peak << 16) // step).bit_length(), RATES - 1)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A known plane as context of others."""
+class Reference:
+    """Coded bands as context of others."""
 
-    y: Tensor  # [N, h, w, 64]
-    energy: Tensor  # sum of magnitudes around every coefficient [N, h, w, 64]; its logarithm for planes f = 0
-    says: list[
-        Sequence[Tensor]
-    ]  # what each of a net's sources makes of it, [.., h, w, width] of `pieces`
+    y: Tensor  # [N, h, w, 64], y_hat.
+    energy: Tensor  # [N, h, w, 64], `ContextCodec.energy`; its logarithm for low bands.
+    # Per convolution of the net that uses them: its features, [.., h, w, width] of each piece.
+    features: list[Sequence[Tensor]]
+
+
+class ReferencePair(NamedTuple):
+    """The references of a low band: those of the groups before and after it, zeros for none."""
+
+    before: Reference
+    after: Reference
+    both: bool  # Whether there is a group after it.
+
+
+@dataclass
+class BandState:
+    """N bands that are being coded, a piece of those of a step, and what is known of them."""
+
+    base: Sequence[Tensor]  # By parity: features of the references [blocks, width].
+    classes: Tensor  # int64 [N], or [1] if all have the same.
+    mean_reference: Tensor | None  # [N, h, w, 64]; None for detail bands.
+    energies: list[Tensor]  # Log-energies of the references, [N, h, w, 64] each.
+    y_hat: Tensor  # [N, h, w, 64], 0 where it is unknown.
+    magnitude: Tensor  # [N, h, w, 64]: abs(y_hat), of DC what was sent.
+    known: Tensor | None = None  # Companded y_hat as `context_columns` takes it.
+
+    def update(self, p: int, q: Tensor, mu: Tensor, layout: Layout, lut: Tensor) -> None:
+        """Take note of the symbols q and means mu [N, n] of pass p."""
+        n, h, w, _ = self.y_hat.shape
+        dc, dc_block = layout.dc[p], layout.dc_block[p]
+        coded = (16 * q + mu.detach()).clamp_(-Y_MAX, Y_MAX)
+        where = layout.where[p].expand(n, -1)
+        self.y_hat.view(n, -1).scatter_(1, where, coded)
+        if p == PASSES - 1:
+            return
+        if self.mean_reference is not None:
+            coded[:, dc] -= select(self.mean_reference[..., 0], dc_block)
+        magnitude = coded.abs()
+        magnitude[:, dc] = (16 * q[:, dc]).abs()
+        self.magnitude.view(n, -1).scatter_(1, where, magnitude.clamp_(max=COMPAND_SIZE - 1))
+        self.known = append_pass(self.known, compand(coded, lut), h, w)
 
 
 class ContextCodec(nn.Module):
-    """See the module. `width`: channels of the networks. Early stages of training have more: `base`, another layer in every
-    pass, and `wide`, residual blocks of two whole convolutions."""
+    """The networks of the default model and the order in which they code bands.
+
+        y [S, K', h, w, 64] --`run`: low bands, detail bands, 4 passes each--> q, y_hat (same shape)
+
+    The module's docstring has the papers and the data flow. `width`: channels of the networks.
+    Early stages of training have larger networks: `base`, another layer in every pass, and `wide`,
+    residual blocks of two whole convolutions.
+    """
 
     lut: Tensor
     levels: Tensor
@@ -284,303 +215,242 @@ class ContextCodec(nn.Module):
 
     def __init__(self, width: int = 96, *, base: bool = False, wide: bool = False) -> None:
         super().__init__()
-        self.low = PlaneNet(
-            width, (3, 3), 1, PLACES * len(DEPTHS), gates=True, wide=wide, base=base
-        )
-        places = sum(depth - 1 for depth in DETAILS)
-        self.detail = PlaneNet(width, (3, 1, 3), 2, places, gates=False, wide=wide, base=base)
+        self.low = BandNet(width, LOW_BANDS, wide=wide, base=base)
+        self.detail = BandNet(width, DETAIL_BANDS, wide=wide, base=base)
         self.register_buffer("lut", compand_table(), persistent=False)
-        self.register_buffer("levels", level_table(), persistent=False)
+        self.register_buffer("levels", log_energy_table(), persistent=False)
         self.register_buffer("hiding", hiding_weights(), persistent=False)
 
-    # -- what encoder, decoder and training share ----------------------------------------------------------------
+    # -- references ------------------------------------------------------------------------------
 
-    def level(self, y: Tensor) -> Tensor:
-        """y [N, h, w, 64] with block means relative to their 3 x 3 neighbourhood."""
-        levelled = y.clone()
-        levelled[..., 0] -= _box(y[..., 0][:, None])[:, 0]
-        return levelled
+    def dc_removed(self, y: Tensor) -> Tensor:
+        """y [N, h, w, 64] with DC coefficients relative to the mean of their 3 x 3 blocks."""
+        relative = y.clone()
+        relative[..., 0] -= _box_mean(y[..., 0][:, None])[:, 0]
+        return relative
 
-    def compress(self, levelled: Tensor) -> Tensor:
-        """[N, h, w, 64] in 1/16 step -> companded [N, 64, h, w]."""
-        return compand(levelled, self.lut).permute(0, 3, 1, 2)
+    def energy(self, y: Tensor) -> Tensor:
+        """Sum of magnitudes around every coefficient, [N, h, w, 64].
 
-    def energy(self, levelled: Tensor) -> Tensor:
-        """Sum of magnitudes around every coefficient [N, h, w, 64]: 3 x 3 blocks, weights 4, 2, 1, zeros beyond the border."""
-        return _smooth(levelled.abs().clamp_(max=COMPAND_SIZE - 1))
+        Over 3 x 3 blocks with weights 4, 2 and 1, zeros beyond the border.
+        """
+        return binomial_sum(y.abs().clamp_(max=COMPAND_SIZE - 1))
 
-    def source(self, y: Tensor, layers: Sequence[nn.Module], *, levelled: bool) -> Source:
-        """Of planes y [N, h, w, 64]; levelled: of those whose block means are large."""
-        energies, says = [], []
-        for part in pieces(len(y), math.prod(y.shape[1:3])):
-            values = self.level(y[part]) if levelled else y[part]
+    def reference(self, y: Tensor, convolutions: Sequence[nn.Module], *, low: bool) -> Reference:
+        """Bands y [N, h, w, 64] as context; low: low bands, whose DC coefficients are large."""
+        energies, features = [], []
+        for piece in _pieces(len(y), math.prod(y.shape[1:3])):
+            values = self.dc_removed(y[piece]) if low else y[piece]
             energies.append(self.energy(values))
-            companded = self.compress(values)
-            says.append([layer(companded).permute(0, 2, 3, 1) for layer in layers])
-        return Source(y, torch.cat(energies), list(zip(*says, strict=True)))
+            companded = compand(values, self.lut).permute(0, 3, 1, 2)
+            features.append([layer(companded).permute(0, 2, 3, 1) for layer in convolutions])
+        return Reference(y, torch.cat(energies), list(zip(*features, strict=True)))
 
-    def low_source(self, y: Tensor) -> Source:
-        """Of a group's plane f = 0 for others', its energies as logarithms."""
-        source = self.source(y, list(self.low.sources), levelled=True)
-        return replace(source, energy=level_of(source.energy, self.levels))
+    def low_reference(self, y: Tensor) -> Reference:
+        """The low bands y of a group for those of other groups; energies are logarithms."""
+        reference = self.reference(y, list(self.low.sources), low=True)
+        return replace(reference, energy=log_energy(reference.energy, self.levels))
 
-    def detail_source(self, y: Tensor, f: int) -> Source:
-        """Of planes f for those of higher frequency."""
-        return self.source(y, list(self.detail.sources)[: 3 if f == 0 else 2], levelled=f == 0)
+    def detail_reference(self, y: Tensor, f: int) -> Reference:
+        """The bands f of groups for their bands of higher frequency."""
+        return self.reference(y, list(self.detail.sources)[: 3 if f == 0 else 2], low=f == 0)
 
-    def low_planes(
-        self, around: Sequence[tuple[Source, Source, bool]], place: Tensor, rate: Tensor
-    ) -> list[Planes]:
-        """Groups side by side after those around: planes f = 0 a and b [S, ...] (zeros: none) and whether there are both;
-        place 5 log2(depth) + `Step.places`, rate [S groups]."""
-        y_1, energy, says = [], [], []
-        for a, b, both in around:
-            y_1.append(floor_through((a.y + b.y).add_(1).div_(2)) if both else a.y)
-            energy.append(floor_through((a.energy + b.energy).div_(2)) if both else a.energy)
-            says.append(
-                torch.cat(
-                    [first + second for first, second in zip(a.says[0], b.says[1], strict=True)]
-                )
-            )
-        whole = [torch.stack(groups, 1).flatten(0, 1) for groups in (y_1, energy, says)]
-        out = []
-        for part in pieces(len(place), math.prod(whole[0].shape[1:3])):
-            y, e, said = (each[part] for each in whole)
-            base = self.low.base([said], place[part], rate[part])
-            out.append(Planes(base, place[part], y, [e], torch.zeros_like(y), torch.zeros_like(y)))
-        return out
+    def low_states(
+        self, pairs: Sequence[ReferencePair], step: CodingStep, depth: int, rate: Tensor
+    ) -> list[BandState]:
+        """The low bands of a step, before they are coded: those of all its groups for each slab.
 
-    def detail_planes(
-        self, f: int, near: Source, far: Source, low: Source, rate: Tensor, depth: int
-    ) -> list[Planes]:
-        """Planes f > 0 of all groups after their planes f - 1, max(f - 2, 0) and 0, [S G, h, w, 64] each; rate [S]."""
+        pairs: per group, of [S, h, w, 64]; rate int64 [S groups].
+        """
+        mean, energy, features = [], [], []
+        for a, b, both in pairs:
+            mean.append(floor_ste((a.y + b.y).add_(1).div_(2)) if both else a.y)
+            energy.append(floor_ste((a.energy + b.energy).div_(2)) if both else a.energy)
+            sums = [x + y for x, y in zip(a.features[0], b.features[1], strict=True)]
+            features.append(torch.cat(sums))
+        y, e, h = (torch.stack(groups, 1).flatten(0, 1) for groups in (mean, energy, features))
+        offset = REFERENCE_CLASSES * transform.DEPTHS.index(depth)
+        classes = torch.tensor(step.reference_classes(), device=y.device) + offset
+        classes = classes.repeat(len(y) // len(classes))
+        states = []
+        for piece in _pieces(len(y), math.prod(y.shape[1:3])):
+            base = self.low.base([h[piece]], classes[piece], rate[piece])
+            unknown = [torch.zeros_like(y[piece]) for _ in range(2)]
+            states.append(BandState(base, classes[piece], y[piece], [e[piece]], *unknown))
+        return states
+
+    def detail_states(
+        self, f: int, references: Sequence[Reference], depth: int, rate: Tensor
+    ) -> list[BandState]:
+        """The bands f > 0 of all groups of each slab, before they are coded.
+
+        references: the bands f - 1, max(f - 2, 0) and 0 of [S groups, h, w, 64]; rate int64 [S].
+        """
+        near, far, low = references
         n, groups = len(near.y), len(near.y) // len(rate)
-        plane = torch.arange(n, device=rate.device)
-        before, after = (
-            plane - (plane % groups > 0).long(),
-            plane + (plane % groups < groups - 1).long(),
-        )
-        place = torch.full((1,), DETAILS[depth] + f - 1, device=rate.device)
+        group = torch.arange(n, device=rate.device)
+        before = group - (group % groups > 0).long()
+        after = group + (group % groups < groups - 1).long()
+        classes = torch.full((1,), FIRST_DETAIL_CLASS[depth] + f - 1, device=rate.device)
         rates = rate.repeat_interleave(groups)
-        out = []
-        for i, part in enumerate(pieces(n, math.prod(near.y.shape[1:3]))):
-            wide = (near.energy[before[part]] + near.energy[after[part]]).add_(
-                near.energy[part], alpha=2
+        states = []
+        for i, piece in enumerate(_pieces(n, math.prod(near.y.shape[1:3]))):
+            around = (near.energy[before[piece]] + near.energy[after[piece]]).add_(
+                near.energy[piece], alpha=2
             )
-            energies = [level_of(e, self.levels) for e in ((wide + 2) / 4, far.energy[part])]
-            base = self.detail.base(
-                [near.says[0][i], far.says[1][i], low.says[2][i]], place, rates[part]
-            )
-            nothing = [torch.zeros_like(near.y[part]) for _ in range(2)]
-            out.append(Planes(base, place, None, energies, *nothing))
-        return out
+            energies = [log_energy(e, self.levels) for e in ((around + 2) / 4, far.energy[piece])]
+            features = [near.features[0][i], far.features[1][i], low.features[2][i]]
+            base = self.detail.base(features, classes, rates[piece])
+            unknown = [torch.zeros_like(near.y[piece]) for _ in range(2)]
+            states.append(BandState(base, classes, None, energies, *unknown))
+        return states
+
+    # -- passes ----------------------------------------------------------------------------------
 
     def predict(
-        self, net: PlaneNet, p: int, planes: Planes, layout: Layout
+        self, net: BandNet, p: int, state: BandState, layout: Layout
     ) -> tuple[Tensor, Tensor]:
-        """Means (1/16 step) and scale indices [N, n] of what pass p codes."""
-        n, h, w, _ = planes.y_hat.shape
-        where, channel = layout.where[p], layout.channel[p]
-        made = net.passes[p](planes.base, planes.known, p, net.outputs(p))
-        m = len(where) // (h * w)
-        kinds = 3 if net.gates else 2
-        split = (
-            joined([part[:, : kinds * m] for part in made], n).unflatten(2, (kinds, m)).unbind(2)
-        )  # [N, blocks, m]
-        mean, scale, *gates = split
-        if planes.y_1 is not None:
-            more = made[p][:, kinds * m :].reshape(n, -1, 2)
-            linear = self._linear(p, gates[0].flatten(1), more, planes.y_1, planes.y_hat, layout)
+        """Means (1/16 of a step) and scale indices [N, n] of the coefficients of pass p."""
+        n, h, w, _ = state.y_hat.shape
+        outputs = net.passes[p](state.base, state.known, p, net.outputs(p))
+        m = len(layout.where[p]) // (h * w)
+        count = 3 if net.gates else 2
+        parts = [part[:, : count * m] for part in outputs]
+        mean, scale, *gates = join_parities(parts, n).unflatten(2, (count, m)).unbind(2)
+        if state.mean_reference is not None:
+            dc_gates = outputs[p][:, count * m :].reshape(n, -1, 2)
+            linear = self._linear(p, gates[0].flatten(1), dc_gates, state, layout)
             mean = mean + linear.view(mean.shape)
-        energies = [_picked(energy, where) for energy in planes.energies]
-        if p > 0:
-            beside = [
-                planes.magnitude[:, r::2, c::2].reshape(-1, CHANNELS) @ weights.to(mean.device)
-                for (r, c), weights in zip(PARITIES, _spectra(p), strict=True)
-            ]
-            sums = (_picked(_smooth(planes.magnitude), where), joined(beside, n).flatten(1))
-            for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
-                energies.append(level_of(total.div_(weight), self.levels))
-        weights = net.passes[p].energy_weights()[planes.place] / GATE  # exact, as the sums are
+        weights = net.passes[p].energy_weights()[state.classes] / GATE  # exact, as the sums are
         total = scale.new_zeros(())
-        for weight, energy in zip(weights.unbind(1), energies, strict=True):
-            total = torch.addcmul(total, weight.index_select(1, channel), energy)
-        index = round_through(total).view(scale.shape).add_(scale).add_(INDEX_ORIGIN)
+        for weight, energy in zip(weights.unbind(1), self._energies(p, state, layout), strict=True):
+            total = torch.addcmul(total, weight.index_select(1, layout.channel[p]), energy)
+        index = round_ste(total).view(scale.shape).add_(scale).add_(INDEX_ORIGIN)
         return F.hardtanh(mean, -MU_MAX, MU_MAX).flatten(1), clamped(index, 0, INDEX_MAX).flatten(1)
 
-    def _linear(
-        self, p: int, gate: Tensor, more: Tensor, y_1: Tensor, y_hat: Tensor, layout: Layout
-    ) -> Tensor:
-        """Gated predictions [N, n] from the planes around, and of block means from their neighbours.
+    def _energies(self, p: int, state: BandState, layout: Layout) -> list[Tensor]:
+        """The log-energies [N, n] that the scales of pass p depend on."""
+        where = layout.where[p]
+        energies = [select(energy, where) for energy in state.energies]
+        if p == 0:
+            return energies
+        by_frequency = [
+            state.magnitude[:, r::2, c::2].reshape(-1, CHANNELS) @ kernel.to(where.device)
+            for (r, c), kernel in zip(PARITIES, frequency_kernels(p), strict=True)
+        ]
+        sums = (
+            select(binomial_sum(state.magnitude), where),
+            join_parities(by_frequency, len(state.y_hat)).flatten(1),
+        )
+        for total, weight in zip(sums, (layout.spatial[p], layout.spectral[p]), strict=True):
+            energies.append(log_energy(total.div_(weight), self.levels))
+        return energies
 
-        gate [N, n], more [N, block means, 2]: how much of each.
+    def _linear(
+        self, p: int, gate: Tensor, dc_gates: Tensor, state: BandState, layout: Layout
+    ) -> Tensor:
+        """Gated predictions [N, n] from the references, and of the DC from its neighbours.
+
+        gate [N, n], dc_gates [N, DC coefficients, 2]: the weights of the predictors.
         """
-        where, level, block = layout.where[p], layout.level[p], layout.block[p]
-        gate, more = (F.hardtanh(part, -GATE_MAX, GATE_MAX) for part in (gate, more))
-        linear = round_through(gate * _picked(y_1, where).clamp(-LINEAR_MAX, LINEAR_MAX) / GATE)
-        before = y_1[..., 0][
-            :, None
-        ].double()  # block means: their products need more than float32's integers
+        where, dc, dc_block = layout.where[p], layout.dc[p], layout.dc_block[p]
+        reference = state.mean_reference
+        assert reference is not None
+        gate, dc_gates = (F.hardtanh(part, -GATE_MAX, GATE_MAX) for part in (gate, dc_gates))
+        linear = round_ste(gate * select(reference, where).clamp(-LINEAR_MAX, LINEAR_MAX) / GATE)
+        # Products of DC coefficients exceed the integers of float32.
+        before = reference[..., 0][:, None].double()
         if p == 0:
             near = slope = before
         else:
-            near = _neighbours(y_hat[..., 0][:, None].double(), p == 1)
-            slope = before + near - _neighbours(before, p == 1)
-        first, second, third = (_picked(plane, block) for plane in (before, near, slope))
-        total = gate[:, level] * first + more[..., 0] * second + more[..., 1] * third
-        linear[:, level] = round_through(total / GATE).to(linear.dtype)
+            near = _neighbour_mean(state.y_hat[..., 0][:, None].double(), p == 1)
+            slope = before + near - _neighbour_mean(before, p == 1)
+        first, second, third = (select(dcs, dc_block) for dcs in (before, near, slope))
+        total = gate[:, dc] * first + dc_gates[..., 0] * second + dc_gates[..., 1] * third
+        linear[:, dc] = round_ste(total / GATE).to(linear.dtype)
         return linear
 
-    def plane_passes(
-        self, net: PlaneNet, parts: Sequence[Planes], layout: Layout, code: Code
+    def code_passes(
+        self, net: BandNet, states: Sequence[BandState], layout: Layout, code: PassCoder
     ) -> Tensor:
-        """y_hat [N, h, w, 64] of N planes in parts; `code` codes the symbols of a pass."""
+        """y_hat [N, h, w, 64] of N bands, their symbols coded by `code`."""
         for p in range(PASSES):
-            means, indices = zip(
-                *(self.predict(net, p, part, layout) for part in parts), strict=True
-            )
-            for part, q, mu in zip(parts, code(p, means, indices), means, strict=True):
-                part.coded(p, q, mu, layout, self.lut)
-        return parts[0].y_hat if len(parts) == 1 else torch.cat([part.y_hat for part in parts])
+            predictions = [self.predict(net, p, state, layout) for state in states]
+            means, indices = zip(*predictions, strict=True)
+            for state, q, mu in zip(states, code(p, means, indices), means, strict=True):
+                state.update(p, q, mu, layout, self.lut)
+        return states[0].y_hat if len(states) == 1 else torch.cat([s.y_hat for s in states])
 
-    def order(self, groups: int) -> list[Step]:
-        """In which the planes f = 0 are coded."""
-        return steps(groups)
+    # -- bands -----------------------------------------------------------------------------------
 
-    def run(self, y_hat: Tensor, depth: int, rate: Tensor, layout: Layout, coder: Coder) -> Tensor:
-        """Code the planes of slabs in order into y_hat [S, K', h, w, 64]; rate int64 [S]; `coder` is told the planes."""
-        s, k = y_hat.shape[:2]
-        groups = k // depth
-        nothing = torch.zeros_like(y_hat[:, 0])
-        sources: dict[int, Source] = {}  # of groups that others lean on
+    def order(self, groups: int) -> list[CodingStep]:
+        """The order in which low bands are coded."""
+        return coding_steps(groups)
 
-        for step in self.order(groups):
-            m = len(step.groups)
-            for g in {*step.before, *step.after} - sources.keys():
-                sources[g] = self.low_source(nothing if g < 0 else y_hat[:, g * depth].clone())
-            around = [
-                (sources[a], sources[b], b >= 0)
-                for a, b in zip(step.before, step.after, strict=True)
-            ]
-            place = torch.tensor(step.places(), device=y_hat.device).repeat(
-                s
-            ) + PLACES * DEPTHS.index(depth)
-            parts = self.low_planes(around, place, rate.repeat_interleave(m))
-            planes = [g * depth for g in step.groups]
-            y_hat[:, planes] = self.plane_passes(self.low, parts, layout, coder(planes)).unflatten(
-                0, (s, m)
-            )
-        known: list[Source] = []
-        y = y_hat[:, ::depth].flatten(0, 1)
-        for f in range(1, depth):
-            known.append(self.detail_source(y, f - 1))
-            parts = self.detail_planes(f, known[-1], known[max(f - 2, 0)], known[0], rate, depth)
-            planes = [g * depth + f for g in range(groups)]
-            y = self.plane_passes(self.detail, parts, layout, coder(planes))
-            y_hat[:, f::depth] = y.unflatten(0, (s, groups))
+    def run(
+        self, y_hat: Tensor, depth: int, rate: Tensor, layout: Layout, coder: BandCoder
+    ) -> Tensor:
+        """Code the bands of slabs in order into y_hat [S, K', h, w, 64]; rate int64 [S]."""
+        self._code_low_bands(y_hat, depth, rate, layout, coder)
+        self._code_detail_bands(y_hat, depth, rate, layout, coder)
         return y_hat
 
-    # -- search of an encoder ------------------------------------------------------------------------------------
-
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def dependent_rate_gradient(self, y_hat: Tensor, y: Tensor, depth: int, rate: Tensor) -> Tensor:
-        """What coded planes y_hat of a slab, [K', h, w, 64], do to what leans on them: bits a step, of the same shape.
-
-        The derivative of the bits of other symbols, and of the squared errors of those that are 0 (in RDO_LAMBDA), by every
-        coefficient, of which y is what was wanted; rate int64 [1].
-        """
-        y_hat, y, rate = y_hat.clone(), y.clone(), rate.clone()
-        total = torch.zeros_like(y_hat)
-        h, w = y.shape[1:3]
-        layout = Layout.of(h, w, y.device)
-        groups, most = len(y_hat) // depth, max(1, TOGETHER // (h * w))  # planes at once
+    def _code_low_bands(
+        self, y_hat: Tensor, depth: int, rate: Tensor, layout: Layout, coder: BandCoder
+    ) -> None:
+        slabs, groups = len(y_hat), y_hat.shape[1] // depth
+        zeros = torch.zeros_like(y_hat[:, 0])
+        references: dict[int, Reference] = {}  # of groups, as far as others refer to them
         for step in self.order(groups):
-            for at in range(0, len(step.groups), most):
-                part = Step(
-                    *(each[at : at + most] for each in (step.groups, step.before, step.after))
-                )
-                coded = list(part.groups)
-                own = y_hat[::depth][coded].requires_grad_()
-                around = {
-                    g: y_hat[::depth][[g]].requires_grad_()
-                    for g in {*part.before, *part.after} - {-1}
-                }
-                sources = {g: self.low_source(plane) for g, plane in around.items()}
-                sources[-1] = self.low_source(torch.zeros_like(y_hat[:1]))
-                pairs = [
-                    (sources[a], sources[b], b >= 0)
-                    for a, b in zip(part.before, part.after, strict=True)
-                ]
-                place = torch.tensor(part.places(), device=y.device) + PLACES * DEPTHS.index(depth)
-                (made,) = self.low_planes(pairs, place, rate.expand(len(coded)))
-                bits = self._dependent_rate_of(self.low, made, own, y[::depth][coded], layout).sum()
-                first, *others = torch.autograd.grad(bits, [own, *around.values()])
-                total[::depth][coded] += first
-                for g, gradient in zip(around, others, strict=True):
-                    total[g * depth] += gradient[0]
+            for g in {*step.before, *step.after} - references.keys():
+                y = zeros if g < 0 else y_hat[:, g * depth].clone()
+                references[g] = self.low_reference(y)
+            pairs = [
+                ReferencePair(references[a], references[b], b >= 0)
+                for a, b in zip(step.before, step.after, strict=True)
+            ]
+            count = len(step.groups)
+            states = self.low_states(pairs, step, depth, rate.repeat_interleave(count))
+            bands = [g * depth for g in step.groups]
+            y = self.code_passes(self.low, states, layout, coder(bands))
+            y_hat[:, bands] = y.unflatten(0, (slabs, count))
+
+    def _code_detail_bands(
+        self, y_hat: Tensor, depth: int, rate: Tensor, layout: Layout, coder: BandCoder
+    ) -> None:
+        slabs, groups = len(y_hat), y_hat.shape[1] // depth
+        references: list[Reference] = []
+        y = y_hat[:, ::depth].flatten(0, 1)
         for f in range(1, depth):
-            for at in range(0, groups, most):
-                near = slice(
-                    max(at - 1, 0), at + most + 1
-                )  # energies are also of the groups beside
-                planes = {
-                    n: y_hat[n::depth][near].clone().requires_grad_()
-                    for n in (0, max(f - 2, 0), f - 1, f)
-                }
-                sources = {n: self.detail_source(plane, n) for n, plane in planes.items() if n < f}
-                (made,) = self.detail_planes(
-                    f, sources[f - 1], sources[max(f - 2, 0)], sources[0], rate, depth
-                )
-                bits = self._dependent_rate_of(
-                    self.detail, made, planes[f], y[f::depth][near], layout
-                )
-                bits = bits[at - near.start :][:most].sum()
-                for n, gradient in zip(
-                    planes, torch.autograd.grad(bits, list(planes.values())), strict=True
-                ):
-                    total[n::depth][near] += gradient
-        return total.mul_(16)
+            references.append(self.detail_reference(y, f - 1))
+            chosen = references[-1], references[max(f - 2, 0)], references[0]
+            states = self.detail_states(f, chosen, depth, rate)
+            bands = [g * depth + f for g in range(groups)]
+            y = self.code_passes(self.detail, states, layout, coder(bands))
+            y_hat[:, f::depth] = y.unflatten(0, (slabs, groups))
 
-    def _dependent_rate_of(
-        self, net: PlaneNet, planes: Planes, y_hat: Tensor, y: Tensor, layout: Layout
-    ) -> Tensor:
-        """Bits [N], and errors in RDO_LAMBDA, with the gradients of `dependent_rate_gradient`; planes y_hat and y [N, h, w, 64]."""
-        sums = []
-
-        def code(p: int, means: Sequence[Tensor], indices: Sequence[Tensor]) -> Sequence[Tensor]:
-            (mu,), (index,) = means, indices
-            made, wanted = _picked(y_hat, layout.where[p]), _picked(y, layout.where[p])
-            q, e = ((made - mu).detach() / 16).round(), (wanted - mu) / 16
-            bits = entropy.coded_bits(index, e, q, (q - e).detach())
-            bits = bits * (index >= INDEX_SKIP) + e.square() * (q == 0) / RDO_LAMBDA
-            sums.append(bits.sum(1))
-            return [through(made, lambda _: q, made.new_tensor(1 / 16))]
-
-        self.plane_passes(net, [planes], layout, code)
-        return torch.stack(sums).sum(0)
-
-    # -- training ------------------------------------------------------------------------------------------------
+    # -- training --------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, depth: int, rate: Tensor) -> dict[str, Tensor]:
-        """x [B, K, H, W] in steps, rate int64 [B] -> bits per sample [B] and squared error per sample [B] in steps^2."""
+        """x [B, K, H, W] in steps, rate int64 [B] -> bits and squared errors per sample, [B] each.
+
+        "y" are the bits, "mse" the squared errors in steps^2.
+        """
         b, k, h, w = x.shape
-        size = (h // 8, w // 8)
         y = transform.analysis(x.flatten(0, 1)).unflatten(0, (b, k)) * 16
         y = transform.analysis_across(y, depth)
-        layout = Layout.of(*size, x.device)
-        coded: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # q, y - mu in steps, index of every pass, [B, ...]
+        layout = Layout.of(h // 8, w // 8, x.device)
+        # q, y - mu in steps and scale index of every pass, [B, ...].
+        coded: list[tuple[Tensor, Tensor, Tensor]] = []
 
-        def coder(planes: Sequence[int]) -> Code:
-            given = y[:, list(planes)].reshape(b * len(planes), -1)
+        def coder(bands: Sequence[int]) -> PassCoder:
+            y_bands = y[:, list(bands)].reshape(b * len(bands), -1)
 
             def code(
                 p: int, means: Sequence[Tensor], indices: Sequence[Tensor]
             ) -> Sequence[Tensor]:
-                (mu,), (index,) = means, indices  # one part
-                e = (given[:, layout.where[p]] - mu) / 16
+                (mu,), (index,) = means, indices  # one piece
+                e = (y_bands[:, layout.where[p]] - mu) / 16
                 q = rdo_quantise(e.detach(), index.detach())
                 coded.append((q.reshape(b, -1), e.reshape(b, -1), index.reshape(b, -1)))
                 return [q]
@@ -593,10 +463,5 @@ class ContextCodec(nn.Module):
         bits = entropy.coded_bits(index, e, q, torch.rand_like(e) - 0.5).sum(1)
         with torch.no_grad():
             slices = transform.synthesis_across_float(y_hat, depth)[:, :k].flatten(0, 1)
-            samples = transform.synthesis_float(slices).unflatten(0, (b, k)) / 16
-        return {"y": bits / (k * h * w), "mse": ((samples - x) ** 2).mean((1, 2, 3))}
-
-
-def rate_class(step: int, peak: int) -> int:
-    """Octaves of the range in steps: the bit length of floor(peak / step), peak in codes, step in 2**-16 codes; at most 15."""
-    return min(((peak << 16) // step).bit_length(), RATES - 1)
+            x_hat = transform.synthesis_float(slices).unflatten(0, (b, k)) / 16
+        return {"y": bits / (k * h * w), "mse": ((x_hat - x) ** 2).mean((1, 2, 3))}

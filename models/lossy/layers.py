@@ -1,13 +1,16 @@
-"""Building blocks: integer convolutions (the decoder's arithmetic), companding, generalised divisive normalisation.
+"""Building blocks: integer convolutions (the decoder's arithmetic), companding, GDN.
 
-Integer convolution. Activations are integers A; one unit is 1/16 of a quantisation step wherever they stand for samples
-or coefficients. Weights are integers |W| <= 127 with a power of two 2**s per output channel; B is the integer bias.
+Integer convolution. Activations are integers A; one unit is 1/16 of a quantisation step wherever
+they stand for samples or coefficients. Weights are integers |W| <= 127 with a power of two 2**s
+per output channel; B is the integer bias.
 
     out = round((sum W * A + B) / 2**s)       ties to even
 
-With |A| <= 255 and sum |W| * 255 + |B| < 2**24 every sum is exact in float32 in any order: the same on every backend.
-Training runs the same arithmetic with weights W / 2**s and biases B / 2**s (a scaling by powers of two changes no rounding)
-and straight-through gradients, so what is trained is what is decoded.
+With |A| <= 255 and sum |W| * 255 + |B| < 2**24 every sum is exact in float32 in any order: the
+same on every backend. Training runs the same arithmetic with weights W / 2**s and biases B / 2**s
+(a scaling by powers of two changes no rounding) and straight-through gradients, so what is trained
+is what is decoded (integer networks after Balle, Johnston & Minnen 2019, "Integer networks for
+data compression with latent-variable models").
 """
 
 from __future__ import annotations
@@ -22,59 +25,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIGNED = 127  # largest magnitude of a signed activation
-UNSIGNED = 255  # largest activation after a ReLU
+# Largest magnitude of a signed activation or weight.
+SIGNED = 127
+# Largest activation after a ReLU.
+UNSIGNED = 255
+# Largest exponent s of the power of two that divides the sums of an output channel.
 MAX_SHIFT = 14
+# Companding tables cover the magnitudes 0 .. COMPAND_SIZE - 1, in 1/16 of a step.
+COMPAND_SIZE = 2048
+# Mean magnitudes that have a log-energy: 0 .. 16 * (COMPAND_SIZE - 1), in 1/256 of a step.
+LOG_ENERGY_SIZE = 16 * (COMPAND_SIZE - 1) + 1
 
-Part = tuple[Tensor, Tensor]  # weights [outputs, inputs] and biases [outputs]
+Kernel = tuple[Tensor, Tensor]  # weights [outputs, inputs] and biases [outputs] of a product
 
 
-class _Through(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, made: Callable[[Tensor], Tensor], slope: Tensor | None
+        ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], slope: Tensor | None
     ) -> Tensor:
         ctx.slope = slope
-        return made(x)
+        return function(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient if ctx.slope is None else gradient * ctx.slope, None, None
 
 
-def through(x: Tensor, made: Callable[[Tensor], Tensor], slope: Tensor | None = None) -> Tensor:
-    """made(x), with a gradient of so much (None: 1)."""
-    y: Tensor = _Through.apply(x, made, slope)  # type: ignore[no-untyped-call]
+def straight_through(
+    x: Tensor, function: Callable[[Tensor], Tensor], slope: Tensor | None = None
+) -> Tensor:
+    """function(x) whose gradient is taken for `slope` (None: 1): a straight-through estimator."""
+    y: Tensor = _StraightThrough.apply(x, function, slope)  # type: ignore[no-untyped-call]
     return y
 
 
-def round_through(x: Tensor) -> Tensor:
+def round_ste(x: Tensor) -> Tensor:
     """Round to integers (ties to even), gradient of the identity."""
-    return through(x, torch.round) if x.requires_grad else x.round()
+    return straight_through(x, torch.round) if x.requires_grad else x.round()
 
 
-def floor_through(x: Tensor) -> Tensor:
-    """Round down, in place where no gradient is wanted; gradient of the identity."""
-    return through(x, torch.floor) if x.requires_grad else x.floor_()
+def floor_ste(x: Tensor) -> Tensor:
+    """Round down, gradient of the identity; in place where no gradient is needed."""
+    return straight_through(x, torch.floor) if x.requires_grad else x.floor_()
 
 
 def clamped(x: Tensor, low: float, high: float) -> Tensor:
-    """In place but in training; no gradient at the limits and beyond (fused, unlike `clamp`)."""
+    """Clamp without gradient at the limits and beyond (fused, unlike `clamp`).
+
+    In place unless gradients are enabled.
+    """
     return F.hardtanh(x, low, high, inplace=not torch.is_grad_enabled())
 
 
 def relu8(x: Tensor) -> Tensor:
-    """`clamped` to 0 .. 255."""
+    """Clamp to 0 .. 255 as `clamped` does."""
     return clamped(x, 0, UNSIGNED)
 
 
 def clamp8(x: Tensor) -> Tensor:
-    """Clamped to -127 .. 127; no gradient at the limits and beyond."""
+    """Clamp to -127 .. 127, never in place; no gradient at the limits and beyond."""
     return F.hardtanh(x, -SIGNED, SIGNED)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Same-size convolution with zero padding, in the dtype of `weight`; 1 x 1 kernels as one matrix product."""
+    """Same-size convolution with zero padding in the dtype of `weight`; 1 x 1 as one product."""
     x = x.to(weight.dtype)
     if weight.shape[-1] == 1:
         return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
@@ -82,7 +97,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class IntegerConv2d(nn.Module):
-    """Convolution [N, inputs, H, W] -> [N, outputs, H, W], integer-valued in and out, zero padding (see the module)."""
+    """Integer convolution with zero padding, as this module's docstring defines it.
+
+    x [N, inputs, H, W] -> [N, outputs, H, W], integer-valued in and out. Float parameters while it
+    is trained, the shipped integers once `freeze` has been called.
+    """
 
     frozen_weight: Tensor | None
     frozen_bias: Tensor | None
@@ -95,7 +114,7 @@ class IntegerConv2d(nn.Module):
         self.register_buffer("frozen_bias", None, persistent=False)
         self._dtype = torch.float32
         self._rounded: tuple[Tensor, Tensor] | None = None
-        self._parts: dict[Hashable, tuple[Tensor, Part]] = {}
+        self._kernels: dict[Hashable, tuple[Tensor, Kernel]] = {}
         nn.init.normal_(self.weight, std=gain * (2 / (inputs * kernel * kernel)) ** 0.5)
 
     def _shift(self) -> Tensor:
@@ -107,17 +126,19 @@ class IntegerConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self._rounded_sum(convolve(x, *self._weights()))
 
-    def part(
+    def kernel(
         self, name: Hashable, inputs: Tensor | None = None, outputs: Tensor | None = None
-    ) -> Part:
-        """A part of the convolution for `of_rows`; one that was shipped is kept by its name.
+    ) -> Kernel:
+        """The kernel, or a part of it, as a matrix for `product`; cached by name once frozen.
 
-        inputs: which of [inputs, kernel, kernel], flattened, the columns are, all others being zero; outputs: which are wanted.
+        inputs: int64, the positions in [inputs, kernel, kernel], flattened, that are not zero and
+        that the columns consist of; outputs: int64, the output channels that are computed.
         """
-        kept = self._parts.get(name)
-        if kept is not None and kept[0] is self.frozen_weight:
-            return kept[1]
-        with torch.inference_mode(False):  # or it could not be used where there are gradients
+        cached = self._kernels.get(name)
+        if cached is not None and cached[0] is self.frozen_weight:
+            return cached[1]
+        # An inference tensor in the cache could not be used where gradients are computed.
+        with torch.inference_mode(False):
             weight, bias = self._weights()
             rows, biases = weight.flatten(1), bias
             if inputs is not None:
@@ -125,13 +146,13 @@ class IntegerConv2d(nn.Module):
             if outputs is not None:
                 rows, biases = rows[outputs.to(rows.device)], biases[outputs.to(rows.device)]
         if self.frozen_weight is not None:
-            self._parts[name] = self.frozen_weight, (rows, biases)
+            self._kernels[name] = self.frozen_weight, (rows, biases)
         return rows, biases
 
-    def of_rows(self, x: Tensor, part: Part | None = None) -> Tensor:
-        """The convolution, or a part of it, as a matrix product: rows [n, m] -> [n, outputs]."""
-        weight, bias = part or self.part("whole")
-        return self._rounded_sum(F.linear(x.to(weight.dtype), weight, bias))
+    def product(self, columns: Tensor, kernel: Kernel | None = None) -> Tensor:
+        """The convolution as a product with im2col columns [n, m] -> [n, outputs]."""
+        weight, bias = kernel or self.kernel("whole")
+        return self._rounded_sum(F.linear(columns.to(weight.dtype), weight, bias))
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         if self.frozen_weight is not None and self.frozen_bias is not None:
@@ -141,16 +162,19 @@ class IntegerConv2d(nn.Module):
 
     def _rounded_sum(self, y: Tensor) -> Tensor:
         y = y.float()
-        return round_through(y) if y.requires_grad or self.frozen_weight is None else y.round_()
+        return round_ste(y) if y.requires_grad or self.frozen_weight is None else y.round_()
 
     def _round(self) -> tuple[Tensor, Tensor]:
         scale = torch.exp2(self._shift())
         each = scale[:, None, None, None]
-        weight = round_through(self.weight.clamp(-SIGNED, SIGNED) * each) / each
-        return weight, round_through(self.bias * scale) / scale
+        weight = round_ste(self.weight.clamp(-SIGNED, SIGNED) * each) / each
+        return weight, round_ste(self.bias * scale) / scale
 
     def integers(self) -> dict[str, Tensor]:
-        """What is shipped: weight int8 [o, i, k, k], bias int32 [o], shift uint8 [o]."""
+        """The tensors of a weights file: weight int8 [o, i, k, k], bias int32 [o], shift uint8 [o].
+
+        ValueError if a sum might not be exact in float32.
+        """
         shift = self._shift()
         scale = torch.exp2(shift)
         weight = (self.weight.detach().clamp(-SIGNED, SIGNED) * scale[:, None, None, None]).round()
@@ -164,25 +188,23 @@ class IntegerConv2d(nn.Module):
         }
 
     def freeze(self, integers: dict[str, Tensor]) -> None:
-        """Use shipped integers from now on."""
+        """Compute with these tensors of a weights file from now on."""
         scale = torch.exp2(integers["shift"].float())
         weight = integers["weight"].float() / scale[:, None, None, None]
         self.frozen_weight = weight.contiguous(memory_format=torch.channels_last)
         self.frozen_bias = integers["bias"].float() / scale
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """The arithmetic of the sums; `exact.choose_backend` knows which is exact."""
+        """Set the type of the sums; `bit_exact.choose_backend` knows which is exact here."""
         self._dtype = dtype
         if self.frozen_weight is not None and self.frozen_bias is not None:
-            self.frozen_weight, self.frozen_bias = (
-                self.frozen_weight.to(dtype),
-                self.frozen_bias.to(dtype),
-            )
+            self.frozen_weight = self.frozen_weight.to(dtype)
+            self.frozen_bias = self.frozen_bias.to(dtype)
 
 
 @contextmanager
 def rounded_once(model: nn.Module) -> Iterator[None]:
-    """Within, layers in training round their weights once for all calls."""
+    """While this context lasts, layers in training round their weights once for all calls."""
     layers = [
         layer
         for layer in model.modules()
@@ -198,7 +220,13 @@ def rounded_once(model: nn.Module) -> Iterator[None]:
 
 
 class IntegerResidual(nn.Module):
-    """x + conv(relu8(conv(clamp8(x)))): the trunk keeps full integers, the branch sees 8 bits."""
+    """Pre-activation residual block in integers (He et al. 2016, arXiv:1603.05027).
+
+        x [N, C, h, w] --clamp8--> conv 3x3 --relu8--> conv 3x3 --(+)--> [N, C, h, w]
+          └──────────────────────────────────────────────────────┘
+
+    The trunk keeps full integers, the branch sees 8 bits.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -211,7 +239,13 @@ class IntegerResidual(nn.Module):
 
 
 class IntegerBottleneck(nn.Module):
-    """The same with a branch of half the channels, 1 x 1, 3 x 3 and 1 x 1 (He et al. 2016): 18 % of the operations."""
+    """Bottleneck residual block in integers (He et al. 2016, arXiv:1512.03385).
+
+        x [N, C, h, w] --clamp8--> 1x1 to C/2 --relu8--> 3x3 --relu8--> 1x1 to C --(+)--> same shape
+          └──────────────────────────────────────────────────────────────────────────┘
+
+    18 % of the operations of `IntegerResidual`.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -224,12 +258,12 @@ class IntegerBottleneck(nn.Module):
         return y.add_(x)
 
 
-# Companding: identity up to one step (16 units), then 16 units a doubling: 7 bits for magnitudes up to 124 steps.
-COMPAND_SIZE = 2048
-
-
 def compand_table() -> Tensor:
-    """float32 [4095], integer-valued: -2047 .. 2047 sixteenths of a step -> activation -127 .. 127."""
+    """float32 [4095], integer-valued: -2047 .. 2047 sixteenths of a step -> activation -127 .. 127.
+
+    The identity up to one step (16 units), then 16 units an octave: 7 bits for magnitudes up to
+    124 steps.
+    """
     v = torch.arange(COMPAND_SIZE, dtype=torch.float64)
     log = 16 * (1 + torch.log2(v.clamp(min=16) / 16))
     half = torch.where(v <= 16, v, log).round().clamp(max=SIGNED).float()
@@ -237,43 +271,47 @@ def compand_table() -> Tensor:
 
 
 def compand(x: Tensor, table: Tensor) -> Tensor:
-    """x integer-valued -> table[clamp(x, -2047, 2047) + 2047]."""
+    """x integer-valued -> table[clamp(x, -2047, 2047) + 2047], `table` of `compand_table`."""
     limit = COMPAND_SIZE - 1
 
-    def made(x: Tensor) -> Tensor:
-        return looked_up(table, x.clamp(-limit, limit) + limit)
+    def companded(x: Tensor) -> Tensor:
+        return lookup(table, x.clamp(-limit, limit) + limit)
 
-    return (
-        through(x, made, (16 / math.log(2) / x.detach().abs()).clamp_(max=1))
-        if x.requires_grad
-        else made(x)
-    )
+    if not x.requires_grad:
+        return companded(x)
+    return straight_through(x, companded, (16 / math.log(2) / x.detach().abs()).clamp_(max=1))
 
 
-def looked_up(table: Tensor, x: Tensor) -> Tensor:
-    """table[x], x integer-valued; a third of the time of indexing."""
+def lookup(table: Tensor, x: Tensor) -> Tensor:
+    """table[x] for integer-valued x; takes a third of the time of indexing."""
     return table.index_select(0, x.flatten().to(torch.int32)).view(x.shape)
 
 
-# Logarithm of a mean magnitude, in eighths of an octave as the scale index is.
-LEVELS = 16 * (COMPAND_SIZE - 1) + 1
+def log_energy_table() -> Tensor:
+    """float32 [32753], integer-valued: m -> round(8 log2(m / 256 + 0.04)).
 
-
-def level_table() -> Tensor:
-    """float32 [32753], integer-valued: m -> round(8 log2(m / 256 + 0.04)), m the mean magnitude in 1/256 of a step."""
-    m = torch.arange(LEVELS, dtype=torch.float64)
+    m is a mean magnitude in 1/256 of a step. The unit, an eighth of an octave, is that of the
+    scale index.
+    """
+    m = torch.arange(LOG_ENERGY_SIZE, dtype=torch.float64)
     return torch.round(8 * torch.log2(m / 256 + 0.04)).float()
 
 
-def level_of(m: Tensor, table: Tensor) -> Tensor:
-    """table[floor(m)], of `level_table`."""
-    if m.requires_grad:
-        return through(m, partial(looked_up, table), 8 / math.log(2) / (m.detach() + 256 * 0.04))
-    return looked_up(table, m)
+def log_energy(m: Tensor, table: Tensor) -> Tensor:
+    """table[floor(m)], `table` of `log_energy_table`."""
+    if not m.requires_grad:
+        return lookup(table, m)
+    slope = 8 / math.log(2) / (m.detach() + 256 * 0.04)
+    return straight_through(m, partial(lookup, table), slope)
 
 
 class GDN(nn.Module):
-    """Generalised divisive normalisation, Balle, Laparra & Simoncelli 2016: y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)."""
+    """Generalised divisive normalisation (Balle, Laparra & Simoncelli 2016, arXiv:1511.06281).
+
+        x [N, C, H, W] --> x_i / sqrt(beta_i + sum_j gamma_ij x_j^2) --> [N, C, H, W]
+
+    `inverse`: multiplied by the root instead of divided, as decoders do.
+    """
 
     def __init__(self, channels: int, *, inverse: bool = False) -> None:
         super().__init__()

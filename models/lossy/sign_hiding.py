@@ -1,26 +1,33 @@
-"""Signs that are not sent: the parities of magnitudes say them.
+"""Sign hiding: signs that are not sent, because the parities of magnitudes carry them.
 
-Sign data hiding (Clare, Henry & Jung 2011, JCTVC-G271; HEVC, clause 7.3.8.11) gives up one sign for the parity of a group of
-coefficients, and changes one of them where it is wrong. Here the parities say signs through a convolutional code, and the
-encoder finds cheap changes with Viterbi's algorithm: the syndrome-trellis codes of Filler, Judas & Fridrich 2011 ("Minimizing
-additive distortion in steganography using syndrome-trellis codes"). It gains what trellis-coded quantisation does, and yet
+Sign data hiding (Clare, Henry & Jung 2011, JCTVC-G271; HEVC, clause 7.3.8.11) saves one sign per
+group of coefficients: it is the parity of the group's magnitudes, and the encoder changes one of
+them where the parity is wrong. Here a group carries M signs at once through a parity-check matrix,
+
+    s = H abs(q) mod 2       s [M] hidden signs (1: negative), q the symbols of the group's carriers
+
+and the encoder finds the cheapest changes of q with s = H abs(q) by Viterbi's algorithm over H:
+syndrome-trellis codes (Filler, Judas & Fridrich 2011, "Minimizing additive distortion in
+steganography using syndrome-trellis codes"). This gains what trellis-coded quantisation does, yet
 all magnitudes of a pass are coded in one call.
 
-    the symbols j of a plane in a pass, in the order in which they are coded, weigh w_j = weights[index_j]: about how many
-    signs they can say; those of weight > 0 are carriers
-    C = sum of w; before_j = w_0 + .. + w_(j-1); T = sum of C over the planes of the slab in this pass
-    G = floor(C / S + 1/2) cells, S = min(CELL, floor(sqrt(EDGE T)))
-    cell c = 0 .. G - 1 of the plane has the symbols of e(c) <= before_j < e(c + 1), e(c) = ceil(c C / G)
-    the cells of all these planes are one sequence; every cell but each CHAIN-th, from the first on, says the signs of the
-    first carriers of the one before it that are not zero, at most
-        M = floor((e(c + 1) - e(c)) / SHARE)
-    a carrier j in it has to do with sign b + k, if that is below M, for each bit k that is set in
-        PATTERNS[floor(40503 j / 2**8) mod 4],   b = floor(M (before_j - e(c)) / (e(c + 1) - e(c)))
-    a sign is negative if the sum of the magnitudes that have to do with it is odd
+    the symbols j of a band in a pass, in coding order, weigh w_j = weights[index_j], about the
+    number of signs they can carry; those of weight > 0 are carriers
+    C = sum of w; before_j = w_0 + .. + w_(j-1); T = sum of C over the slab's bands in this pass
+    G = floor(C / S + 1/2) groups, S = min(GROUP_WEIGHT, floor(sqrt(GROUP_OVERHEAD T)))
+    group c = 0 .. G - 1 of the band has the symbols of e(c) <= before_j < e(c + 1), where
+    e(c) = ceil(c C / G)
+    the groups of all these bands form one sequence; every group but each CHAIN_LENGTH-th, from the
+    first on, carries the signs of the first carriers of the group before it that are not zero, at
+    most M = floor((e(c + 1) - e(c)) / WEIGHT_PER_SIGN) of them
+    column j of H has a 1 in row b + k < M for each bit k that is set in
+        COLUMNS[floor(40503 j / 2**8) mod 4],   b = floor(M (before_j - e(c)) / (e(c + 1) - e(c)))
 
-At its ends a cell wastes about as much as EDGE / UNIT weighs, and the first of a chain is not used: S makes up between them.
-The encoder goes along the chains: the signs of cell c - 1 are settled when carriers of cell c are changed. Of those with the
-same b and pattern only the cheapest can be; as w_j <= UNIT < SHARE there is one for each b.
+H is banded: a column has ones in at most CONSTRAINT_HEIGHT rows. At its ends a group wastes about
+GROUP_OVERHEAD / WEIGHT_MAX carriers, and the first group of a chain carries nothing; S balances the
+two. The encoder proceeds along the chains: the signs of group c - 1 are final when carriers of
+group c are changed. Of carriers with the same column of H only the cheapest may change; as
+w_j <= WEIGHT_MAX < WEIGHT_PER_SIGN there is one for each b.
 """
 
 from __future__ import annotations
@@ -32,184 +39,202 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNIT = 1024  # weight of a symbol of a large scale
-CELL = 160 * UNIT  # 240 in one at most, and as many bits as fit an int64
-EDGE = 8 * UNIT
-SHARE = 4 * UNIT
-CHAIN = 8
-HEIGHT = 4
-LANES = 256  # chains that the encoder works on together
-PATTERNS = np.array([9, 13, 11, 15], np.int64)  # of HEIGHT bits; all have bit 0
-STATES = 1 << HEIGHT
-PRICE = (
-    1 << 14
-)  # one squared step, for the encoder: int32 sums of the prices of 63 changes, and of as many that can't be
-MAX_COST = 4 * PRICE
-NEVER = 1 << 25
-FROM = (
-    STATES // 2 - 1
-)  # these bits of a sum are not of the price: they say from which state it is reached
-_REACHED = (
-    np.arange(STATES) ^ PATTERNS[:, None]
-)  # [4, STATES]: the state that a change of each pattern leads to
-_OTHER = np.arange(STATES) ^ 1
-_CHANGE = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(
-    STATES // 2
-)  # [before, after]: what sum leads there
-_STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, NEVER).astype(np.int32)
+# Weight of a symbol of a large scale.
+WEIGHT_MAX = 1024
+# Weight of a group, about, in slabs with many carriers. It stays below 1.5 times this, so that the
+# signs and the rows below them fit an int64.
+GROUP_WEIGHT = 160 * WEIGHT_MAX
+# Weight that a group wastes at its ends, about.
+GROUP_OVERHEAD = 8 * WEIGHT_MAX
+# Weight of the carriers of a group per hidden sign.
+WEIGHT_PER_SIGN = 4 * WEIGHT_MAX
+# Groups of a chain; the first of them carries no signs.
+CHAIN_LENGTH = 8
+# Rows of H in which a column may have ones (the constraint height of the code).
+CONSTRAINT_HEIGHT = 4
+# The columns of H, each CONSTRAINT_HEIGHT bits from its first row on; all have a 1 there.
+COLUMNS = np.array([9, 13, 11, 15], np.int64)
+# Sums mod 2 of columns with the same first row.
+STATES = 1 << CONSTRAINT_HEIGHT
+# Costs of the encoder are integers in 1 / COST_SCALE squared steps. An int32 holds the sum of the
+# largest costs of 63 changes and as many that are impossible.
+COST_SCALE = 1 << 14
+# Changes that cost more, in 1 / COST_SCALE, count as costing this.
+MAX_COST = 4 * COST_SCALE
+# Cost of a change that is impossible.
+IMPOSSIBLE = 1 << 25
+# The low bits of a cost hold no cost but the trellis state from which the path comes.
+STATE_BITS = STATES // 2 - 1
+# Chains that the encoder works on side by side.
+MAX_LANES = 256
+# int64 [columns, STATES]: the sum that a sum becomes when a carrier of a column is changed.
+_SUM_WITH_COLUMN = np.arange(STATES) ^ COLUMNS[:, None]
+# int64 [STATES]: each sum with the parity of the first row flipped.
+_FLIPPED = np.arange(STATES) ^ 1
+# int64 [state before, state after]: the sum of the columns that leads from one to the other.
+_TRANSITION = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(STATES // 2)
+# int32 [state before, state after]: costs that keep a lane in its state, beyond its last row.
+_STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, IMPOSSIBLE).astype(np.int32)
 
 Int = NDArray[np.int64]
 
 
 def _divided(a: Int, b: Int) -> Int:
-    """floor(a / b) of a >= 0 and b > 0 below 2**53, faster than of integers: a quotient that is none is farther from it than
-    float64 rounds."""
+    """floor(a / b) of a >= 0 and b > 0 below 2**53, faster than integer division.
+
+    A quotient that is no integer is farther from one than float64 rounds.
+    """
     quotient: Int = (a / b).astype(np.int64)
     return quotient
 
 
 @dataclass(frozen=True)
 class SignGroups:
-    """Of the symbols [N, n] of the planes of slabs; cells are numbered through. One entry a carrier, unless said otherwise."""
+    """The groups of carriers of a pass, numbered through the bands [N, n] of one or more slabs.
 
-    at: Int  # flat positions, rising
-    plane: Int
-    before: Int
+    Arrays have one entry per carrier, per band or per group.
+    """
+
+    at: Int  # Per carrier: flat position in [N, n], ascending.
+    band: Int  # Per carrier.
+    before: Int  # Per carrier: the weight before it in its band.
     symbols: int  # n
-    count: Int  # G of each plane
-    total: Int  # C of each plane, at least 1
-    width: Int  # of each cell: e(c + 1) - e(c)
-    start: Int  # of each cell: e(c)
-    turn: Int  # of each cell: its place in its chain
+    count: Int  # Per band: its groups G.
+    total: Int  # Per band: its weight C, at least 1.
+    width: Int  # Per group: its weight e(c + 1) - e(c).
+    start: Int  # Per group: the weight e(c) before it in its band.
+    chain_position: Int  # Per group: 0 .. CHAIN_LENGTH - 1.
 
     @staticmethod
     def of(index: NDArray[np.uint8], weights: NDArray[np.int32], slabs: int) -> SignGroups:
-        """index [N, n]: scale indices of the planes of so many slabs, slab after slab, 0 for symbols that are not sent;
-        weights int32 [256], at most UNIT."""
+        """Groups for scale indices [N, n] of the bands of `slabs` slabs, slab after slab.
+
+        Index 0 stands for symbols that are not sent; weights int32 [256], at most WEIGHT_MAX.
+        """
         n = max(index.shape[1], 1)
         carries = np.frombuffer(index.tobytes().translate((weights > 0).tobytes()), bool)
         at = np.flatnonzero(carries)
-        plane = at // n
+        band = at // n
         upto = np.cumsum(np.take(weights, index.reshape(-1)[at]), dtype=np.int64)
-        ends = np.searchsorted(plane, np.arange(len(index) + 1))
+        ends = np.searchsorted(band, np.arange(len(index) + 1))
         sums = np.append(0, upto)[ends]
-        before = np.append(0, upto[:-1])[: len(at)] - sums[plane]
+        before = np.append(0, upto[:-1])[: len(at)] - sums[band]
         total = np.diff(sums)
-        cell = (
-            np.sqrt(EDGE * total.reshape(slabs, -1).sum(1))
-            .astype(np.int64)
-            .clip(1, CELL)
-            .repeat(len(index) // slabs)
-        )
-        count = (2 * total + cell) // (2 * cell)
+        size = np.sqrt(GROUP_OVERHEAD * total.reshape(slabs, -1).sum(1)).astype(np.int64)
+        size = size.clip(1, GROUP_WEIGHT).repeat(len(index) // slabs)
+        count = (2 * total + size) // (2 * size)
         total = np.maximum(total, 1)
         if not count.all():
-            inside = count[plane] > 0
-            at, plane, before = at[inside], plane[inside], before[inside]
-        owner = np.repeat(np.arange(len(count)), count)
-        number = np.arange(len(owner)) - (np.cumsum(count) - count)[owner]
-        start, end = (-(-c * total[owner] // count[owner]) for c in (number, number + 1))
-        of_slab = count.reshape(slabs, -1).sum(1)
-        turn = (np.arange(len(owner)) - np.repeat(np.cumsum(of_slab) - of_slab, of_slab)) % CHAIN
-        return SignGroups(at, plane, before, n, count, total, end - start, start, turn)
+            inside = count[band] > 0
+            at, band, before = at[inside], band[inside], before[inside]
+        band_of_group = np.repeat(np.arange(len(count)), count)
+        number = np.arange(len(band_of_group)) - (np.cumsum(count) - count)[band_of_group]
+        start, end = (
+            -(-c * total[band_of_group] // count[band_of_group]) for c in (number, number + 1)
+        )
+        per_slab = count.reshape(slabs, -1).sum(1)
+        first_of_slab = np.repeat(np.cumsum(per_slab) - per_slab, per_slab)
+        chain_position = (np.arange(len(band_of_group)) - first_of_slab) % CHAIN_LENGTH
+        return SignGroups(at, band, before, n, count, total, end - start, start, chain_position)
 
-    def kept(self, which: NDArray[Any]) -> SignGroups:
-        """With some of the carriers."""
-        return replace(self, at=self.at[which], plane=self.plane[which], before=self.before[which])
-
-    @cached_property
-    def cell(self) -> Int:
-        place = _divided(self.before * self.count[self.plane], self.total[self.plane])
-        place += (np.cumsum(self.count) - self.count)[self.plane]
-        return place
+    def subset(self, which: NDArray[Any]) -> SignGroups:
+        """The same groups with some of the carriers."""
+        return replace(self, at=self.at[which], band=self.band[which], before=self.before[which])
 
     @cached_property
-    def offset(self) -> Int:
-        """before_j - e(c)."""
-        offset: Int = self.before - self.start[self.cell]
-        return offset
+    def group(self) -> Int:
+        """Per carrier."""
+        group = _divided(self.before * self.count[self.band], self.total[self.band])
+        group += (np.cumsum(self.count) - self.count)[self.band]
+        return group
 
     @cached_property
-    def pattern(self) -> Int:
-        """Which of PATTERNS."""
-        number: Int = 40503 * (self.at - self.plane * self.symbols) >> 8 & 3
+    def column(self) -> Int:
+        """Per carrier: which of COLUMNS its column of H is."""
+        number: Int = 40503 * (self.at - self.band * self.symbols) >> 8 & 3
         return number
 
     @cached_property
-    def told(self) -> Int:
-        """M of every cell, 0 of those that begin a chain."""
-        told: Int = np.where(self.turn == 0, 0, self.width // SHARE)
-        return told
+    def payload_bits(self) -> Int:
+        """Per group: the signs M that it can carry, 0 where a chain begins."""
+        bits: Int = np.where(self.chain_position == 0, 0, self.width // WEIGHT_PER_SIGN)
+        return bits
 
     @cached_property
-    def first(self) -> Int:
-        """The first sign b that a carrier has to do with."""
-        return _divided(self.told[self.cell] * self.offset, self.width[self.cell])
+    def first_row(self) -> Int:
+        """Per carrier: b, the first row of H in which its column has a 1."""
+        offset = self.before - self.start[self.group]
+        return _divided(self.payload_bits[self.group] * offset, self.width[self.group])
 
 
-def syndrome(pattern: Int, first: Int, owner: Int, count: int) -> Int:
-    """Of so many cells the bits 0 .. M - 1: whether the sum of the magnitudes that have to do with that sign of it is odd.
+def syndrome(column: Int, first_row: Int, group: Int, groups: int) -> Int:
+    """H abs(q) mod 2 of every group: bits 0 .. M - 1 of an int64; higher bits have no meaning.
 
-    Of the carriers of odd magnitude: their patterns, first signs and cells. Higher bits have no meaning.
+    column, first_row, group: of the carriers of odd magnitude.
     """
-    sums = np.zeros(count, np.int64)
-    np.bitwise_xor.at(sums, owner, PATTERNS[pattern] << first)
+    sums = np.zeros(groups, np.int64)
+    np.bitwise_xor.at(sums, group, COLUMNS[column] << first_row)
     return sums
 
 
-def hidden(cells: SignGroups, magnitude: NDArray[Any]) -> tuple[Int, Int]:
-    """Flat positions of the symbols whose signs are not sent, and the signs (1: negative); magnitudes [N, n]."""
-    if not cells.told.any():
-        return cells.at[:0], cells.at[:0]
-    values = magnitude.reshape(-1)[cells.at]
+def hidden_signs(groups: SignGroups, magnitude: NDArray[Any]) -> tuple[Int, Int]:
+    """Flat positions of the symbols whose signs are hidden, and these signs (1: negative).
+
+    magnitude [N, n].
+    """
+    if not groups.payload_bits.any():
+        return groups.at[:0], groups.at[:0]
+    values = magnitude.reshape(-1)[groups.at]
     nonzero = np.flatnonzero(values)
-    cells, values = cells.kept(nonzero), values[nonzero]
-    odd = np.flatnonzero(values & 1)
-    sums = syndrome(cells.pattern[odd], cells.first[odd], cells.cell[odd], len(cells.width))
-    rank = (
-        np.arange(len(values))
-        - np.searchsorted(cells.cell, np.arange(len(cells.width)))[cells.cell]
-    )
-    inside = np.flatnonzero(rank < np.append(cells.told[1:], 0)[cells.cell])
-    return cells.at[inside], sums[cells.cell[inside] + 1] >> rank[inside] & 1
+    groups, values = groups.subset(nonzero), values[nonzero]
+    odd, count = np.flatnonzero(values & 1), len(groups.width)
+    sums = syndrome(groups.column[odd], groups.first_row[odd], groups.group[odd], count)
+    first_of_group = np.searchsorted(groups.group, np.arange(count))
+    rank = np.arange(len(values)) - first_of_group[groups.group]
+    inside = np.flatnonzero(rank < np.append(groups.payload_bits[1:], 0)[groups.group])
+    return groups.at[inside], sums[groups.group[inside] + 1] >> rank[inside] & 1
 
 
-def hide(
-    cells: SignGroups,
+def hide_signs(
+    groups: SignGroups,
     q: NDArray[Any],
     error: NDArray[np.float32],
     costs: NDArray[Any],
     index: NDArray[np.uint8],
 ) -> tuple[NDArray[Any], Int]:
-    """Symbols q [N, n], integers, with cheap changes that make `hidden` true, and the positions that it gives; encoder only.
+    """Symbols with the cheapest changes that hide the signs, and the positions of these signs.
 
-    error [N, n]: what q is the rounding of, in steps, and has the sign of. costs [2, 256]: by scale index the squared error
-    (steps^2) that 1 is worth instead of 0 in bits, and n + 1 instead of n.
+    Encoder only. q [N, n] integers; error [N, n]: what q is the rounding of, in steps, with the
+    same sign; index [N, n]: scale indices. costs [2, 256]: by scale index, in squared steps, what
+    the bits of 1 instead of 0 are worth, and those of n + 1 instead of n.
     """
-    flat, hidden = q.reshape(-1).copy(), [cells.at[:0]]
-    # chains side by side, long ones first: of so many together first the cells that begin them, then the ones after, and so on
-    chain = np.cumsum(cells.turn == 0) - 1
+    flat, hidden = q.reshape(-1).copy(), [groups.at[:0]]
+    # Chains are worked on side by side, the longest first: the first groups of MAX_LANES chains,
+    # then the groups after these, and so on.
+    chain = np.cumsum(groups.chain_position == 0) - 1
     lanes = np.empty(chain.max(initial=-1) + 1, np.int64)
     lanes[np.argsort(-np.bincount(chain), kind="stable")] = np.arange(len(lanes))
     lane = lanes[chain]
-    start = np.searchsorted(cells.cell, np.arange(len(lane) + 1))
-    for first in range(0, len(lanes), LANES):
-        chosen = np.flatnonzero((lane >= first) & (lane < first + LANES))
-        order = chosen[np.lexsort((lane[chosen], cells.turn[chosen]))]
+    start = np.searchsorted(groups.group, np.arange(len(lane) + 1))
+    for first in range(0, len(lanes), MAX_LANES):
+        chosen = np.flatnonzero((lane >= first) & (lane < first + MAX_LANES))
+        order = chosen[np.lexsort((lane[chosen], groups.chain_position[chosen]))]
         size = (start[1:] - start[:-1])[order]
         ends = np.append(0, np.cumsum(size))
         which = np.arange(ends[-1]) + np.repeat(start[order] - ends[:-1], size)
-        at = cells.at[which]
+        at = groups.at[which]
         value = flat[at]
+        cost, changed = _changes(value, error.reshape(-1)[at], costs[:, index.reshape(-1)[at]])
         chains = _Chains(
-            value,
-            *_changes(value, error.reshape(-1)[at], costs[:, index.reshape(-1)[at]]),
-            np.repeat(np.arange(len(order)), size),
-            cells.pattern[which],
-            cells.first[which],
-            cells.told[order],
-            ends,
-            np.append(0, np.cumsum(np.bincount(cells.turn[order]))).tolist(),
+            value=value,
+            cost=cost,
+            changed=changed,
+            group=np.repeat(np.arange(len(order)), size),
+            column=groups.column[which],
+            first_row=groups.first_row[which],
+            payload_bits=groups.payload_bits[order],
+            ends=ends,
+            stages=np.append(0, np.cumsum(np.bincount(groups.chain_position[order]))).tolist(),
         )
         hidden.append(at[chains.embed()])
         flat[at] = value
@@ -217,123 +242,158 @@ def hide(
 
 
 def _changes(
-    value: NDArray[Any], given: NDArray[np.float32], costs: NDArray[Any]
+    value: NDArray[Any], error: NDArray[np.float32], costs: NDArray[Any]
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """What it costs to change each symbol by one, in 1 / PRICE, and what it becomes; costs [2, n]."""
+    """The cheaper change of each symbol by one: its cost in 1 / COST_SCALE, and the new value.
+
+    costs [2, n] as in `hide_signs`.
+    """
     n = np.abs(value)
-    twice = 2 * (np.abs(given) - n.astype(np.float32))
+    twice = 2 * (np.abs(error) - n.astype(np.float32))
     first, later = costs
     up = 1 - twice + np.where(n > 0, later, first)
     down = np.where(n > 0, 1 + twice - np.where(n > 1, later, first), np.inf)
-    price = np.minimum(PRICE * np.minimum(up, down), MAX_COST).astype(np.int32) & ~FROM
-    return price, value + (1 - 2 * ((up <= down) == (given < 0)))
+    cost = np.minimum(COST_SCALE * np.minimum(up, down), MAX_COST).astype(np.int32) & ~STATE_BITS
+    return cost, value + (1 - 2 * ((up <= down) == (error < 0)))
 
 
 @dataclass(frozen=True)
 class _Chains:
-    """Chains of cells side by side, the longest first, in order of their turns; first their carriers."""
+    """Chains of groups side by side, the longest first.
 
-    value: NDArray[Any]
-    price: NDArray[np.int32]  # of a change
-    changed: NDArray[Any]
-    owner: Int  # the cell
-    pattern: Int
-    first: Int
-    told: Int  # of every cell: M
-    ends: Int  # of the carriers of every cell, after 0
-    turns: list[int]  # where the cells of each turn begin, and their number
+    Groups are in order of their position in the chain, then of the chain. Arrays have one entry
+    per carrier, group by group, unless said otherwise.
+    """
+
+    value: NDArray[Any]  # The symbols; `embed` changes them.
+    cost: NDArray[np.int32]  # Of changing the symbol.
+    changed: NDArray[Any]  # The symbol after its change.
+    group: Int
+    column: Int
+    first_row: Int
+    payload_bits: Int  # Per group.
+    ends: Int  # 0, then per group: the end of its carriers.
+    stages: list[int]  # The first group of each position in the chain, then the number of groups.
 
     def embed(self) -> Int:
-        """Changes values so that cells say the signs of the cells before them; which carriers these are the signs of."""
-        cells, longest = len(self.told), 2 * ((int(self.told.max()) + 1) // 2)
-        if longest == 0:
+        """Change values so that groups carry the signs of the groups before them.
+
+        Returns the carriers whose signs are hidden.
+        """
+        groups, rows = len(self.payload_bits), 2 * ((int(self.payload_bits.max()) + 1) // 2)
+        if rows == 0:
             return self.ends[:0]
         odd = np.flatnonzero(self.value & 1)
-        sums = syndrome(
-            self.pattern[odd], self.first[odd], self.owner[odd], cells
-        )  # what they say as they are
-        # the cheapest change of each pattern and sign, and one carrier whose it is
-        best = np.full((len(PATTERNS), longest, cells), NEVER, np.int32)
-        key = (self.pattern * longest + self.first) * cells + self.owner
-        np.minimum.at(best.reshape(-1), key, self.price)
-        taken = np.flatnonzero(self.price == best.reshape(-1)[key])
-        one = np.empty(best.size, np.int64)
-        one[key[taken]] = taken
-        taken = taken[one[key[taken]] == taken]
-        # the cheapest changes of the patterns of a sign whose sum is x, and which they are
-        spent = np.full((STATES, longest, cells), NEVER, np.int32)
-        spent[0] = 0
-        other = np.empty_like(spent)
-        choice = np.empty((len(PATTERNS), *spent.shape), bool)
-        for reached, price, better in zip(_REACHED, best, choice, strict=True):
-            np.take(spent, reached, 0, other, "clip")
-            other += price
-            np.less(other, spent, out=better)
-            np.minimum(spent, other, out=spent)
-        hidden = [taken[:0]]
-        picked = np.empty(best.shape, bool)
-        for last, begin, end in zip(self.turns, self.turns[1:], self.turns[2:], strict=False):
-            lanes, here = end - begin, slice(begin, end)
-            told = self.told[here]
-            start = self.ends[last]
-            before = self.value[start : self.ends[last + lanes]]
-            nonzero = np.flatnonzero(before)
-            lane = self.owner[start:][nonzero] - last
-            counts = np.bincount(lane, minlength=lanes)
-            rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
-            inside = np.flatnonzero(rank < told[lane])
-            hidden.append(nonzero[inside] + start)
-            minus = inside[before[nonzero[inside]] < 0]
-            signs = np.zeros(lanes, np.int64)
-            np.bitwise_or.at(signs, lane[minus], 1 << rank[minus])
-            # what has to change; what they say of no sign may stay
-            signs = (signs ^ sums[here]) & (1 << np.minimum(counts, told)) - 1
-            want = signs >> np.arange(longest)[:, None] & 1
-            change = (
-                _cheapest(np.where(want, spent[_OTHER, :, here], spent[:, :, here]), told) ^ want
-            )
-            places = np.arange(longest)[:, None] * cells + np.arange(begin, end)
-            for p in range(len(PATTERNS) - 1, -1, -1):
-                chosen = choice[p].reshape(-1).take(change * (longest * cells) + places)
-                picked[p, :, here] = chosen & (np.arange(longest)[:, None] < told)
-                change ^= chosen * PATTERNS[p]
-            able = taken[slice(*np.searchsorted(taken, self.ends[[begin, end]]))]
-            able = able[picked.reshape(-1)[key[able]]]
-            self.value[able] = self.changed[able]
+        sums = syndrome(self.column[odd], self.first_row[odd], self.group[odd], groups)
+        key, cheapest, costs = self._cheapest_changes(rows)
+        sum_costs, uses_column = _costs_of_sums(costs)
+        hidden = [cheapest[:0]]
+        changes = np.empty(costs.shape, bool)
+        row = np.arange(rows)[:, None]
+        for last, begin, end in zip(self.stages, self.stages[1:], self.stages[2:], strict=False):
+            here, payload = slice(begin, end), self.payload_bits[begin:end]
+            carriers, signs, counts = self._signs(last, payload)
+            hidden.append(carriers)
+            # Rows of H beyond the signs there are to hide may have any parity.
+            wrong = (signs ^ sums[here]) & (1 << np.minimum(counts, payload)) - 1
+            flips = wrong >> row & 1
+            wanted_costs = np.where(flips, sum_costs[_FLIPPED, :, here], sum_costs[:, :, here])
+            change = _viterbi(wanted_costs, payload) ^ flips
+            positions = row * groups + np.arange(begin, end)
+            for c in range(len(COLUMNS) - 1, -1, -1):
+                used = uses_column[c].reshape(-1).take(change * (rows * groups) + positions)
+                changes[c, :, here] = used & (row < payload)
+                change ^= used * COLUMNS[c]
+            carriers = cheapest[slice(*np.searchsorted(cheapest, self.ends[[begin, end]]))]
+            carriers = carriers[changes.reshape(-1)[key[carriers]]]
+            self.value[carriers] = self.changed[carriers]
         return np.concatenate(hidden)
 
+    def _cheapest_changes(self, rows: int) -> tuple[Int, Int, NDArray[np.int32]]:
+        """The cheapest carrier of each column of H, of those with the same first row.
 
-def _cheapest(spent: NDArray[np.int32], told: Int) -> Int:
-    """The sums x [longest, lanes] of signs that lead from state 0 on at the least cost; spent [STATES, longest, lanes].
+        Returns the key of every carrier, flat in [columns, rows, groups], the carriers that are
+        the cheapest of their key, ascending, and the costs [columns, rows, groups].
+        """
+        costs = np.full((len(COLUMNS), rows, len(self.payload_bits)), IMPOSSIBLE, np.int32)
+        key = (self.column * rows + self.first_row) * len(self.payload_bits) + self.group
+        np.minimum.at(costs.reshape(-1), key, self.cost)
+        cheapest = np.flatnonzero(self.cost == costs.reshape(-1)[key])
+        unique = np.empty(costs.size, np.int64)
+        unique[key[cheapest]] = cheapest
+        return key, cheapest[unique[key[cheapest]] == cheapest], costs
 
-    Lanes stay where they are from their last sign on. From the first sign on and from the last one back side by side.
+    def _signs(self, stage: int, payload: Int) -> tuple[Int, Int, Int]:
+        """The signs that the groups after those from `stage` on are to carry, `payload` at most.
+
+        Returns the carriers with these signs, the signs of each group as bits, and the number of
+        its symbols that are not zero.
+        """
+        lanes = len(payload)
+        start = self.ends[stage]
+        value = self.value[start : self.ends[stage + lanes]]
+        nonzero = np.flatnonzero(value)
+        lane = self.group[start:][nonzero] - stage
+        counts = np.bincount(lane, minlength=lanes)
+        rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
+        inside = np.flatnonzero(rank < payload[lane])
+        negative = inside[value[nonzero[inside]] < 0]
+        signs = np.zeros(lanes, np.int64)
+        np.bitwise_or.at(signs, lane[negative], 1 << rank[negative])
+        return nonzero[inside] + start, signs, counts
+
+
+def _costs_of_sums(costs: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The least cost of every sum of columns with the same first row.
+
+    costs [columns, rows, groups] -> [STATES, rows, groups], and whether the change of each column
+    was part of the cheapest way when it was considered, [columns, STATES, rows, groups].
     """
-    longest, lanes = spent.shape[1:]
-    half = longest // 2
-    there = np.arange(half)
-    sign = np.stack([there, longest - 1 - there], 1)  # [half, 2]
-    # from state to state: the state that is reached is the last axis but one
-    ways = spent.reshape(-1, lanes).take(
-        sign[:, :, None, None] + longest * np.stack([_CHANGE, _CHANGE.T]), 0
+    total = np.full((STATES, *costs.shape[1:]), IMPOSSIBLE, np.int32)
+    total[0] = 0
+    other = np.empty_like(total)
+    uses_column = np.empty((len(COLUMNS), *total.shape), bool)
+    for reached, cost, better in zip(_SUM_WITH_COLUMN, costs, uses_column, strict=True):
+        np.take(total, reached, 0, other, "clip")
+        other += cost
+        np.less(other, total, out=better)
+        np.minimum(total, other, out=total)
+    return total, uses_column
+
+
+def _viterbi(costs: NDArray[np.int32], payload: Int) -> Int:
+    """The sums [rows, lanes] on the cheapest path through the trellis that flips no parity.
+
+    costs [STATES, rows, lanes] of the sums in each row, int32. Lanes keep their state from their
+    last row on. The forward pass from the first row and the backward pass from the last one run
+    side by side and meet in the middle.
+    """
+    rows, lanes = costs.shape[1:]
+    half = rows // 2
+    from_start = np.arange(half)
+    row = np.stack([from_start, rows - 1 - from_start], 1)  # [half, 2]
+    # [half, 2, state before, state after, lanes] with the state that is reached last but one.
+    steps = costs.reshape(-1, lanes).take(
+        row[:, :, None, None] + rows * np.stack([_TRANSITION, _TRANSITION.T]), 0
     )
-    ways.transpose(0, 1, 4, 2, 3)[(np.arange(longest)[:, None] >= told)[sign]] = _STAY
-    ways |= np.arange(STATES // 2, dtype=np.int32)[:, None, None]
-    costs = np.zeros((2, STATES // 2, lanes), np.int32)
-    costs[0, 1:] = NEVER
-    least = np.empty((half, *costs.shape), np.int32)
-    for way, sums in zip(ways, least, strict=True):
-        way += costs[:, :, None]
-        np.minimum.reduce(way, 1, out=sums)
-        costs = sums & ~FROM
-    # and back from where they meet at the least cost to both ends
-    middle = costs.sum(0).argmin(0)
-    place = np.arange(lanes) + np.array([[0], [costs[0].size]])
-    come = lanes * (least & FROM).astype(np.int64) + place[:, None]
-    along = np.empty((half, 2, lanes), np.int64)
-    at = lanes * middle + place
+    steps.transpose(0, 1, 4, 2, 3)[(np.arange(rows)[:, None] >= payload)[row]] = _STAY
+    steps |= np.arange(STATES // 2, dtype=np.int32)[:, None, None]
+    path_costs = np.zeros((2, STATES // 2, lanes), np.int32)
+    path_costs[0, 1:] = IMPOSSIBLE
+    best = np.empty((half, *path_costs.shape), np.int32)
+    for step, cheapest in zip(steps, best, strict=True):
+        step += path_costs[:, :, None]
+        np.minimum.reduce(step, 1, out=cheapest)
+        path_costs = cheapest & ~STATE_BITS
+    # Trace back from the cheapest meeting point to both ends.
+    meeting = path_costs.sum(0).argmin(0)
+    base = np.arange(lanes) + np.array([[0], [path_costs[0].size]])
+    previous = lanes * (best & STATE_BITS).astype(np.int64) + base[:, None]
+    path = np.empty((half, 2, lanes), np.int64)
+    at = lanes * meeting + base
     for n in range(half - 1, -1, -1):
-        along[n] = at = come[n].take(at)
-    along = (along - place) // lanes
-    states = np.concatenate([along[:, 0], middle[None], along[::-1, 1]])
-    found: Int = states[:-1] ^ 2 * states[1:]
-    return found
+        path[n] = at = previous[n].take(at)
+    path = (path - base) // lanes
+    states = np.concatenate([path[:, 0], meeting[None], path[::-1, 1]])
+    sums: Int = states[:-1] ^ 2 * states[1:]
+    return sums

@@ -1,10 +1,12 @@
-"""What all coders of slices have in common: CompressAI's interface, and the symbols of their latents.
+"""What all coders of slices share: CompressAI's interface, and the symbols of their latents.
 
-    x [N, 1, H, W] in 0 ... 1 --g_a--> y [N, C, h, w] --* gain(level), round--> y_hat --/ gain(level), g_s--> x_hat
+    x [N, 1, H, W] in 0 .. 1 --g_a--> y [N, C, h, w] --* gain(level), round--> y_hat
+    y_hat --/ gain(level)--> --g_s--> x_hat [N, 1, H, W]
 
-`level` is log2 of the range of x over the quantiser's step: at level 8 the step is 1/256. One network serves every level
-from 2 to 12, so `level` takes the place of the quality with which CompressAI chooses among networks. It is an argument
-of `forward`, `compress` and `decompress`, which must agree on it; without one they take the attribute `level`.
+`level` is log2 of the range of x over the quantisation step: at level 8 the step is 1/256. One
+network serves every level from 2 to 12, so `level` takes the place of the quality with which
+CompressAI chooses among networks. It is an argument of `forward`, `compress` and `decompress`,
+which must agree on it; without one they take the attribute `level`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mricodec.models.strings import DEFAULT_LEVEL, LEVEL_RANGE, StringDecoder, S
 
 from .codec_base import SYMBOL_MAX
 from .entropy_models import LIKELIHOOD_FLOOR
-from .layers import round_through
+from .layers import round_ste
 
 # Sides are padded to multiples of this, whatever the stride of the network.
 BLOCK = 8
@@ -46,7 +48,10 @@ class TensorSymbols:
 
 
 class SliceCoder(nn.Module):
-    """A network that codes slices. `latent` channels at 1/`stride` of the resolution; `tables` come with the weights."""
+    """A network that codes slices, in CompressAI's conventions (this module has a drawing).
+
+    y has `latent` channels at 1/`stride` of the resolution; `tables` come with the weights.
+    """
 
     latent: int
     stride: int
@@ -74,7 +79,10 @@ class SliceCoder(nn.Module):
     def code_latents(
         self, shape: tuple[int, int, int], y: Tensor | None, octave: int, symbols: TensorSymbols
     ) -> Tensor:
-        """y [N, C, h, w] to encode or None to decode -> y_hat; shape (N, h, w). The prior is factorized by channel."""
+        """y [N, C, h, w] to encode or None to decode -> y_hat; shape (N, h, w).
+
+        The prior is factorized by channel.
+        """
         n, h, w = shape
         device = next(self.parameters()).device
         index = torch.arange(self.latent, device=device).repeat_interleave(h * w).expand(n, -1)
@@ -87,7 +95,7 @@ class SliceCoder(nn.Module):
         return {"y": self.factorized_likelihood(self.relaxed(y), level)}
 
     def factorized_likelihood(self, y: Tensor, level: Tensor) -> Tensor:
-        """From the tables of the channels at each level, or from the bottleneck before there are tables."""
+        """From the tables of the channels at each level, or the bottleneck without tables."""
         if not self.tables:
             if not hasattr(self, "bottleneck"):
                 raise ValueError("expected probability tables, found none: load weights first")
@@ -99,14 +107,15 @@ class SliceCoder(nn.Module):
         return torch.stack(parts)
 
     def relaxed(self, y: Tensor) -> Tensor:
-        """The symbols of y, in training with uniform noise instead of rounding (Balle et al. 2016)."""
+        """The symbols of y, in training with noise instead of rounding (Balle et al. 2016)."""
         return y + torch.rand_like(y) - 0.5 if self.training else quantised(y)
 
     def forward(self, x: Tensor, level: float | Tensor | None = None) -> dict[str, Any]:
-        """x [N, 1, H, W] in 0 ... 1 -> {"x_hat": [N, 1, H, W], "likelihoods": {"y": [N, C, h, w], ...}}.
+        """x [N, 1, H, W] in 0 .. 1 -> {"x_hat": [N, 1, H, W], "likelihoods": {"y": [N, C, h, w]}}.
 
-        level: one for all, or [N]. In evaluation mode x_hat is what `decompress` returns; in training the likelihoods
-        see uniform noise and g_s sees rounded latents with the gradient of the identity.
+        level: one for all, or [N]. A hyperprior adds the likelihoods "z". In evaluation mode x_hat
+        is what `decompress` returns; in training the likelihoods see uniform noise and g_s sees
+        rounded latents with the gradient of the identity.
         """
         levels = self._levels(x, level)
         gain = self.gain(levels)
@@ -116,7 +125,7 @@ class SliceCoder(nn.Module):
 
     @torch.inference_mode()
     def compress(self, x: Tensor, level: float | None = None) -> dict[str, Any]:
-        """x [N, 1, H, W] in 0 ... 1 -> {"strings": [[y of each slice], [z of each slice]], "shape": (H, W)}."""
+        """x [N, 1, H, W] in 0 .. 1 -> {"strings": [[y of each slice], [z]], "shape": (H, W)}."""
         levels = self._levels(x, level)
         y = self.g_a(padded_slices(x)) * self.gain(levels)
         octave = int(levels[0].floor())
@@ -129,7 +138,10 @@ class SliceCoder(nn.Module):
     def decompress(
         self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], level: float | None = None
     ) -> dict[str, Any]:
-        """Strings and shape as `compress` returns them -> {"x_hat": [N, 1, H, W]}. FormatError if they are damaged."""
+        """Strings and shape as `compress` returns them -> {"x_hat": [N, 1, H, W]}.
+
+        FormatError if the strings are damaged.
+        """
         coder = StringDecoder(strings, self._group_of())
         height, width = shape
         count = len(strings[0])
@@ -142,7 +154,7 @@ class SliceCoder(nn.Module):
         return {"x_hat": self.g_s(y_hat / self.gain(levels))[..., :height, :width]}
 
     def update(self, scale_table: Any = None, force: bool = False) -> bool:
-        """False: the tables come with the weights. For code that calls it, as CompressAI's networks ask for."""
+        """False: tables come with the weights. For code that calls it on CompressAI's networks."""
         return False
 
     def _group_of(self) -> dict[str, int]:
@@ -150,7 +162,7 @@ class SliceCoder(nn.Module):
         return {name: int(name == "z") for name in self.tables}
 
     def _levels(self, x: Tensor, level: float | Tensor | None) -> Tensor:
-        """Levels [N] of slices x [N, 1, H, W]; ValueError for another shape or a number out of range."""
+        """Levels [N] of slices x [N, 1, H, W]; ValueError for other shapes or out of range."""
         if x.dim() != 4 or x.shape[1] != 1:
             raise ValueError(f"x: expected [N, 1, H, W], found {list(x.shape)}")
         if isinstance(level, Tensor):
@@ -164,7 +176,7 @@ class SliceCoder(nn.Module):
 
 def quantised(y: Tensor) -> Tensor:
     """The symbols of y, with the gradient of the identity."""
-    return round_through(y).clamp(-SYMBOL_MAX, SYMBOL_MAX - 1)
+    return round_ste(y).clamp(-SYMBOL_MAX, SYMBOL_MAX - 1)
 
 
 def padded_slices(x: Tensor) -> Tensor:
@@ -176,8 +188,8 @@ def padded_slices(x: Tensor) -> Tensor:
 def table_likelihood(tables: ProbabilityTables, values: Tensor) -> Tensor:
     """Probability of values [C, ...] under the table row of their channel, escapes included.
 
-    Between integers it is interpolated linearly, which is the density of the tables' masses spread over unit
-    triangles: differentiable in the values.
+    Between integers it is interpolated linearly, which is the density of the tables' masses spread
+    over unit triangles: differentiable in the values.
     """
     masses = torch.from_numpy((tables.weights / TOTAL).astype(np.float32)).to(values.device)
     bins = masses.shape[1] - 1

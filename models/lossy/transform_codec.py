@@ -1,4 +1,4 @@
-"""The coders of slices as lossy models of the codec: integer volumes in, slice by slice through the network."""
+"""The coders of slices as lossy models of the codec: integer volumes, slice by slice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from .slice_coder import SliceCoder, TensorSymbols
 
 
 class TransformLossy:
-    """A coder of slices: every machine decodes the same latents, and samples up to float rounding."""
+    """A coder of slices; every machine decodes the same latents, and samples up to float rounding.
+
+    codes [S, K, H, W], slice by slice / peak --g_a, * gain--> y --round--> y_hat, coded
+    y_hat --/ gain, g_s--> * peak, rounded: codes [S, K, H, W]
+    """
 
     exact_samples = False
     by_id = False

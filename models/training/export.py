@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from mricodec.models.loader import assemble
 from mricodec.models.lossy import entropy_models as entropy
+from mricodec.models.lossy.band_networks import BandNet, ContextPass
 from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.coding_order import PASSES
-from mricodec.models.lossy.context_model import ContextCodec, ContextPass, PlaneNet
+from mricodec.models.lossy.context_model import ContextCodec
 from mricodec.models.lossy.layers import IntegerConv2d
 from mricodec.models.zoo import network as network_of
 
@@ -62,8 +63,8 @@ def file_tensors(model: nn.Module, tables: dict[str, Tensor]) -> dict[str, Tenso
     for key, module in model.named_modules():
         if isinstance(module, ContextPass):
             tensors[f"{key}.energies"] = module.energy_weights().detach().to(torch.int8)
-        if isinstance(module, PlaneNet):
-            for part, value in (("place", module.place), ("rate", module.rate)):
+        if isinstance(module, BandNet):
+            for part, value in (("place", module.class_bias), ("rate", module.rate)):
                 tensors[f"{key}.{part}"] = value.detach().round().to(torch.int16)
         if isinstance(module, entropy.EntropyBottleneck):
             tensors[f"tables.{'z' if tables else 'y'}"] = module.tables().to(torch.int32)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.context_model import ContextCodec, rate_class
-from mricodec.models.lossy.hyperprior import FIRST_NODE, FactorizedPrior, ScaleHyperprior
+from mricodec.models.lossy.hyperprior import FIRST_GAIN_NODE, FactorizedPrior, ScaleHyperprior
 from mricodec.models.lossy.lapped_transform import DEPTHS, analysis
 from mricodec.models.lossy.rdo import choose_depths
 from mricodec.models.lossy.slice_coder import SliceCoder
@@ -292,7 +292,7 @@ def slice_rates(network: SliceCoder, x: Tensor) -> dict[str, Tensor]:
     """
     b, k, h, w = x.shape
     peak = x.reshape(b, -1).amax(1) * torch.exp2(1.5 * torch.rand_like(x[:, 0, 0, 0]))
-    level = torch.log2(peak.clamp(min=2.0**FIRST_NODE)).repeat_interleave(k)
+    level = torch.log2(peak.clamp(min=2.0**FIRST_GAIN_NODE)).repeat_interleave(k)
     scale = torch.exp2(level)[:, None, None, None]
     slices = x.reshape(b * k, 1, h, w)
     out = network(slices / scale, level)

@@ -1,4 +1,7 @@
-"""The same symbols and samples whatever the arithmetic: threads, libraries, dtypes, order of summation, order of slabs."""
+"""The default model gives the same symbols and samples on any arithmetic.
+
+Threads, libraries, types of the sums, order of summation and order of slabs do not matter.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,21 +23,23 @@ from torch import Tensor
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.models import loader
 from mricodec.models.lossy import bit_exact as exact
-from mricodec.models.lossy import codec, context_model, rdo
 from mricodec.models.lossy import codec as lossy_codec
+from mricodec.models.lossy import context_model
 from mricodec.models.lossy import lapped_transform as transform
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.coding_order import (
     CHANNELS,
     PARITIES,
     Layout,
-    column_inputs,
-    columns,
-    grown,
-    joined,
+    append_pass,
+    context_columns,
+    context_inputs,
+    join_parities,
 )
 from mricodec.models.lossy.context_model import ContextCodec
+from mricodec.models.lossy.iterative_rdo import dependent_rate_gradient
 from mricodec.models.lossy.layers import IntegerConv2d
+from mricodec.models.lossy.rdo import ErrorCompensation
 
 
 def encode(
@@ -54,9 +60,14 @@ def decode(
     return decoded
 
 
+def sample() -> NDArray[np.int32]:
+    image: Any = nibabel.load(SAMPLE)  # type: ignore[attr-defined]
+    return np.asarray(image.dataobj).T.astype(np.int32)
+
+
 @pytest.fixture(scope="module")
 def scan() -> NDArray[np.int32]:
-    array = np.asarray(nibabel.load(SAMPLE).dataobj).T.astype(np.int32)  # type: ignore[attr-defined]
+    array = sample()
     return np.ascontiguousarray(
         np.stack([array[:6, 100:197, 90:205], array[8:14, 100:197, 90:205]])
     )
@@ -114,9 +125,8 @@ def test_any_arithmetic_decodes_the_same(
 ) -> None:  # fmt: skip
     params = Params(6.0, int(scan.max()))
     x = np.ascontiguousarray(scan[:, :3, :64, :72])
-    monkeypatch.setattr(
-        lossy_codec, "choose_depths", lambda y: [4] * len(y)
-    )  # has planes of both kinds
+    # Depth 4 has low and detail bands.
+    monkeypatch.setattr(lossy_codec, "choose_depths", lambda y: [4] * len(y))
     payloads, decoded, _ = encode(model, x, params)
     other = loader.load_model("default")
     assert isinstance(other, ContextLossy)
@@ -132,7 +142,7 @@ def test_samples_are_the_same_in_both_types(
         params = Params(step, int(scan.max()))
         payloads, decoded, _ = encode(model, scan, params)
         with monkeypatch.context() as patch:
-            patch.setattr(codec, "EXACT_STEP", 0)
+            patch.setattr(lossy_codec, "EXACT_STEP", 0)
             assert np.array_equal(decode(model, payloads, scan.shape, params), decoded)
 
 
@@ -148,7 +158,7 @@ def test_order_of_summation_does_not_matter(
 
 
 def permute_hidden_channels(network: ContextCodec) -> None:
-    """The same function with all channels that are neither coefficients nor results in another order."""
+    """The same function with all channels but inputs and outputs in another order."""
     generator = torch.Generator().manual_seed(5)
 
     def order(layer: IntegerConv2d) -> torch.Tensor:
@@ -164,19 +174,19 @@ def permute_hidden_channels(network: ContextCodec) -> None:
 
     for net in (network.low, network.detail):
         p = order(net.sources[0])
-        net.place.data, net.rate.data = net.place[:, p], net.rate[:, p]
+        net.class_bias.data, net.rate.data = net.class_bias[:, p], net.rate[:, p]
         for layer in (
             *net.sources,
             *(block.second for block in net.mix),
-            *(one.known for one in net.passes[1:]),
+            *(each.known for each in net.passes[1:]),
         ):
             outputs(layer, p)
-        for layer in (*(block.first for block in net.mix), *(one.middle for one in net.passes)):
+        for layer in (*(block.first for block in net.mix), *(each.middle for each in net.passes)):
             inputs(layer, p)
-    for one in (*network.low.passes, *network.detail.passes):
-        p = order(one.middle)
-        outputs(one.middle, p)
-        inputs(one.head, p)
+    for each in (*network.low.passes, *network.detail.passes):
+        p = order(each.middle)
+        outputs(each.middle, p)
+        inputs(each.head, p)
     for block in (*network.low.mix, *network.detail.mix):
         for layer, following in ((block.first, block.middle), (block.middle, block.second)):
             p = order(layer)
@@ -221,87 +231,84 @@ SIZES = [(6, 8), (5, 7), (1, 2), (3, 1), (1, 1)]
 def test_parts_of_a_convolution_are_those_of_the_whole(
     model: ContextLossy, size: tuple[int, int]
 ) -> None:
-    """What is known and what is wanted alone, by the parity of the block."""
+    """With known inputs and chosen outputs alone, by the parity of the block."""
     generator = torch.Generator().manual_seed(0)
     net = model.network.low
     layout = Layout.of(*size)
     known = torch.zeros(2, *size, CHANNELS)
-    beside: Tensor | None = None
+    padded: Tensor | None = None
+    outputs = torch.tensor([3, 0, 90])
     for p, where in enumerate(layout.where):
         if p > 0:
             layer = net.passes[p].known
-            assert isinstance(layer, IntegerConv2d) and beside is not None
-            whole = layer(known.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            assert isinstance(layer, IntegerConv2d) and padded is not None
+            whole = layer(known.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[..., outputs]
             parts = []
-            for parity, ((r, c), near) in enumerate(zip(PARITIES, columns(beside), strict=True)):
-                wanted = torch.tensor([3, 0, 90])
-                parts.append(
-                    layer.of_rows(near, layer.part(parity, column_inputs(p, parity), wanted))
-                )
-                assert torch.equal(parts[-1], whole[:, r::2, c::2].flatten(0, 2)[:, wanted])
-            in_order = [whole[:, r::2, c::2].flatten(1, 2)[..., wanted] for r, c in PARITIES]
-            assert torch.equal(joined(parts, 2), torch.cat(in_order, 1))
-        new = torch.randint(-127, 128, (2, len(where)), generator=generator).float()
-        known.view(2, -1)[:, where] = new
-        beside = grown(beside, new, *size)
+            for parity, ((r, c), near) in enumerate(
+                zip(PARITIES, context_columns(padded), strict=True)
+            ):
+                kernel = layer.kernel(parity, context_inputs(p, parity), outputs)
+                parts.append(layer.product(near, kernel))
+                assert torch.equal(parts[-1], whole[:, r::2, c::2].flatten(0, 2))
+            in_order = [whole[:, r::2, c::2].flatten(1, 2) for r, c in PARITIES]
+            assert torch.equal(join_parities(parts, 2), torch.cat(in_order, 1))
+        coded = torch.randint(-127, 128, (2, len(where)), generator=generator).float()
+        known.view(2, -1)[:, where] = coded
+        padded = append_pass(padded, coded, *size)
     assert sorted(torch.cat(layout.where).tolist()) == list(range(known[0].numel()))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_targets_are_those_of_the_whole_transform(size: tuple[int, int]) -> None:
-    """Errors of earlier passes, and what all coefficients have in common with them, those of blocks at the corners left out."""
+def test_error_compensation_is_a_jacobi_step(size: tuple[int, int]) -> None:
+    """On the Gram matrix of the transform without its diagonal neighbours, for later passes."""
     layout = Layout.of(*size)
     kernel, norms = transform.gram()
-    assert (
-        kernel[..., ::2, ::2].square().sum()
-        < 0.02 * kernel[..., [0, 1, 1, 2], [1, 0, 2, 1]].square().sum()
-    )
+    edges = kernel[..., [0, 1, 1, 2], [1, 0, 2, 1]]
+    assert kernel[..., ::2, ::2].square().sum() < 0.02 * edges.square().sum()
     kernel = kernel.clone()
     kernel[..., ::2, ::2] = 0
-    wanted = 100 * torch.randn(2, *size, CHANNELS, generator=torch.Generator().manual_seed(0))
-    targets = rdo._Targets(wanted, layout)
-    error = torch.zeros_like(wanted)
+    y = 100 * torch.randn(2, *size, CHANNELS, generator=torch.Generator().manual_seed(0))
+    compensation = ErrorCompensation(y, layout)
+    error = torch.zeros_like(y)
     for p, where in enumerate(layout.where):
-        shared = torch.nn.functional.conv2d(error.permute(0, 3, 1, 2), kernel, padding=1).permute(
-            0, 2, 3, 1
-        )
-        expected = wanted - shared / (norms * transform.GRAM)
-        assert torch.equal(targets.of(p), expected.flatten(1)[:, where])
-        sent = 16 * (targets.of(p) / 16).round()
-        targets.coded(p, sent)
-        error.view(2, -1)[:, where] = (sent - wanted.flatten(1)[:, where]).round()
+        products = torch.nn.functional.conv2d(error.permute(0, 3, 1, 2), kernel, padding=1)
+        expected = y - products.permute(0, 2, 3, 1) / (norms * transform.GRAM_SCALE)
+        targets = compensation.targets(p)
+        assert torch.equal(targets, expected.flatten(1)[:, where])
+        y_hat = 16 * (targets / 16).round()
+        compensation.update(p, y_hat)
+        error.view(2, -1)[:, where] = (y_hat - y.flatten(1)[:, where]).round()
 
 
 @pytest.mark.parametrize("step", [20.0, 40.0])
-def test_tuned_planes_take_fewer_bits(
+def test_iterative_rdo_takes_fewer_bits(
     model: ContextLossy, scan: NDArray[np.int32], step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Than others of the same error."""
-    monkeypatch.setattr(ContextLossy, "_tried_depths", lambda self, x, y, params: [2] * len(x))
+    """Than without it at the same error."""
+    monkeypatch.setattr(ContextLossy, "_depths_by_trial", lambda self, x, y, params: [2] * len(x))
 
     def coded(step: float) -> tuple[float, float]:
         _, decoded, bits = encode(model, scan, Params(step, int(scan.max()), effort="high"))
         return math.log(np.square(decoded - scan).mean()), math.log(bits)
 
     error, bits = coded(step)
-    monkeypatch.setattr(codec, "RDO_ITERATIONS", 0)
+    monkeypatch.setattr(lossy_codec, "RDO_ITERATIONS", 0)
     plain = sorted(coded(factor * step) for factor in (0.9, 1.0, 1.1))
     assert plain[0][0] < error < plain[-1][0]
     assert bits < np.interp(error, *zip(*plain, strict=True)) - 0.005
 
 
-def test_burden_is_found_in_parts(
+def test_dependent_rate_gradient_in_parts(
     model: ContextLossy, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is of what follows alone: the last pass of planes that none lean on is nobody's dependent_rate_gradient."""
+    """It is the same in parts, and 0 where no other symbol depends on a coefficient."""
     torch.manual_seed(0)
     y_hat = (torch.randn(8 * depth, 6, 5, 64) * 100 / (1 + torch.arange(64))).round()
     y, rate = y_hat + 16 * torch.rand_like(y_hat) - 8, torch.tensor([6])
-    whole = model.network.dependent_rate_gradient(y_hat, y, depth, rate)
-    monkeypatch.setattr(context_model, "TOGETHER", 60)
-    torch.testing.assert_close(
-        model.network.dependent_rate_gradient(y_hat, y, depth, rate), whole, rtol=1e-4, atol=1e-4
-    )
+    whole = dependent_rate_gradient(model.network, y_hat, y, depth, rate)
+    monkeypatch.setattr(context_model, "MAX_BLOCKS", 60)
+    in_parts = dependent_rate_gradient(model.network, y_hat, y, depth, rate)
+    torch.testing.assert_close(in_parts, whole, rtol=1e-4, atol=1e-4)
     layout = Layout.of(6, 5)
     last, first = whole[depth - 1 if depth > 1 else 2].flatten(), whole[0].flatten()
     assert not last[layout.where[3]].any()
@@ -310,7 +317,7 @@ def test_burden_is_found_in_parts(
 
 
 def test_estimated_bits_are_the_file() -> None:
-    array = np.asarray(nibabel.load(SAMPLE).dataobj).T.astype(np.int32)  # type: ignore[attr-defined]
+    array = sample()
     x = np.ascontiguousarray(array[None, :, 60:316, 30:230])
     assert x.size > 1_000_000
     model = loader.load_model("default")

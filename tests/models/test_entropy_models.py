@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from compressai_reference import import_compressai
+from torch import Tensor
 
 from mricodec.bitstream.symbols import TOTAL
 from mricodec.models.lossy import entropy_models as entropy
@@ -19,16 +22,16 @@ def test_bottleneck_agrees_with_compressai() -> None:
     ours = entropy.EntropyBottleneck(6)
     with torch.no_grad():
         for i in range(5):
-            for kind, parameters in (
+            for name, parameters in (
                 ("matrix", ours.matrices),
                 ("bias", ours.biases),
                 ("factor", ours.factors),
             ):
-                theirs = getattr(reference, f"_{kind}{i}", None)
+                theirs = getattr(reference, f"_{name}{i}", None)
                 if theirs is None:
                     theirs = getattr(
                         reference,
-                        {"matrix": "matrices", "bias": "biases", "factor": "factors"}[kind],
+                        {"matrix": "matrices", "bias": "biases", "factor": "factors"}[name],
                         [],
                     )
                     theirs = theirs[i] if i < len(theirs) else None
@@ -57,11 +60,11 @@ def test_gaussian_agrees_with_compressai() -> None:
 
 
 @pytest.mark.parametrize("bits", [entropy.laplace_bits, entropy.gaussian_bits])
-def test_likelihoods_sum_to_one(bits: type[object]) -> None:
+def test_likelihoods_sum_to_one(bits: Callable[[Tensor, Tensor], Tensor]) -> None:
     values = torch.arange(-2000.0, 2001.0, dtype=torch.float64)
     for sigma in (0.3, 1.0, 7.0, 60.0):
-        total = torch.exp2(-bits(values, torch.tensor(sigma, dtype=torch.float64)))  # type: ignore[call-arg]
-        assert float(total.sum()) == pytest.approx(1, abs=3e-4)  # the floor of 2**-24 under each
+        total = torch.exp2(-bits(values, torch.tensor(sigma, dtype=torch.float64)))
+        assert float(total.sum()) == pytest.approx(1, abs=3e-4)  # each has the floor 2**-24
 
 
 def test_laplace_is_the_integral_of_its_density() -> None:
@@ -96,13 +99,13 @@ def test_scale_tables_cost_what_the_likelihood_says() -> None:
     for row in (20, 35, 50):
         sigma = entropy.sigma_of(torch.tensor(float(row), dtype=torch.float64))
         expected = entropy.laplace_bits(values.double(), sigma)
-        found = -torch.log2(tables[row, values - entropy.LOW])
-        close = expected < 16  # beyond, one part in 2**24 counts
-        torch.testing.assert_close(found[close], expected[close], rtol=0.02, atol=0.002)
+        bits = -torch.log2(tables[row, values - entropy.LOW])
+        close = expected < 16  # Beyond, one part in 2**24 counts.
+        torch.testing.assert_close(bits[close], expected[close], rtol=0.02, atol=0.002)
 
 
 def test_coded_bits() -> None:
-    """Values and gradients of the closed form are those of `laplace_bits`, of the symbols and of the noisy errors."""
+    """Values are those of `laplace_bits` of the symbols, gradients also of the noisy errors."""
     rng = torch.Generator().manual_seed(1)
     index = (torch.rand(2000, generator=rng, dtype=torch.float64) * 150 - 3).requires_grad_()
     error = (3 * torch.randn(2000, generator=rng, dtype=torch.float64)).requires_grad_()
@@ -113,7 +116,7 @@ def test_coded_bits() -> None:
     expected = entropy.laplace_bits(q, sigma) + relaxed - relaxed.detach()
     bits = entropy.coded_bits(index, error, q, noise)
     assert torch.allclose(bits, expected, rtol=1e-9)
-    for mine, theirs in zip(
+    for ours, theirs in zip(
         *(torch.autograd.grad(part.sum(), (index, error)) for part in (bits, expected)), strict=True
     ):
-        assert theirs.abs().max() > 1 and torch.allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+        assert theirs.abs().max() > 1 and torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)

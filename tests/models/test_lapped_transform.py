@@ -1,3 +1,5 @@
+"""The lapped transform is invertible, its integer synthesis close to the real one."""
+
 from __future__ import annotations
 
 import pytest
@@ -20,11 +22,11 @@ def test_invertible(shape: tuple[int, int, int]) -> None:
 def test_invertible_across(slices: int, depth: int) -> None:
     torch.manual_seed(0)
     y = torch.randn(2, slices, 3, 5, dtype=torch.float64)
-    planes = transform.analysis_across(y, depth)
-    assert planes.shape[1] == -(-slices // depth) * depth
-    torch.testing.assert_close(transform.synthesis_across_float(planes, depth)[:, :slices], y)
-    whole = transform.synthesis_across((16 * planes[0]).round().flatten(1), depth)[:slices]
-    assert float((whole / 256 - y[0].flatten(1)).abs().max()) < 0.25
+    bands = transform.analysis_across(y, depth)
+    assert bands.shape[1] == -(-slices // depth) * depth
+    torch.testing.assert_close(transform.synthesis_across_float(bands, depth)[:, :slices], y)
+    integers = transform.synthesis_across((16 * bands[0]).round().flatten(1), depth)[:slices]
+    assert float((integers / 256 - y[0].flatten(1)).abs().max()) < 0.25
 
 
 def test_noise_is_not_amplified() -> None:

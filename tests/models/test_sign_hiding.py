@@ -1,27 +1,27 @@
-"""Signs hidden in parities."""
+"""Signs hidden in parities: the encoder hides them where a decoder finds them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from reference_decoder.learned import hidden_signs
+from reference_decoder import learned
 
 from mricodec.models.lossy import entropy_models as entropy
-from mricodec.models.lossy import sign_hiding as hiding
+from mricodec.models.lossy import sign_hiding
 from mricodec.models.lossy.context_model import INDEX_SKIP
-from mricodec.models.lossy.rdo import RDO_LAMBDA, bits_to_grow, hiding_weights, rdo_quantise
+from mricodec.models.lossy.rdo import RDO_LAMBDA, hiding_weights, increment_bits, rdo_quantise
 
 WEIGHTS = hiding_weights().numpy()
-COSTS = RDO_LAMBDA * bits_to_grow().numpy()
+COSTS = RDO_LAMBDA * increment_bits().numpy()
 
 
 def symbols(
-    planes: int, count: int, low: int, high: int
+    bands: int, count: int, low: int, high: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices, errors and their quantised values [planes, count]."""
-    rng = np.random.default_rng(planes * count + low)
-    index = rng.integers(low, high, (planes, count)).astype(np.uint8)
+    """Indices, errors and their quantised values [bands, count]."""
+    rng = np.random.default_rng(bands * count + low)
+    index = rng.integers(low, high, (bands, count)).astype(np.uint8)
     index[index < INDEX_SKIP] = 0
     error = (rng.laplace(size=index.shape) * 0.05 * 2 ** (index / 8) / 2**0.5).astype(np.float32)
     q = (
@@ -33,7 +33,7 @@ def symbols(
     return index, error, q
 
 
-def price(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
+def cost(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
     """Squared error + lambda bits, signs included."""
     sigma = entropy.sigma_of(torch.from_numpy(index.astype(np.float64)).clamp(min=1))
     bits = (
@@ -44,17 +44,17 @@ def price(index: np.ndarray, error: np.ndarray, q: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 17), (4, 64), (5, 3000)])
 @pytest.mark.parametrize("scales", [(0, 8), (0, 30), (10, 60), (40, 207)])
-def test_parities_say_the_signs(shape: tuple[int, int], scales: tuple[int, int]) -> None:
+def test_parities_are_the_hidden_signs(shape: tuple[int, int], scales: tuple[int, int]) -> None:
     index, error, q = symbols(*shape, *scales)
-    cells = hiding.SignGroups.of(index, WEIGHTS, 1)
-    changed, hidden = hiding.hide(cells, q, error, COSTS, index)
-    at, negative = hiding.hidden(cells, np.abs(changed))
+    groups = sign_hiding.SignGroups.of(index, WEIGHTS, 1)
+    changed, hidden = sign_hiding.hide_signs(groups, q, error, COSTS, index)
+    at, negative = sign_hiding.hidden_signs(groups, np.abs(changed))
     assert np.array_equal(np.sort(hidden), at)
     assert ((changed.reshape(-1)[at] < 0) == (negative == 1)).all()
     assert np.abs(changed - q).max() <= 1 and not changed[index == 0].any()
     if scales == (10, 60) and shape[1] == 3000:
         assert len(at) > 1000 and 0.25 * len(at) < (changed != q).sum() < 0.5 * len(at)
-        assert price(index, error, changed) - RDO_LAMBDA * len(at) < 0.985 * price(index, error, q)
+        assert cost(index, error, changed) - RDO_LAMBDA * len(at) < 0.985 * cost(index, error, q)
 
 
 def test_signs_are_hidden_where_the_reference_decoder_finds_them() -> None:
@@ -66,9 +66,11 @@ def test_signs_are_hidden_where_the_reference_decoder_finds_them() -> None:
     expected = []
     for start in (0, 4):
         bands = slice(start, start + 4)
-        signs = hidden_signs(WEIGHTS.tolist(), index[bands].tolist(), np.abs(q[bands]).tolist())
+        magnitudes = np.abs(q[bands]).tolist()
+        signs = learned.hidden_signs(WEIGHTS.tolist(), index[bands].tolist(), magnitudes)
         expected += [(6000 * (start + band) + m, sign) for band, m, sign in signs]
-    at, negative = hiding.hidden(hiding.SignGroups.of(index, WEIGHTS, 2), np.abs(q))
+    groups = sign_hiding.SignGroups.of(index, WEIGHTS, 2)
+    at, negative = sign_hiding.hidden_signs(groups, np.abs(q))
     assert list(zip(at.tolist(), negative.tolist(), strict=True)) == expected
     assert len(expected) > 100
     assert not {2, 3} & {at // 6000 for at, _ in expected}

@@ -366,9 +366,8 @@ def test_slices_alone_do_not_know_of_one_another(bench: Bench) -> None:
     params = LossyParams(20.0, int(x.max()), (1.0, 1.0, 1.0))
     for network, alone in ((ablation.SlicesAlone, True), (ablation.ContextCodec, False)):
         model = ablation.within_slices(network)
-        model._hiding = np.zeros_like(
-            model._hiding
-        )  # signs are hidden in all planes of a pass together
+        # Signs are hidden in all bands of a pass together.
+        model.sign_weights = np.zeros_like(model.sign_weights)
         first, second = (
             model.encode(codes, 20.0, UncodedSymbols(), params)[:, :4] for codes in (x, other)
         )
