@@ -120,7 +120,7 @@ def whole_4d(path: Path) -> Source | None:
         voxels = np.concatenate(list(scan.blocks(tiling))).reshape(scan.shape)
         return Source.of_array(
             path.name.partition(".")[0],
-            Volume.from_array(voxels, spacing_mm=scan.spacing_mm),
+            Volume.from_array(voxels, spacing_mm=scan.envelope.spacing_mm),
             roi="4d",
         )
 

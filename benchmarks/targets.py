@@ -16,7 +16,7 @@ import click
 from mricodec import codec
 from mricodec.benchmarks.run import scans
 from mricodec.codec.evaluation.rate_distortion import Source
-from mricodec.codec.pipeline.encoding import EncodeReport
+from mricodec.codec.pipeline.writing import EncodeReport
 from mricodec.codec.voxels import metrics
 from mricodec.codec.voxels.quality import DEFAULT_QUALITY, QUALITY_PER_OCTAVE, STEP_AT_DEFAULT
 

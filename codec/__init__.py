@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from .formats.gzip_recipe import GzipDiffers
     from .inspection import info, model_name, verify
     from .integrations import batch, nibabel_plugin, pydicom_plugin
-    from .pipeline.encoding import EncodeReport
     from .pipeline.heads import Distortion
     from .pipeline.stream import StreamInfo
+    from .pipeline.writing import EncodeReport
 
 _ROOMS = {  # Names that are imported when they are first asked for, by their module.
     "api": (
@@ -84,9 +84,9 @@ _ROOMS = {  # Names that are imported when they are first asked for, by their mo
     ),
     "formats.gzip_recipe": ("GzipDiffers",),
     "inspection": ("info", "model_name", "verify"),
-    "pipeline.encoding": ("EncodeReport",),
     "pipeline.heads": ("Distortion",),
     "pipeline.stream": ("StreamInfo",),
+    "pipeline.writing": ("EncodeReport",),
 }
 _MODULES = (
     "batch",

@@ -32,27 +32,23 @@ from mricodec.codec.pipeline.decoding import (
     Salvage,
     Selection,
     blocks,
-    decode_to_nifti,
     decode_volume,
-    write_nifti,
 )
-from mricodec.codec.pipeline.encoding import EncodeReport, encode_scan
+from mricodec.codec.pipeline.encoding import encode_scan
+from mricodec.codec.pipeline.nifti_output import decode_to_nifti, write_nifti
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened, seekable
+from mricodec.codec.pipeline.writing import EncodeReport
 from mricodec.codec.voxels import preview as preview_module
-from mricodec.codec.voxels import quality as fidelity
 
 from .atomic import replacing
-from .settings import EFFORTS, Bound, Effort, EncodeSettings, target_of
+from .settings import Effort, EncodeSettings
 from .version import release
-from .volume import ArrayScan, Scan, Volume, is_big_endian
+from .volume import ArrayScan, Envelope, Scan, Volume, is_big_endian
 
 if TYPE_CHECKING:
     from mricodec.codec.dicom.deidentify import Deidentifier
 
 DEFAULT_MODEL = "default"
-LAYER_QUALITY = (
-    25.0  # of the lossy layer: finer ones cost more than what they save in the refinement
-)
 
 Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
@@ -148,7 +144,7 @@ class Encoder:
     """Settings, and a model that stays loaded, for many scans. Threads may share it.
 
     quality: 0 to 100, fidelity relative to the noise of the scan, so that a number means the same on every
-        scan; by default `fidelity.DEFAULT_QUALITY`, where the error stays below the noise.
+        scan; by default `settings.DEFAULT_QUALITY`, where the error stays below the noise.
     psnr (dB, within 0.1; peak = maximum - minimum), bpv (bits per voxel of the whole file, within 2 %), ratio (bytes
         of the stored voxels over those of the file, within 2 %): one of them instead of quality; the quantiser is
         searched for it, mostly in two or three times the time. Where none reaches it: the nearest, warning `TargetMissed`.
@@ -180,43 +176,24 @@ class Encoder:
         device: str = "auto",
         deidentify: Deidentifier | None = None,
     ) -> None:
-        self._target = target_of(psnr, bpv, ratio)
-        finer = lossless or max_error is not None
-        if self._target is not None and (finer or quality is not None):
-            other = "lossless" if lossless else "quality" if quality is not None else "max_error"
-            raise ValueError(f"expected {other} or {self._target.kind}, found both: leave one out")
-        if layers and not finer:
-            raise ValueError(
-                "layers: expected lossless or a largest error beside it, found neither"
-            )
-        if finer and not layers and (quality is not None or model is not None):
-            raise ValueError(
-                "expected lossless, or a quality and a model; found both: leave one out"
-            )
-        if lossless and max_error is not None and not layers:
-            raise ValueError(
-                "expected lossless or a largest error, found both: leave one out, or ask for layers"
-            )
-        if effort not in EFFORTS:
-            raise ValueError(f"effort: expected {', '.join(EFFORTS)}, found {effort!r}")
-        if quality is None:
-            quality = LAYER_QUALITY if layers else fidelity.DEFAULT_QUALITY
-        fidelity.step(quality, 1.0, 1.0)  # ValueError if it is out of range
-        self._wanted = EncodeSettings(
-            quality=float(quality) if layers or not finer else None,
-            bound=None if max_error is None else Bound.of(max_error),
+        self._settings = EncodeSettings.of(
+            quality=quality,
+            psnr=psnr,
+            bpv=bpv,
+            ratio=ratio,
             lossless=lossless,
+            max_error=max_error,
             layers=layers,
             effort=effort,
-            target=self._target,
             gzip=gzip,
+            model=model,
         )
         self._model = _Loaded(model or DEFAULT_MODEL, device)
         self.deidentify = deidentify
 
     @property
     def lossless(self) -> bool:
-        return self._wanted.lossless
+        return self._settings.lossless
 
     def encode(
         self,
@@ -245,7 +222,7 @@ class Encoder:
             if self.deidentify is not None:
                 scan = self.deidentify.scan(scan)
             load_model = partial(self._model.get, math.prod(scan.shape))
-            return encode_scan(scan, file, self._wanted, load_model, progress or _silent)
+            return encode_scan(scan, file, self._settings, load_model, progress or _silent)
 
 
 class Decoder:
@@ -289,7 +266,7 @@ class Decoder:
         with opened(source) as file:
             stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
             if preview:
-                _alone(slices, volumes, salvage)
+                _check_preview_alone(slices, volumes, salvage)
                 return self._preview(stream, progress or _silent)
             selection = Selection.of(stream, slices, volumes)
             return decode_volume(self.layered(stream), selection, progress or _silent, salvage)
@@ -313,26 +290,20 @@ class Decoder:
         """
         with opened(source) as file:
             stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
-            found = (
-                stream.info()
-            )  # first: what is wrong with it must be known before the file is there
+            info = stream.info()  # First, as damage must be known before there is a file.
             if preview:
-                _alone(slices, volumes, salvage)
+                _check_preview_alone(slices, volumes, salvage)
                 write_nifti(self._preview(stream, progress or _silent), destination)
-                return found
+                return info
             selection = Selection.of(stream, slices, volumes)
             decode_to_nifti(
                 self.layered(stream), selection, destination, progress or _silent, salvage
             )
-            return found
+            return info
 
     def verify(self, stream: Stream, progress: Progress | None = None) -> None:
-        """Decode, and compare the digest. FormatError if it is damaged or its model unknown."""
-        if stream.table is not None:
-            from mricodec.codec.dicom.series import verify_series
-
-            verify_series(stream, self, progress or _silent)
-            return
+        """Decode the voxels, and compare their digest. FormatError if they are damaged or the
+        model is unknown."""
         for _ in blocks(
             self.layered(stream), Selection.of(stream, None, None), progress or _silent
         ):
@@ -365,14 +336,13 @@ class Decoder:
                 self.layered(stream), Selection.of(stream, None, None), progress
             ).array
             array = preview_module.reduced_scan(whole, stream.tiling)
-        return Volume(
-            array,
-            preview_module.reduced_affine(stream.affine, stream.tiling),
-            preview_module.reduced_spacing(stream.spacing_mm, stream.tiling),
-            stream.slope,
-            stream.inter,
-            is_big_endian(stream.dtype),
+        envelope = Envelope(
+            affine=preview_module.reduced_affine(stream.envelope.affine, stream.tiling),
+            spacing_mm=preview_module.reduced_spacing(stream.envelope.spacing_mm, stream.tiling),
+            slope=stream.envelope.slope,
+            inter=stream.envelope.inter,
         )
+        return Volume(array, envelope, is_big_endian(stream.dtype))
 
     def _model_of(self, voxels: int, model_id: bytes) -> LossyModel:
         with self._lock:
@@ -381,10 +351,10 @@ class Decoder:
             return self._models[model_id]
 
 
-def _alone(*others: object) -> None:
+def _check_preview_alone(*others: object) -> None:
     if any(other is not None for other in others):
         raise ValueError(
-            "preview: expected neither slices nor volumes nor salvage beside it; leave them out"
+            "preview: expected neither slices nor volumes nor salvage with it; leave them out"
         )
 
 

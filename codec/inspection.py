@@ -33,7 +33,13 @@ def verify(
         if deep:
             from .api import Decoder
 
-            Decoder(limits=limits, device=device).verify(stream, progress)
+            decoder = Decoder(limits=limits, device=device)
+            if stream.table is None:
+                decoder.verify(stream, progress)
+            else:
+                from .dicom.series import verify_series
+
+                verify_series(stream, decoder, progress or (lambda _: None))
         return stream.info()
 
 

@@ -1,4 +1,4 @@
-"""What an encoder may be asked for: quality, bound, target, effort; each choice once."""
+"""What an encoder can be asked for: each choice once, its default with a reason, each rule once."""
 
 from __future__ import annotations
 
@@ -11,84 +11,84 @@ from mricodec.bitstream.errors import FormatError
 
 Effort = Literal["fast", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
-
-KINDS = (
-    "psnr",
-    "bpv",
-    "ratio",
-)  # Their numbers in a stream are 1, 2, 3; they are only appended to.
+# The error stays below the scan's own noise at this quality.
+DEFAULT_QUALITY = 50.0
+# Quality of a lossy layer under a finer one: a better one costs more than it saves in the refinement.
+LAYER_QUALITY = 25.0
+# Kinds of targets; their numbers in a stream are 1, 2, 3. They are only appended to.
+TARGET_KINDS = ("psnr", "bpv", "ratio")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a file is to have: "psnr" (dB, peak = maximum - minimum), "bpv" (bits per voxel of the whole file) or
-    "ratio" (bytes of the stored voxels over those of the file)."""
+    """The distortion or size that a file is to have.
+
+    kind: "psnr" (dB, peak = maximum - minimum), "bpv" (bits per voxel of the whole file) or "ratio"
+    (bytes of the stored voxels over those of the file).
+    """
 
     kind: str
     value: float
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"target: expected {', '.join(KINDS)}, found {self.kind}")
+        if self.kind not in TARGET_KINDS:
+            raise ValueError(f"target: expected {', '.join(TARGET_KINDS)}, found {self.kind}")
         if not (math.isfinite(self.value) and self.value > 0):
             raise ValueError(f"{self.kind}: expected a number above 0, found {self.value:g}")
+
+    @classmethod
+    def of(cls, psnr: float | None, bpv: float | None, ratio: float | None) -> Target | None:
+        """The one that is not None; ValueError for more than one, or a value that can be no target."""
+        values = zip(TARGET_KINDS, (psnr, bpv, ratio), strict=True)
+        chosen = [(kind, value) for kind, value in values if value is not None]
+        if len(chosen) > 1:
+            kinds = " and ".join(kind for kind, _ in chosen)
+            raise ValueError(f"expected one of {kinds}, found both: leave one out")
+        return cls(chosen[0][0], float(chosen[0][1])) if chosen else None
 
     def __str__(self) -> str:
         return self.describe(self.value)
 
     def describe(self, value: float) -> str:
-        """The target with another value."""
-        return {
+        """The target with another value, in words."""
+        form = {
             "psnr": f"PSNR {value:.4g} dB",
             "bpv": f"{value:.4g} bits per voxel",
             "ratio": f"ratio {value:.4g}",
-        }[self.kind]
+        }
+        return form[self.kind]
 
     def pack(self) -> bytes:
-        """Payload of a chunk: kind u8, value f32."""
-        return struct.pack("<Bf", KINDS.index(self.kind) + 1, self.value)
+        """Payload of the chunk gOAL: kind u8, value f32."""
+        return struct.pack("<Bf", TARGET_KINDS.index(self.kind) + 1, self.value)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Target | None:
-        """None for a kind of a later release. FormatError if it is damaged."""
+        """None for a kind of a later release. FormatError if the payload is damaged."""
         if len(payload) != 5:
             raise FormatError(
                 f"expected 5 bytes for a target, found {len(payload)}: the file is damaged"
             )
         kind, value = struct.unpack("<Bf", payload)
-        if not 1 <= kind <= len(KINDS):
+        if not 1 <= kind <= len(TARGET_KINDS):
             return None
         try:
-            return cls(KINDS[kind - 1], float(f"{value:.6g}"))
+            return cls(TARGET_KINDS[kind - 1], float(f"{value:.6g}"))
         except ValueError as error:
             raise FormatError(f"{error}: the file is damaged") from error
 
 
-def target_of(psnr: float | None, bpv: float | None, ratio: float | None) -> Target | None:
-    """The one that is given; ValueError for more than one, or a value that can be no target."""
-    given = [
-        (kind, value)
-        for kind, value in zip(KINDS, (psnr, bpv, ratio), strict=True)
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise ValueError(
-            f"expected one of {' and '.join(kind for kind, _ in given)}, found both: leave one out"
-        )
-    return Target(given[0][0], float(given[0][1])) if given else None
-
-
 @dataclass(frozen=True)
 class Bound:
-    """A largest error: in stored units, or as a part of the noise of the scan."""
+    """A largest error of every voxel: in stored units, or as a part of the noise of the scan."""
 
     value: float
     of_sigma: bool = False
 
     @classmethod
-    def of(cls, given: float | str) -> Bound:
-        """A number, or a string like "4" or "0.5sigma". ValueError for anything else, or one that is not positive."""
-        text = str(given).strip().lower()
+    def of(cls, max_error: float | str) -> Bound:
+        """From a number, or a text like "4" or "0.5sigma". ValueError unless it is positive."""
+        text = str(max_error).strip().lower()
         of_sigma = text.endswith("sigma")
         try:
             bound = cls(float(text.removesuffix("sigma")), of_sigma)
@@ -96,20 +96,82 @@ class Bound:
             bound = cls(math.nan)
         if not 0 < bound.value < math.inf:
             raise ValueError(
-                f"max_error: expected a number above 0, or one like 0.5sigma, found {given!r}"
+                f"max_error: expected a number above 0, or one like 0.5sigma, found {max_error!r}"
             )
         return bound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
-    """What a stream is to hold. quality None and no bound: all of it without loss."""
+    """What a stream is to hold. Without quality and bound: all of it without loss.
 
-    quality: float | None = None  # of a lossy stream, or of the lossy layer
+    quality: of a lossy stream, or of the lossy layer.
+    bound: of a bounded stream, or of the bounded layer.
+    layers: the coarser ones of these fidelities are streams inside that decode alone.
+    target: PSNR or size of a lossy stream; the quantiser is searched for it, whatever the quality.
+    preview: put a reduced scan into a lossless stream; streams inside others have none.
+    gzip: look for the recipe of the .nii.gz, which takes as long as to compress it.
+    """
+
+    quality: float | None = None
     bound: Bound | None = None
     lossless: bool = False
-    layers: bool = False  # the coarser ones of the above are streams inside that decode alone
+    layers: bool = False
     effort: Effort = "default"
-    target: Target | None = None  # of a lossy stream: PSNR or size
+    target: Target | None = None
     preview: bool = True
-    gzip: bool = True  # find out how to make a .nii.gz again
+    gzip: bool = True
+
+    @classmethod
+    def of(  # noqa: PLR0913 (the options of the public API)
+        cls,
+        *,
+        quality: float | None = None,
+        psnr: float | None = None,
+        bpv: float | None = None,
+        ratio: float | None = None,
+        lossless: bool = False,
+        max_error: float | str | None = None,
+        layers: bool = False,
+        effort: Effort = "default",
+        gzip: bool = True,
+        model: object | None = None,
+    ) -> EncodeSettings:
+        """From the options of `codec.encode`; ValueError for options that exclude one another."""
+        target = Target.of(psnr, bpv, ratio)
+        finer = "lossless" if lossless else "max_error" if max_error is not None else None
+        if target is not None and (finer or quality is not None):
+            raise ValueError(
+                f"expected {finer or 'quality'} or {target.kind}, found both: leave one out"
+            )
+        if layers and finer is None:
+            raise ValueError("layers: expected lossless or max_error with it, found neither")
+        if finer and not layers and (quality is not None or model is not None):
+            other = "quality" if quality is not None else "model"
+            raise ValueError(
+                f"expected {finer} or {other}, found both: leave one out, or ask for layers"
+            )
+        if lossless and max_error is not None and not layers:
+            raise ValueError(
+                "expected lossless or max_error, found both: leave one out, or ask for layers"
+            )
+        if effort not in EFFORTS:
+            raise ValueError(f"effort: expected {', '.join(EFFORTS)}, found {effort!r}")
+        if quality is None:
+            quality = LAYER_QUALITY if layers else DEFAULT_QUALITY
+        check_quality(quality)
+        return cls(
+            quality=float(quality) if layers or finer is None else None,
+            bound=None if max_error is None else Bound.of(max_error),
+            lossless=lossless,
+            layers=layers,
+            effort=effort,
+            target=target,
+            gzip=gzip,
+        )
+
+
+def check_quality(quality: float) -> None:
+    """ValueError for a quality out of range."""
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality: expected a number from 0 to 100, found {quality:g}")

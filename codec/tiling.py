@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SLAB_SLICES = 48  # up to which a volume is one slab; of more it has an even number of slabs, for two processes
-MAX_SLICES = 64  # of these: deep enough for transform and prediction across slices, shallow enough for random access
-SLAB_VOXELS = 13_000_000  # a slab of wider slices is thinner: bounded memory
-SLICE_GROUP = (
-    8  # slabs hold a multiple of this many slices where the scan does: the deepest transform
-)
-COARSER = 1.5  # ratio of spacings from which another axis than k is taken for the slice axis
+# Slices up to which a volume is one slab; a deeper one has an even number of slabs, for two processes.
+SLAB_SLICES = 48
+# Slices of a slab: enough for transform and prediction across slices, few enough for random access.
+MAX_SLICES = 64
+# Voxels of a slab, for bounded memory: a slab of wider slices is thinner.
+SLAB_VOXELS = 13_000_000
+# Slabs hold a multiple of this many slices where the scan does: the depth of the deepest transform.
+SLICE_GROUP = 8
+# Ratio of spacings from which on another axis than k is taken for the slice axis.
+COARSER = 1.5
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,12 @@ class Tiling:
 
     def cut(self, volume: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """The slabs of one volume [k, j, i], as views."""
-        turned = np.moveaxis(volume, self.axis, 0)
+        slabs_first = np.moveaxis(volume, self.axis, 0)
         for slab in range(self.slabs_per_volume):
             start, stop = self.span(slab)
-            yield turned[start:stop]
+            yield slabs_first[start:stop]
 
-    def turned(self, along_axes: tuple[float, float, float]) -> tuple[float, float, float]:
+    def slab_axes(self, along_axes: tuple[float, float, float]) -> tuple[float, float, float]:
         """Values of the axes (k, j, i), such as the spacing, in the order of the axes of a slab."""
         first = along_axes[self.axis]
         h, w = (value for axis, value in enumerate(along_axes) if axis != self.axis)
@@ -127,9 +130,9 @@ def choose(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> Ti
     else:
         axis = 0
     length = lengths[axis]
-    most = max(1, min(MAX_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
-    count = 1 if length <= min(most, SLAB_SLICES) else 2 * -(-length // (2 * most))
-    even = -(-length // count)
-    if most >= SLICE_GROUP:
-        even = -(-even // SLICE_GROUP) * SLICE_GROUP
-    return Tiling(shape, axis, min(length, most, even))
+    deepest = max(1, min(MAX_SLICES, SLAB_VOXELS * length // math.prod(lengths)))
+    count = 1 if length <= min(deepest, SLAB_SLICES) else 2 * -(-length // (2 * deepest))
+    depth = -(-length // count)
+    if deepest >= SLICE_GROUP:
+        depth = -(-depth // SLICE_GROUP) * SLICE_GROUP
+    return Tiling(shape, axis, min(length, deepest, depth))

@@ -46,26 +46,24 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
-    """Stored voxels in native byte order with their geometry.
+class Envelope:
+    """What surrounds the voxels of a scan, and where they lie in space.
 
-    Where there is a header, a stream keeps the geometry that it says.
-
-    ``affine``: voxel (i, j, k) -> RAS+ millimetres, 4x4, or None. ``spacing_mm`` follows the array axes (k,
-    j, i). ``header``: the bytes before the voxels in a .nii, or the .hdr file of a pair; b"" if there is
-    none. ``lead``: the bytes before the voxels in the .img file of a pair. ``trailer``: the bytes after the
-    voxels.
+    header: the bytes before the voxels in a .nii, or the .hdr file of a pair; b"" if there is none.
+    lead: the bytes before the voxels in the .img file of a pair.
+    trailer: the bytes after the voxels.
+    affine: voxel (i, j, k) -> RAS+ millimetres, 4 x 4, or None.
+    spacing_mm: distances of voxels along the array axes (k, j, i).
+    slope, inter: real-world value = stored value * slope + inter.
     """
 
-    array: NDArray[Any]
+    header: bytes = b""
+    lead: bytes = b""
+    trailer: bytes = b""
     affine: NDArray[np.float64] | None = None
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     slope: float = 1.0
     inter: float = 0.0
-    big_endian: bool = sys.byteorder == "big"
-    header: bytes = b""
-    lead: bytes = b""
-    trailer: bytes = b""
 
     def __post_init__(self) -> None:
         if self.affine is not None and self.affine.shape != (4, 4):
@@ -74,6 +72,25 @@ class Volume:
             raise ValueError(
                 f"spacing_mm: expected 3 values (k, j, i), found {len(self.spacing_mm)}"
             )
+
+    @property
+    def size(self) -> int:
+        """Bytes around the voxels."""
+        return len(self.header) + len(self.lead) + len(self.trailer)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Stored voxels in native byte order with their envelope.
+
+    Where there is a header, a stream keeps the geometry that the header states.
+    """
+
+    array: NDArray[Any]
+    envelope: Envelope = Envelope()
+    big_endian: bool = sys.byteorder == "big"
+
+    def __post_init__(self) -> None:
         if not self.array.dtype.isnative:
             raise ValueError(
                 f"array: expected native byte order, found {self.array.dtype}; "
@@ -87,10 +104,48 @@ class Volume:
         *,
         spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
         affine: NDArray[np.float64] | None = None,
+        slope: float = 1.0,
+        inter: float = 0.0,
     ) -> Volume:
         """Wrap an array of any byte order; the order is remembered in `big_endian`."""
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        return cls(native, affine, spacing_mm, big_endian=is_big_endian(array.dtype))
+        envelope = Envelope(affine=affine, spacing_mm=spacing_mm, slope=slope, inter=inter)
+        return cls(native, envelope, is_big_endian(array.dtype))
+
+    @property
+    def affine(self) -> NDArray[np.float64] | None:
+        """Voxel (i, j, k) -> RAS+ millimetres, 4 x 4, or None."""
+        return self.envelope.affine
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distances of voxels along the array axes (k, j, i)."""
+        return self.envelope.spacing_mm
+
+    @property
+    def slope(self) -> float:
+        """Real-world value = stored value * slope + inter."""
+        return self.envelope.slope
+
+    @property
+    def inter(self) -> float:
+        """Real-world value = stored value * slope + inter."""
+        return self.envelope.inter
+
+    @property
+    def header(self) -> bytes:
+        """The bytes before the voxels in a .nii, or the .hdr file of a pair."""
+        return self.envelope.header
+
+    @property
+    def lead(self) -> bytes:
+        """The bytes before the voxels in the .img file of a pair."""
+        return self.envelope.lead
+
+    @property
+    def trailer(self) -> bytes:
+        """The bytes after the voxels."""
+        return self.envelope.trailer
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -98,39 +153,34 @@ class Volume:
         return self.array.dtype.newbyteorder(">" if self.big_endian else "<")
 
     def scaled(self) -> NDArray[np.float64]:
-        """Real-world values: stored value x slope + inter."""
+        """Real-world values: stored value * slope + inter."""
         return np.asarray(self.array, np.float64) * self.slope + self.inter
 
 
 class Scan(Protocol):
-    """An opened scan that is read in blocks, as often as wanted, without ever being in memory as a whole."""
+    """An opened scan, read in blocks as often as needed; it is never in memory as a whole."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     """Stored type with the byte order of the source."""
-    affine: NDArray[np.float64] | None
-    spacing_mm: tuple[float, float, float]
-    slope: float
-    inter: float
-    header: bytes
-    lead: bytes
     declared_labels: bool
-    """The header says that the values are labels."""
+    """The header declares the values to be labels."""
     chunks: Iterable[tuple[bytes, bytes]]
-    """(type, payload) of further chunks for the stream, before its slabs; gone through once."""
+    """(type, payload) of further chunks for the stream, before its slabs; iterated once."""
 
     @property
-    def trailer(self) -> bytes:
-        """The bytes after the voxels; complete once the blocks were read to the end."""
+    def envelope(self) -> Envelope:
+        """What surrounds the voxels; its trailer is complete once the blocks were read to the end."""
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         """Every slab in the order of `tiling`: [n, h, w], slab axis first, native byte order."""
 
     def gzip_file(self) -> BinaryIO | None:
-        """The file as it is stored, from its start, if it is one .nii.gz; it must be left where it stands."""
+        """The file as it is stored, from its start, if it is one .nii.gz; its position is kept."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the file."""
 
 
 class ArrayScan:
@@ -143,21 +193,20 @@ class ArrayScan:
         self.name = name
         self.shape = volume.array.shape
         self.dtype = volume.dtype
-        self.affine = volume.affine
-        self.spacing_mm = volume.spacing_mm
-        self.slope, self.inter = volume.slope, volume.inter
-        self.header, self.lead, self.trailer = volume.header, volume.lead, volume.trailer
+        self.envelope = volume.envelope
         self._array = volume.array
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
+        """The slabs, as views of the array."""
         for volume in self._array.reshape(tiling.volumes, *tiling.volume_shape):
             yield from tiling.cut(volume)
 
     def gzip_file(self) -> BinaryIO | None:
+        """An array was no file."""
         return None
 
     def close(self) -> None:
-        pass
+        """An array holds nothing open."""
 
 
 def to_file_order(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:

@@ -171,7 +171,7 @@ def _learned_part(
                 ]
             )
         ]
-    codes = intensity.codes(arrays[0])
+    codes = intensity.samples(arrays[0])
     streams = [EntropyEncoder() for _ in codes]
     decoded = model.encode(codes, params.step, SlabStreams(streams), params)
     np.clip(decoded, 0, params.peak, out=decoded)

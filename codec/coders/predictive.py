@@ -14,7 +14,7 @@ from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.bitstream.sections import pack_store, unpack_store
 from mricodec.codec.volume import to_file_order
-from mricodec.codec.voxels.mappings import BitOrderMap, Exact, SampleMap
+from mricodec.codec.voxels.mappings import AffineMap, BitOrderMap, SampleMap
 
 from .base import BATCH_VOXELS, References, Shape
 from .store import StoreCoder
@@ -66,7 +66,7 @@ class PredictiveCoder:
         self._dtype = dtype
         self._store = StoreCoder(dtype)
         self._max_error = max_error
-        self.codes = codes.codes  # of values, also of other slabs
+        self.samples = codes.samples  # of values, also of other slabs
         self._settings = {"max_error": max_error, "within": self._within}
         self._effort = effort
         self._workers = Workers.shared(predictive_part)
@@ -77,7 +77,7 @@ class PredictiveCoder:
         tasks: list[Task] = []
         owners = []
         for n, slab in enumerate(slabs):
-            codes = self.codes(slab)
+            codes = self.samples(slab)
             # several slabs are work enough for several processes, and parts cost time and size
             halved = (
                 len(slabs) == 1
@@ -247,7 +247,10 @@ def _within(codes: SampleMap, base: SampleMap, max_error: int) -> int:
 
     return (
         max_error
-        if codes.exact and base == codes and isinstance(codes, Exact) and max_error <= MAX_WITHIN
+        if codes.exact
+        and base == codes
+        and isinstance(codes, AffineMap)
+        and max_error <= MAX_WITHIN
         else 0
     )
 

@@ -280,7 +280,7 @@ def identifying(source: Source, *, limits: Limits | None = None) -> list[Finding
     with opened(source) as file:
         stream = Stream(file, limits or DEFAULT_LIMITS)
         if stream.table is None:
-            for name, value in list_free_text(stream.header, stream.lead, stream.trailer):
+            for name, value in list_free_text(stream.envelope):
                 add(name, value)
         else:
             for name, record in series_headers(file, limits=limits):

@@ -47,7 +47,7 @@ from mricodec.codec.api import Decoder, Encoder, writable
 from mricodec.codec.pipeline.decoding import Selection, blocks
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, opened
 from mricodec.codec.tiling import Tiling
-from mricodec.codec.volume import DTYPES, to_file_order
+from mricodec.codec.volume import DTYPES, Envelope, to_file_order
 
 from . import derived
 from . import files as dicom
@@ -296,17 +296,14 @@ def verify_series(stream: Stream, decoder: Decoder, progress: Progress) -> None:
 class _StackScan:
     """A stack as a `volume.Scan`: pictures are read from their files when they are asked for."""
 
-    slope: float
-    inter: float
-    header = lead = trailer = b""
-
     def __init__(self, stack: Stack, name: str) -> None:
         self.name = name
         self.chunks: Iterable[tuple[bytes, bytes]] = ()
         self.shape = stack.shape
         self.dtype = DTYPES[stack.first.dtype].newbyteorder(">" if stack.first.big_endian else "<")
-        self.affine, self.spacing_mm = stack.geometry()
-        self.slope, self.inter = stack.rescale
+        affine, spacing_mm = stack.geometry()
+        slope, inter = stack.rescale
+        self.envelope = Envelope(affine=affine, spacing_mm=spacing_mm, slope=slope, inter=inter)
         self.declared_labels = False
         self.stack = stack
         self._mosaic: tuple[int, NDArray[Any]] | None = None

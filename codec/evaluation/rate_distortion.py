@@ -64,7 +64,7 @@ class Source:
             if not slabs:
                 raise ValueError(f"no voxels in a scan of shape {scan.shape}")
             voxels = np.concatenate(slabs).reshape(scan.shape)
-            group = group_of(scan.shape, scan.spacing_mm)
+            group = group_of(scan.shape, scan.envelope.spacing_mm)
         return cls._of(name or scan_name(path), voxels, os.fspath(path), group)
 
     @classmethod
@@ -82,8 +82,8 @@ class Source:
                     break
             if not slabs:
                 raise ValueError(f"no voxels in a scan of shape {scan.shape}")
-            volume = Volume.from_array(np.concatenate(slabs), spacing_mm=scan.spacing_mm)
-            group = group_of(scan.shape, scan.spacing_mm)
+            volume = Volume.from_array(np.concatenate(slabs), spacing_mm=scan.envelope.spacing_mm)
+            group = group_of(scan.shape, scan.envelope.spacing_mm)
         return cls._of(name or scan_name(path), volume.array, volume, group)
 
     def central(self, slices: int) -> Source:

@@ -7,9 +7,10 @@ header, and in whatever surrounds the voxels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
-from mricodec.codec.volume import Scan
+from mricodec.codec.volume import Envelope, Scan
 
 from .nifti_header import LAYOUTS, clear_fields, field_span, parse
 
@@ -29,8 +30,9 @@ def without_free_text(header: bytes) -> bytes:
     return clear_fields(header, free_text_fields(parse(header, "header").size))
 
 
-def list_free_text(header: bytes, lead: bytes, trailer: bytes) -> Iterator[tuple[str, str]]:
+def list_free_text(envelope: Envelope) -> Iterator[tuple[str, str]]:
     """(name, value) of the free text around the voxels that is not empty."""
+    header = envelope.header
     if header:
         parsed = parse(header, "ORIG")
         for name in free_text_fields(parsed.size):
@@ -40,7 +42,10 @@ def list_free_text(header: bytes, lead: bytes, trailer: bytes) -> Iterator[tuple
         extensions = header[parsed.size + 4 :]
         if any(extensions):
             yield "extensions", _summary(extensions)
-    for name, raw in (("bytes before the voxels", lead), ("bytes after the voxels", trailer)):
+    for name, raw in (
+        ("bytes before the voxels", envelope.lead),
+        ("bytes after the voxels", envelope.trailer),
+    ):
         if any(raw):
             yield name, _summary(raw)
 
@@ -54,15 +59,13 @@ def _summary(raw: bytes) -> str:
 class ScanWithoutFreeText:
     """A scan with the same voxels and geometry, its header without free text, nothing around it."""
 
-    lead = trailer = b""
-
     def __init__(self, scan: Scan) -> None:
         self.name, self.shape, self.dtype = scan.name, scan.shape, scan.dtype
-        self.affine, self.spacing_mm = scan.affine, scan.spacing_mm
-        self.slope, self.inter = scan.slope, scan.inter
+        envelope = scan.envelope
+        header = without_free_text(envelope.header) if envelope.header else b""
+        self.envelope = replace(envelope, header=header, lead=b"", trailer=b"")
         self.declared_labels = scan.declared_labels
         self.chunks = scan.chunks
-        self.header = without_free_text(scan.header) if scan.header else b""
         self.blocks = scan.blocks
         self.close = scan.close
 

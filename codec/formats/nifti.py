@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError, Truncated
 from mricodec.codec.tiling import Tiling
+from mricodec.codec.volume import Envelope
 
 from .gzip_input import (
     open_decompressed,
@@ -40,12 +41,6 @@ class NiftiScan:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    affine: NDArray[np.float64] | None
-    spacing_mm: tuple[float, float, float]
-    slope: float
-    inter: float
-    header: bytes
-    lead: bytes
     declared_labels: bool
     chunks: Iterable[tuple[bytes, bytes]] = ()
 
@@ -81,7 +76,7 @@ class NiftiScan:
             )
         self._set_header(header, parse(header, str(header_path)))
         self._voxels = self._open(image_path)
-        self.lead = read_exactly(self._voxels, self._parsed.vox_offset, str(image_path))
+        self._lead = read_exactly(self._voxels, self._parsed.vox_offset, str(image_path))
         self._check_size(image_path.stat().st_size)
 
     def _open_single(self, file: BinaryIO, size: int, pair_advice: str) -> None:
@@ -103,10 +98,8 @@ class NiftiScan:
 
     def _set_header(self, header: bytes, parsed: Header) -> None:
         self._parsed = parsed
-        self.header, self.lead = header, b""
+        self._header, self._lead = header, b""
         self.shape, self.dtype = parsed.shape, parsed.dtype
-        self.affine, self.spacing_mm = parsed.affine, parsed.spacing_mm
-        self.slope, self.inter = parsed.slope, parsed.inter
         self.declared_labels = parsed.labels
 
     def _check_size(self, size: int) -> None:
@@ -122,8 +115,18 @@ class NiftiScan:
             )
 
     @property
-    def trailer(self) -> bytes:
-        return self._trailer
+    def envelope(self) -> Envelope:
+        """Header, geometry and, once the blocks were read to the end, the trailer."""
+        parsed = self._parsed
+        return Envelope(
+            self._header,
+            self._lead,
+            self._trailer,
+            parsed.affine,
+            parsed.spacing_mm,
+            parsed.slope,
+            parsed.inter,
+        )
 
     def gzip_file(self) -> BinaryIO | None:
         """The stored file, if it is a single .nii.gz."""

@@ -69,7 +69,7 @@ class StreamProxy:
         self._tiling: Tiling = stream.tiling
         self.shape: tuple[int, ...] = stream.shape[::-1]
         self.dtype: np.dtype[Any] = stream.native
-        self.slope, self.inter = stream.slope, stream.inter
+        self.slope, self.inter = stream.envelope.slope, stream.envelope.inter
         self._held: tuple[tuple[int, int, int], NDArray[Any]] | None = None
 
     @property
@@ -190,15 +190,15 @@ class _Streamed:
                 raise FormatError(
                     "expected voxels, found a DICOM series without any; restore its files with 'mricodec decode'"
                 )
-            raw = stream.header
+            raw = stream.envelope.header
             if not raw:
                 raw = nifti_header.make_header(
                     stream.shape,
                     stream.dtype,
-                    stream.spacing_mm,
-                    stream.affine,
-                    stream.slope,
-                    stream.inter,
+                    stream.envelope.spacing_mm,
+                    stream.envelope.affine,
+                    stream.envelope.slope,
+                    stream.envelope.inter,
                 )
             elif nifti_header.parse(raw, "ORIG").pair:
                 raw = nifti_header.single_file_header(raw)

@@ -1,4 +1,4 @@
-"""An opened stream: its header checked against itself, and what it says of the scan."""
+"""An opened stream: its header checked against itself, and its description without decoding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import copy
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -33,55 +35,72 @@ from mricodec.bitstream.series_chunks import FileTable, unpack_padding
 from mricodec.codec.formats import gzip_recipe, nifti_header
 from mricodec.codec.settings import Target
 from mricodec.codec.tiling import Tiling
-from mricodec.codec.volume import DTYPES, Scan, is_big_endian
+from mricodec.codec.volume import DTYPES, Envelope, is_big_endian
 from mricodec.codec.voxels.preview import reduced_shape
 
 from .heads import ERRORS_BYTES, Distortion, LossyHead, PredictiveHead
 
+# Voxels of the largest slab that is coded or decoded.
 MAX_SLAB_VOXELS = 1 << 28
-MAX_LAYERS = 2  # below the finest
+# Layers below the finest one of a stream.
+MAX_LAYERS = 2
 
 Source = bytes | str | os.PathLike[str] | BinaryIO
-Progress = Callable[[float], None]  # called with the fraction done
+Progress = Callable[[float], None]  # It is called with the fraction that is done.
 
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What a stream says of itself without being decoded."""
+    """The description of a stream, without decoding it.
+
+    shape: slowest axis first; spacing_mm: (k, j, i).
+    mode: "lossless", "lossy" or "bounded"; coder: "store", "predictive" or "learned".
+    model_id: hexadecimal; "" for none.
+    slab_axis: "k", "j" or "i"; slab_slices: slices of that axis in a slab.
+    sections: type and bytes of every kind of chunk, framing included.
+    original_bytes: of the scan, uncompressed, with its header.
+    fidelity: of a lossy or bounded stream.
+    exact: whether every machine decodes to the same voxels.
+    sha256: of the original bytes (lossless), or the first half of that of the decoded voxels.
+    files: of a series; 0 for a scan that was one file.
+    target: the PSNR or size that was asked for.
+    max_error: of a bounded stream, in stored units: no voxel differs by more.
+    layers: modes of the streams inside that this one refines, the coarsest first.
+    preview: whether a reduced version is inside that decodes alone.
+    gzip: how the identical .nii.gz is made again; None if there is no recipe.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     big_endian: bool
-    spacing_mm: tuple[float, float, float]  # (k, j, i)
-    mode: str  # "lossless", "lossy" or "bounded"
-    coder: str  # "store", "predictive" or "learned"
-    model_id: str  # hexadecimal; "" for none
+    spacing_mm: tuple[float, float, float]
+    mode: str
+    coder: str
+    model_id: str
     slabs: int
-    slab_axis: str  # "k", "j" or "i"
+    slab_axis: str
     slab_slices: int
-    sections: tuple[tuple[str, int], ...]  # type and bytes of every kind of chunk, framing included
+    sections: tuple[tuple[str, int], ...]
     stream_bytes: int
-    original_bytes: int  # of the scan, uncompressed, with its header
-    fidelity: Distortion | None  # of a lossy or bounded stream
-    exact: bool  # every machine decodes to the same voxels
-    sha256: str  # of the original bytes (lossless); of the decoded voxels, its first half (lossy, bounded)
-    files: int = 0  # of a series; 0 for a scan that was one file
-    target: Target | None = None  # PSNR or size that was asked for
-    max_error: float | None = None  # of a bounded stream, in stored units: no voxel differs by more
-    layers: tuple[
-        str, ...
-    ] = ()  # modes of the streams inside that this one refines, the coarsest first
-    preview: bool = False  # there is a reduced version that decodes alone
-    gzip: str | None = (
-        None  # how the .nii.gz that it was is made again, None if it was none or can't be
-    )
+    original_bytes: int
+    fidelity: Distortion | None
+    exact: bool
+    sha256: str
+    files: int = 0
+    target: Target | None = None
+    max_error: float | None = None
+    layers: tuple[str, ...] = ()
+    preview: bool = False
+    gzip: str | None = None
 
     @property
     def ratio(self) -> float:
+        """Bytes of the scan over those of the stream."""
         return self.original_bytes / self.stream_bytes
 
     @property
     def bits_per_voxel(self) -> float:
+        """Bits of the whole stream per voxel."""
         return 8 * self.stream_bytes / max(1, math.prod(self.shape))
 
 
@@ -96,7 +115,7 @@ class Stream:
         salvage: bool = False,
         depth: int = 0,
     ) -> None:
-        """salvage: take what is there of a damaged file; depth: how many streams this one is inside of."""
+        """salvage: accept a damaged file; depth: the number of streams that enclose this one."""
         self.reader = ContainerReader(source, limits, salvage=salvage)
         head = self.reader.header
         self.mode = head.mode
@@ -111,83 +130,104 @@ class Stream:
         table = self.reader.chunk(DICM)
         self.table = None if table is None else FileTable.unpack(table, limits)
         self._check_slabs()
-        orig = self.reader.chunk(ORIG)
-        around, self.trailer = (
-            unpack_orig(orig, limits.max_metadata_bytes) if orig is not None else (b"", b"")
-        )
-        if around:
-            parsed = nifti_header.parse(around, "ORIG")
-            if (parsed.shape, parsed.dtype) != (self.shape, self.dtype):
-                raise FormatError(
-                    f"expected a header of {head.dtype} {head.shape} in ORIG, found "
-                    f"{parsed.dtype} {parsed.shape}: the file is damaged"
-                )
-            lead = parsed.vox_offset if parsed.pair else 0
-            least = parsed.size + lead if parsed.pair else parsed.vox_offset
-            if len(around) < least or (not parsed.pair and len(around) > least):
-                raise FormatError(
-                    f"expected {least} bytes of header in ORIG, found {len(around)}: the file is damaged"
-                )
-            self.header, self.lead = around[: len(around) - lead], around[len(around) - lead :]
-            self.affine: NDArray[np.float64] | None = parsed.affine
-            self.spacing_mm, self.slope, self.inter = parsed.spacing_mm, parsed.slope, parsed.inter
-        else:
-            self.header = self.lead = b""
-            meta = self.reader.chunk(META)
-            self._set_geometry(
-                unpack_meta(meta, limits.max_metadata_bytes) if meta is not None else {}
-            )
+        self.envelope = self._read_envelope(limits)
         self.base = self._open_base(limits, depth)
 
     def _check_slabs(self) -> None:
-        if 0 in self.shape and (self.table is None or self.table.tiles or self.reader.slab_count):
+        if 0 in self.shape:
+            if self.table is None or self.table.tiles or self.reader.slab_count:
+                raise FormatError(
+                    f"expected at least one voxel, found shape {self.shape} in HEAD: "
+                    "the file is damaged"
+                )
+            return
+        if self.reader.slab_count != self.tiling.slabs and not self.reader.damaged:
             raise FormatError(
-                f"expected at least one voxel, found shape {self.shape} in HEAD: the file is damaged"
+                f"expected {self.tiling.slabs} slabs for shape {self.shape}, "
+                f"found {self.reader.slab_count}: the file is damaged"
             )
-        slabs_there = self.reader.slab_count == self.tiling.slabs or self.reader.damaged
-        if 0 not in self.shape and not slabs_there:
-            raise FormatError(
-                f"expected {self.tiling.slabs} slabs for shape {self.shape}, found {self.reader.slab_count}: "
-                "the file is damaged"
-            )
-        voxels = 0 if 0 in self.shape else math.prod(self.tiling.slab_shape(0))
+        voxels = math.prod(self.tiling.slab_shape(0))
         if voxels > MAX_SLAB_VOXELS:
             raise LimitExceeded(
                 f"expected at most {MAX_SLAB_VOXELS} voxels in a slab, found {voxels}"
             )
 
-    def _set_geometry(self, meta: dict[str, Any]) -> None:
+    def _read_envelope(self, limits: Limits) -> Envelope:
+        """From ORIG, or from META where the scan had no header."""
+        orig = self.reader.chunk(ORIG)
+        around, trailer = b"", b""
+        if orig is not None:
+            around, trailer = unpack_orig(orig, limits.max_metadata_bytes)
+        if not around:
+            meta = self.reader.chunk(META)
+            return self._geometry(
+                {} if meta is None else unpack_meta(meta, limits.max_metadata_bytes), trailer
+            )
+        parsed = nifti_header.parse(around, "ORIG")
+        if (parsed.shape, parsed.dtype) != (self.shape, self.dtype):
+            raise FormatError(
+                f"expected a header of {self.reader.header.dtype} {self.shape} in ORIG, found "
+                f"{parsed.dtype} {parsed.shape}: the file is damaged"
+            )
+        lead = parsed.vox_offset if parsed.pair else 0
+        needed = parsed.size + lead if parsed.pair else parsed.vox_offset
+        if len(around) < needed or (not parsed.pair and len(around) > needed):
+            raise FormatError(
+                f"expected {needed} bytes of header in ORIG, found {len(around)}: "
+                "the file is damaged"
+            )
+        split = len(around) - lead
+        return Envelope(
+            around[:split],
+            around[split:],
+            trailer,
+            parsed.affine,
+            parsed.spacing_mm,
+            parsed.slope,
+            parsed.inter,
+        )
+
+    def _geometry(self, meta: dict[str, Any], trailer: bytes) -> Envelope:
         try:
             affine = meta.get("affine")
-            self.affine = None if affine is None else np.array(affine, np.float64).reshape(4, 4)
             k, j, i = (float(v) for v in meta.get("spacing_mm", self.reader.header.spacing_mm))
-            self.spacing_mm = k, j, i
-            self.slope, self.inter = float(meta.get("slope", 1.0)), float(meta.get("inter", 0.0))
+            return Envelope(
+                trailer=trailer,
+                affine=None if affine is None else np.array(affine, np.float64).reshape(4, 4),
+                spacing_mm=(k, j, i),
+                slope=float(meta.get("slope", 1.0)),
+                inter=float(meta.get("inter", 0.0)),
+            )
         except (TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"expected a geometry in META, found damage ({error})") from error
 
     def padding(self) -> list[tuple[int, NDArray[np.uint8]]]:
-        """(value, bits of the voxels that have it) of each value that stands for no data: [pictures, bytes]."""
+        """(padding value, bits of the voxels that have it [frames, bytes]) of a series."""
         if 0 in self.shape:
             return []
         _, j, i = self.tiling.volume_shape
-        pictures, limit = math.prod(self.shape) // (j * i), self.reader.limits.max_metadata_bytes
-        found = [
-            unpack_padding(payload, pictures, j * i, limit) for payload in self.reader.chunks(PADV)
+        frames, limit = math.prod(self.shape) // (j * i), self.reader.limits.max_metadata_bytes
+        values = [
+            unpack_padding(payload, frames, j * i, limit) for payload in self.reader.chunks(PADV)
         ]
-        for value, _ in found:
+        for value, _ in values:
             if (
                 self.native.kind not in "iu"
                 or not np.iinfo(self.native).min <= value <= np.iinfo(self.native).max
             ):
                 raise FormatError(
-                    f"expected a padding value of {self.native} in PADV, found {value}: the file is damaged"
+                    f"expected a padding value of {self.native} in PADV, found {value}: "
+                    "the file is damaged"
                 )
-        return found
+        return values
 
     def predictive_head(self) -> PredictiveHead:
-        """Of a stream of the predictive coder."""
+        """HEAD.params of a stream of the predictive coder."""
         return PredictiveHead.unpack(self.params, self.mode, self.native)
+
+    def lossy_head(self) -> LossyHead:
+        """HEAD.params of a stream of a learned coder."""
+        return LossyHead.unpack(self.params, self.native)
 
     def _open_base(self, limits: Limits, depth: int) -> Stream | None:
         """The stream that this one refines."""
@@ -196,38 +236,39 @@ class Stream:
             return None
         if depth == MAX_LAYERS or self.coder != PREDICTIVE:
             raise FormatError(
-                f"expected at most {MAX_LAYERS} layers under a predictive coder, found more: the file is damaged"
+                f"expected at most {MAX_LAYERS} layers under a predictive coder, found more: "
+                "the file is damaged"
             )
         base = Stream(inside, limits, depth=depth + 1)
         if (base.shape, base.native, base.tiling) != (self.shape, self.native, self.tiling):
             raise FormatError(
-                f"expected the layer in BASE to be of {self.native} {self.shape} in the same slabs, found "
-                f"{base.native} {base.shape}: the file is damaged"
+                f"expected the layer in BASE to be of {self.native} {self.shape} in the same "
+                f"slabs, found {base.native} {base.shape}: the file is damaged"
             )
         return base
 
     def within(self, outer: Stream) -> Stream:
-        """This layer of another stream, with what that one says of the scan around the voxels."""
-        found = copy.copy(self)
-        for name in ("header", "lead", "trailer", "affine", "spacing_mm", "slope", "inter"):
-            setattr(found, name, getattr(outer, name))
-        return found
+        """This layer of another stream, in the envelope of that one."""
+        layer = copy.copy(self)
+        layer.envelope = outer.envelope
+        return layer
 
     def preview(self, limits: Limits) -> Stream | None:
         """The reduced scan inside. FormatError if it is not one of this scan."""
         inside = self.reader.embedded(PREVIEW)
         if inside is None:
             return None
-        found = Stream(inside, limits)
+        preview = Stream(inside, limits)
         shape = reduced_shape(self.tiling)
-        if (found.shape, found.native) != (shape, self.native):
+        if (preview.shape, preview.native) != (shape, self.native):
             raise FormatError(
-                f"expected a preview of {self.native} {shape}, found {found.native} {found.shape}: the file is damaged"
+                f"expected a preview of {self.native} {shape}, found {preview.native} "
+                f"{preview.shape}: the file is damaged"
             )
-        return found
+        return preview
 
     def sums(self) -> NDArray[np.uint32] | None:
-        """CRC-32 of the decoded voxels of every slab, if they are there."""
+        """CRC-32 of the decoded voxels of every slab; None if the stream has none."""
         chunk = SUMS if self.mode is Mode.LOSSLESS else ERRORS
         payload = self.reader.chunk(chunk)
         if payload is None:
@@ -238,28 +279,25 @@ class Stream:
                 return None
         if len(payload) != 4 * self.tiling.slabs:
             raise FormatError(
-                f"expected {self.tiling.slabs} checksums in {chunk.decode()}, found {len(payload)} bytes: "
-                "the file is damaged"
+                f"expected {self.tiling.slabs} checksums in {chunk.decode()}, "
+                f"found {len(payload)} bytes: the file is damaged"
             )
         return np.frombuffer(payload, "<u4").astype(np.uint32)
 
-    def lossy_head(self) -> LossyHead:
-        """Of a stream of a learned coder."""
-        return LossyHead.unpack(self.params, self.native)
-
     def info(self) -> StreamInfo:
+        """The description of the stream. FormatError if a chunk of it is damaged."""
         sizes: dict[str, int] = {}
         for section in self.reader.sections():
             sizes[section.type] = sizes.get(section.type, 0) + section.size
-        original = len(self.header) + len(self.lead) + len(self.trailer)
-        original += math.prod(self.shape) * self.dtype.itemsize
+        original = self.envelope.size + math.prod(self.shape) * self.dtype.itemsize
         if self.table is not None:
             original = sum(file.size for file in self.table.files)
+        goal = self.reader.chunk(GOAL)
         return StreamInfo(
             shape=self.shape,
             dtype=self.reader.header.dtype,
             big_endian=is_big_endian(self.dtype),
-            spacing_mm=self.spacing_mm,
+            spacing_mm=self.envelope.spacing_mm,
             mode=self.mode.name.lower(),
             coder={STORE: "store", PREDICTIVE: "predictive"}.get(self.coder, "learned"),
             model_id=self.model_id.hex() if any(self.model_id) else "",
@@ -273,7 +311,7 @@ class Stream:
             exact=self.coder != LEARNED_INEXACT,
             sha256=self.reader.digest.hex(),
             files=0 if self.table is None else len(self.table.files),
-            target=None if (goal := self.reader.chunk(GOAL)) is None else Target.unpack(goal),
+            target=None if goal is None else Target.unpack(goal),
             max_error=self.predictive_head().bound if self.mode is Mode.BOUNDED else None,
             layers=self._layers(),
             preview=self.reader.has(PREVIEW),
@@ -291,33 +329,34 @@ class Stream:
         errors = self.reader.chunk(ERRORS)
         if self.mode is Mode.LOSSLESS or errors is None:
             return None
-        return (
-            self.predictive_head().fidelity(errors)
-            if self.mode is Mode.BOUNDED
-            else self.lossy_head().fidelity(errors)
-        )
+        head = self.predictive_head() if self.mode is Mode.BOUNDED else self.lossy_head()
+        return head.fidelity(errors)
 
 
-def geometry_meta(scan: Scan) -> dict[str, Any]:
-    """What META must say of a scan without header: whatever HEAD can't, or is not the default."""
-    numbers = [scan.slope, scan.inter, *([] if scan.affine is None else scan.affine.flat)]
-    if not np.isfinite(numbers).all():
+def geometry_meta(envelope: Envelope, name: str) -> dict[str, Any]:
+    """The content of META for a scan without header: what HEAD can't hold or is not the default.
+
+    ValueError if a number of it is not finite; `name` is that of the scan in its message.
+    """
+    affine = np.zeros((4, 4)) if envelope.affine is None else envelope.affine
+    if not np.isfinite([envelope.slope, envelope.inter, *affine.flat]).all():
         raise ValueError(
-            f"{scan.name}: expected a finite affine, slope and inter, found NaN or infinity; leave them out"
+            f"{name}: expected a finite affine, slope and inter, found NaN or infinity; "
+            "leave them out"
         )
     meta: dict[str, Any] = {}
-    if scan.affine is not None:
-        meta["affine"] = scan.affine.tolist()
-    if np.array(scan.spacing_mm, np.float32).tolist() != list(scan.spacing_mm):
-        meta["spacing_mm"] = list(scan.spacing_mm)
-    if (scan.slope, scan.inter) != (1.0, 0.0):
-        meta["slope"], meta["inter"] = scan.slope, scan.inter
+    if envelope.affine is not None:
+        meta["affine"] = envelope.affine.tolist()
+    if np.array(envelope.spacing_mm, np.float32).tolist() != list(envelope.spacing_mm):
+        meta["spacing_mm"] = list(envelope.spacing_mm)
+    if (envelope.slope, envelope.inter) != (1.0, 0.0):
+        meta["slope"], meta["inter"] = envelope.slope, envelope.inter
     return meta
 
 
 @contextlib.contextmanager
 def opened(source: Source) -> Iterator[bytes | BinaryIO]:
-    """Bytes, or a seekable file."""
+    """The bytes, or a seekable file."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
             yield file
@@ -334,9 +373,6 @@ def seekable(source: BinaryIO) -> Iterator[BinaryIO]:
     if source.seekable():
         yield source
         return
-    import shutil
-    import tempfile
-
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(source, file, 1 << 20)
         file.seek(0)

@@ -97,8 +97,8 @@ def read_volumes(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
         tiling = Tiling(scan.shape, 0, SLAB_SLICES)
         wanted = min(VOLUMES, tiling.volumes) * tiling.slabs_per_volume
         slabs = [slab for _, slab in zip(range(wanted), scan.blocks(tiling), strict=False)]
-        spacing = np.diag([*scan.spacing_mm[::-1], 1.0])
-        affine = scan.affine if scan.affine is not None else spacing
+        spacing = np.diag([*scan.envelope.spacing_mm[::-1], 1.0])
+        affine = scan.envelope.affine if scan.envelope.affine is not None else spacing
     return np.concatenate(slabs).reshape(-1, *tiling.volume_shape), affine
 
 

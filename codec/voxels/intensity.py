@@ -69,7 +69,7 @@ class Intensity:
         """Largest error of the map itself, in stored units, before rounding to the stored type."""
         return float(self.scale // 2) if isinstance(self.scale, int) else self.scale / 2
 
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         """Stored values within the range -> codes of the same shape."""
         if not isinstance(self.minimum, int):
             above = values.astype(np.float64) - self.minimum

@@ -3,8 +3,8 @@
 By what the volume holds, the first of
 
     integers of a range below 2**24     Intensity.exact: value = minimum + code
-    floats on a grid                    Grid: value = minimum + code * scale, verified bit by bit
-    few distinct values                 Palette: their ranks; NaN, infinities and -0.0 are values like any other
+    floats on a grid                    FloatGridMap: value = minimum + code * scale, verified bit by bit
+    few distinct values                 PaletteMap: their ranks; NaN, infinities and -0.0 are values like any other
     anything else                       BitOrderMap: the bits as an integer in the order of the values, cut in two
 
 and with a bound on the error: integers, or a grid over the range.
@@ -51,7 +51,7 @@ class SampleMap(Protocol):
     def peak(self) -> int:
         """The largest code, below 2**24."""
 
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         """Stored values -> codes of the same shape, 0 .. peak for the values of the volume."""
 
     def values(
@@ -64,7 +64,7 @@ class SampleMap(Protocol):
 
 
 @dataclass(frozen=True)
-class Exact:
+class AffineMap:
     """`Intensity` as a `SampleMap`: integers, of a range below 2**24 or divided by a scale."""
 
     intensity: Intensity
@@ -78,10 +78,10 @@ class Exact:
     def peak(self) -> int:
         return self.intensity.peak
 
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         if values.dtype.kind == "f":  # those of a forged layer may be beyond any integer
             values = np.clip(values, self.intensity.minimum, self.intensity.maximum)
-        return self.intensity.codes(values)
+        return self.intensity.samples(values)
 
     def values(
         self, codes: NDArray[np.int32], low: NDArray[np.uint64] | None = None
@@ -93,7 +93,7 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Grid:
+class FloatGridMap:
     """value = minimum + code * scale in float64, at most maximum if it has one, then rounded to the type."""
 
     dtype: np.dtype[Any]  # native
@@ -103,7 +103,7 @@ class Grid:
     low_bits = 0
     exact = False  # where it is meant to be, the digest sees to it
 
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         above = (values.astype(np.float64) - self.minimum) / self.scale
         return np.clip(np.rint(above), 0, self.peak).astype(np.int32)
 
@@ -120,7 +120,7 @@ class Grid:
         return struct.pack("<Bdd", _GRID, self.minimum, self.scale) + pack_varint(self.peak)
 
     @classmethod
-    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> Grid:
+    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> FloatGridMap:
         """After the kind."""
         minimum, scale = struct.unpack("<dd", fields.take(16))
         peak = fields.varint()
@@ -135,7 +135,7 @@ class Grid:
         return cls(dtype, minimum, scale, peak)
 
 
-class Palette:
+class PaletteMap:
     """The distinct values of a volume, by their bits; a code is a rank."""
 
     low_bits = 0
@@ -151,7 +151,7 @@ class Palette:
     def peak(self) -> int:
         return self._ordered.size - 1
 
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         ranks = self._ordered.searchsorted(ordered_bits(values))
         return np.minimum(ranks, self.peak).astype(np.int32)
 
@@ -175,7 +175,7 @@ class Palette:
         )
 
     @classmethod
-    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> Palette:
+    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> PaletteMap:
         """After the kind."""
         count, size = fields.varint(), fields.varint()
         packed = fields.take(size)
@@ -219,7 +219,7 @@ class BitOrderMap:
     def peak(self) -> int:
         return (self.maximum >> self.low_bits) - (self.minimum >> self.low_bits)
 
-    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         shift = np.uint64(self.low_bits)
         least = np.uint64(self.minimum >> self.low_bits)
         upper = np.clip(
@@ -262,13 +262,13 @@ def unpack_map(fields: ByteReader, dtype: np.dtype[Any]) -> SampleMap:
     kind = fields.peek()
     if kind in (_GRID, _PALETTE, _ORDERED):
         fields.take(1)
-        readers: dict[int, Any] = {_GRID: Grid, _PALETTE: Palette, _ORDERED: BitOrderMap}
+        readers: dict[int, Any] = {_GRID: FloatGridMap, _PALETTE: PaletteMap, _ORDERED: BitOrderMap}
         found: SampleMap = readers[kind].unpack(fields, dtype)
         return found
     intensity = Intensity.unpack(fields, dtype, most=EXACT_SPAN)
     if not isinstance(intensity.scale, int):
         raise _bad(kind, dtype)
-    return Exact(intensity)
+    return AffineMap(intensity)
 
 
 def exact_map(
@@ -277,7 +277,7 @@ def exact_map(
     """The map for a volume without loss, None if only zstd can take it; blocks: the volume once more."""
     whole = statistics.whole_range() if dtype.kind != "b" else None
     if whole is not None:
-        return Exact(Intensity.exact(dtype, *whole))
+        return AffineMap(Intensity.exact(dtype, *whole))
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         return None
     found = _BitStatistics()
@@ -289,7 +289,7 @@ def exact_map(
         if grid is not None:
             return grid
         if distinct.size * PALETTE_SHARE <= found.voxels:
-            return Palette(dtype, distinct)
+            return PaletteMap(dtype, distinct)
     return BitOrderMap.over(dtype, found.minimum, found.maximum)
 
 
@@ -305,12 +305,12 @@ def bounded_map(
         assert isinstance(minimum, int) and isinstance(maximum, int)
         whole = math.floor(min(max_error, maximum - minimum))
         if maximum - minimum < EXACT_SPAN:
-            exact = Exact(Intensity.exact(dtype, minimum, maximum))
+            exact = AffineMap(Intensity.exact(dtype, minimum, maximum))
             return (exact, whole) if whole >= 1 and _fits(dtype, minimum, maximum) else None
         intensity = Intensity.spread(dtype, minimum, maximum, EXACT_SPAN)
         rest = whole - int(intensity.scale) // 2
         return (
-            (Exact(intensity), rest // int(intensity.scale))
+            (AffineMap(intensity), rest // int(intensity.scale))
             if rest >= 0 and _fits(dtype, minimum, maximum)
             else None
         )
@@ -323,7 +323,7 @@ def bounded_map(
         scale = room / (steps + 0.5)
         peak = math.ceil((high - low) / scale)
         if 0 < peak < EXACT_SPAN - 1 and scale > 0:
-            return Grid(dtype, low, scale, peak), steps
+            return FloatGridMap(dtype, low, scale, peak), steps
     return None
 
 
@@ -334,7 +334,7 @@ def _fits(dtype: np.dtype[Any], minimum: int, maximum: int) -> bool:
     return max(abs(minimum), abs(maximum)) <= 1 << (int(np.finfo(dtype).nmant) + 1)
 
 
-def find_grid(values: NDArray[Any]) -> Grid | None:
+def find_grid(values: NDArray[Any]) -> FloatGridMap | None:
     """The grid on which all of these distinct, rising floats lie, bit by bit, if there is one.
 
     Scanners' software makes them as integer * slope + intercept in the header's float32; so these are tried.
@@ -357,7 +357,7 @@ def find_grid(values: NDArray[Any]) -> Grid | None:
         ):
             for first in (zero * step, np.float32(start), start, np.rint(start), x[0]):
                 if 0 < step < math.inf and math.isfinite(first + codes[-1] * step):
-                    grid = Grid(values.dtype, float(first), step, int(codes[-1]))
+                    grid = FloatGridMap(values.dtype, float(first), step, int(codes[-1]))
                     if grid.values(codes.astype(np.int32)).tobytes() == values.tobytes():
                         return grid
     return None

@@ -30,8 +30,8 @@ from mricodec.bitstream.header import Flags, Mode, StreamHeader, digest_bytes
 from mricodec.codec import api
 from mricodec.codec import atomic as output
 from mricodec.codec.coders import learned
-from mricodec.codec.volume import DTYPES
-from mricodec.codec.voxels import quality as fidelity
+from mricodec.codec.settings import DEFAULT_QUALITY
+from mricodec.codec.volume import DTYPES, Envelope
 from mricodec.models.lossless import fronts
 
 LARGEST_OVERHEAD = 190  # bytes of a stream from a bare array, beside what its slabs hold
@@ -205,7 +205,7 @@ def test_arrays_become_nifti(tmp_path: Path) -> None:
 
 def test_scaled_values() -> None:
     array = smooth((2, 3, 4))
-    volume = codec.Volume(array, slope=2.0, inter=-1.0)
+    volume = codec.Volume.from_array(array, slope=2.0, inter=-1.0)
     again = codec.decode(encode(volume, lossless=True))
     np.testing.assert_array_equal(again.scaled(), array * 2.0 - 1.0)
 
@@ -223,15 +223,18 @@ def test_what_no_stream_can_hold() -> None:
     with pytest.raises(ValueError, match="native byte order"):
         codec.Volume(np.zeros(3, ">i2"))
     with pytest.raises(ValueError, match="4x4"):
-        codec.Volume(np.zeros(3), affine=np.eye(3))
+        codec.Volume.from_array(np.zeros(3), affine=np.eye(3))
     volume = codec.decode(encode(io.BytesIO(single(smooth((3, 8, 8)))), lossless=True))
     for other in (volume.array[1:], volume.array.astype("i4")):
         with pytest.raises(ValueError, match="as the header says"):
             codec.encode(dataclasses.replace(volume, array=other))
     with pytest.raises(ValueError, match="trailer"):
-        codec.encode(codec.Volume(smooth((3, 8, 8)), trailer=b"more"))
+        codec.encode(codec.Volume(smooth((3, 8, 8)), Envelope(trailer=b"more")))
     with pytest.raises(ValueError, match="finite affine"):
-        codec.encode(codec.Volume(smooth((3, 8, 8)), affine=np.full((4, 4), np.nan)), lossless=True)
+        codec.encode(
+            codec.Volume.from_array(smooth((3, 8, 8)), affine=np.full((4, 4), np.nan)),
+            lossless=True,
+        )
     for no_scan in ([1, 2], b"bytes", None):
         with pytest.raises(TypeError, match="expected an array, a Volume, a path"):
             codec.encode(no_scan, lossless=True)  # type: ignore[call-overload, unused-ignore]
@@ -695,7 +698,7 @@ def small_streams() -> dict[str, bytes]:
         "store": encode(scan * np.float32(0.37), lossless=True),
         "predictive": encode(io.BytesIO(raw), lossless=True),
         "lossy": codec.Encoder(model=FakeModel(), quality=30).encode(
-            codec.Volume(scan, affine=np.eye(4))
+            codec.Volume.from_array(scan, affine=np.eye(4))
         )
         or b"",
     }
@@ -764,7 +767,7 @@ def _flipped(payload: bytes, data: st.DataObject) -> bytes:
 
 
 def test_defaults_are_said_once() -> None:
-    assert 0 < fidelity.DEFAULT_QUALITY < 100
+    assert 0 < DEFAULT_QUALITY < 100
     assert api.DEFAULT_MODEL == "default"
 
 

@@ -27,7 +27,7 @@ from mricodec.bitstream.fields import ByteReader
 from mricodec.codec import api
 from mricodec.codec.coders import base
 from mricodec.codec.formats import gzip_recipe
-from mricodec.codec.pipeline import encoding
+from mricodec.codec.pipeline import preview_stream
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.voxels import mappings as codemaps
 from mricodec.codec.voxels import preview
@@ -196,11 +196,11 @@ def test_floats_on_a_grid_cost_what_their_integers_do() -> None:
     for slope, inter in ((0.1, 0.0), (2.44140625, -1024.0), (1 / 3, 12.5), (1e-5, 0.0)):
         for dtype in (np.float32, np.float64):
             stream = exactly((integers * np.float32(slope) + np.float32(inter)).astype(dtype))
-            if map_of(stream) == "Grid":
+            if map_of(stream) == "FloatGridMap":
                 assert len(stream) < plain + 120
             else:  # rounded twice on its way: a palette says as much
-                assert map_of(stream) == "Palette" and len(stream) < plain + 120 + 8 * 130
-    assert map_of(exactly((integers * np.float32(0.1)).astype(np.float32))) == "Grid"
+                assert map_of(stream) == "PaletteMap" and len(stream) < plain + 120 + 8 * 130
+    assert map_of(exactly((integers * np.float32(0.1)).astype(np.float32))) == "FloatGridMap"
 
 
 def test_few_odd_values_are_a_palette() -> None:
@@ -211,7 +211,7 @@ def test_few_odd_values_are_a_palette() -> None:
     smooth_ranks = scan((6, 48, 48), "int16") % values.size
     array = values[np.sort(smooth_ranks, axis=2)]
     stream = exactly(array)
-    assert map_of(stream) == "Palette" and len(stream) < array.nbytes / 7
+    assert map_of(stream) == "PaletteMap" and len(stream) < array.nbytes / 7
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint64, np.int32])
@@ -348,7 +348,7 @@ def test_a_preview_is_small_and_close() -> None:
     # 0.8 % is aimed at by an estimate, which here is worse than for most scans; a preview of twice that would be left out
     assert codec.info(stream).preview and dict(codec.info(stream).sections)[
         "pREV"
-    ] <= 2 * encoding.PREVIEW_SHARE * len(stream)
+    ] <= 2 * preview_stream.PREVIEW_SHARE * len(stream)
     small = codec.decode(stream, preview=True)
     expected = preview.reduced_scan(array, Tiling(array.shape, 0, 24))
     assert small.array.shape == expected.shape == (24, 33, 32)
@@ -550,7 +550,7 @@ def test_a_map_within_a_bound_is_within_it() -> None:
                 continue
             codes, most = found
             for shift in (-most, 0, most):
-                moved = np.clip(codes.codes(array) + shift, 0, codes.peak)
+                moved = np.clip(codes.samples(array) + shift, 0, codes.peak)
                 assert np.abs(codes.values(moved).astype(float) - array).max() <= bound
 
 

@@ -52,7 +52,7 @@ def test_integers_of_a_small_range_are_exact(data: st.DataObject, kind: str) -> 
     high = data.draw(st.integers(low, min(low + CODES - 1, info.max)))
     values = data.draw(hnp.arrays(dtype, (2, 3, 4), elements=st.integers(low, high)))
     intensity = repacked(Intensity.for_lossy(dtype, int(values.min()), int(values.max())))
-    codes = intensity.codes(values)
+    codes = intensity.samples(values)
     assert codes.dtype == np.int32 and 0 <= codes.min() <= codes.max() <= intensity.peak < CODES
     restored = intensity.values(codes)
     assert restored.dtype == dtype and (restored == values).all()
@@ -66,7 +66,7 @@ def test_the_error_of_a_wide_range_is_as_stated(data: st.DataObject, kind: str) 
     values = data.draw(hnp.arrays(dtype, (2, 3, 4), elements=limits))
     low, high = int(values.min()), int(values.max())
     intensity = repacked(Intensity.for_lossy(dtype, low, high))
-    codes = intensity.codes(values)
+    codes = intensity.samples(values)
     assert 0 <= codes.min() <= codes.max() <= intensity.peak < CODES
     restored = [int(v) for v in intensity.values(codes).ravel()]
     assert min(restored) >= low and max(restored) <= high
@@ -85,7 +85,7 @@ def test_the_error_of_real_numbers_is_as_stated(values: NDArray[Any], kind: str)
     if intensity.scale == 0:
         return
     assert repacked(intensity) == intensity
-    restored = intensity.values(intensity.codes(values))
+    restored = intensity.values(intensity.samples(values))
     assert restored.dtype == values.dtype and low <= restored.min() and restored.max() <= high
     resolution = float(np.spacing(np.abs(values).max()))
     error = np.abs(restored.astype(np.float64) - values).max()
@@ -96,7 +96,7 @@ def test_the_error_of_real_numbers_is_as_stated(values: NDArray[Any], kind: str)
 def test_codes_of_the_lossless_coder(low: int, span: int) -> None:
     intensity = repacked(Intensity.exact(np.dtype("i8"), low, low + span))
     values = np.array([[[low, low + span, low + span // 2]]], np.int64)
-    assert (intensity.values(intensity.codes(values)) == values).all()
+    assert (intensity.values(intensity.samples(values)) == values).all()
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8"])
@@ -105,7 +105,7 @@ def test_real_numbers_that_are_integers(kind: str) -> None:
     found = statistics(values)
     assert found.integral and found.whole_range() == (0, int(values.max()))
     intensity = Intensity.for_lossy(values.dtype, *lossy_range(found))
-    assert intensity.scale == 1 and (intensity.values(intensity.codes(values)) == values).all()
+    assert intensity.scale == 1 and (intensity.values(intensity.samples(values)) == values).all()
     values[0, 0, 0] = -0.0
     assert statistics(values).whole_range() is None
     values[0, 0, 0] = 0.5

@@ -25,7 +25,7 @@ from mricodec.codec.volume import DTYPES, Scan
 
 
 def read(scan: Scan, cut: Tiling | None = None) -> np.ndarray:
-    cut = cut or tiling.choose(scan.shape, scan.spacing_mm)
+    cut = cut or tiling.choose(scan.shape, scan.envelope.spacing_mm)
     order = tiling.FileOrder(cut)
     blocks = [block for slab in scan.blocks(cut) for block in order.add(slab)]
     return np.concatenate(blocks).reshape(scan.shape)
@@ -58,14 +58,14 @@ def test_as_nibabel_reads_it(tmp_path: Path, image_class: Any, byte_order: str, 
     scan = open_scan(path)
     known = nib.load(path)
     assert scan.dtype == np.dtype(byte_order + "i2")
-    assert scan.spacing_mm == tuple(map(float, known.header.get_zooms()[2::-1]))
-    assert (scan.slope, scan.inter) == (known.dataobj.slope, known.dataobj.inter)
+    assert scan.envelope.spacing_mm == tuple(map(float, known.header.get_zooms()[2::-1]))
+    assert (scan.envelope.slope, scan.envelope.inter) == (known.dataobj.slope, known.dataobj.inter)
     np.testing.assert_array_equal(read(scan), known.dataobj.get_unscaled().T)
     # Without a form nibabel centres the volume and flips its i axis; the standard does not.
     if form != "neither":
-        np.testing.assert_allclose(scan.affine, known.affine, atol=1e-6)
+        np.testing.assert_allclose(scan.envelope.affine, known.affine, atol=1e-6)
     raw = gzip.decompress(path.read_bytes())
-    assert scan.header == raw[: len(raw) - data.nbytes] and scan.trailer == b""
+    assert scan.envelope.header == raw[: len(raw) - data.nbytes] and scan.envelope.trailer == b""
     scan.close()
 
 
@@ -77,10 +77,10 @@ def test_every_type(tmp_path: Path, name: str, order: str) -> None:
     path = tmp_path / "scan.nii"
     path.write_bytes(single(swapped, trailer=b"more"))
     scan = open_scan(path)
-    assert scan.dtype == swapped.dtype and scan.trailer == b""
+    assert scan.dtype == swapped.dtype and scan.envelope.trailer == b""
     got = read(scan)
     assert got.dtype == array.dtype and got.tobytes() == array.tobytes()
-    assert scan.trailer == b"more"
+    assert scan.envelope.trailer == b"more"
     scan.close()
 
 
@@ -150,7 +150,11 @@ def test_pair_from_either_name(tmp_path: Path, suffix: str, gz: str) -> None:
             file.unlink()
     scan = open_scan(tmp_path / f"scan{suffix}{gz}")
     np.testing.assert_array_equal(read(scan), array)
-    assert (len(scan.header), scan.lead, scan.trailer) == (348, b"sixteen bytes...", b"")
+    assert (len(scan.envelope.header), scan.envelope.lead, scan.envelope.trailer) == (
+        348,
+        b"sixteen bytes...",
+        b"",
+    )
     scan.close()
 
 
@@ -248,7 +252,7 @@ def test_extensions_are_part_of_the_header(tmp_path: Path) -> None:
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"kept byte for byte"))
     image.to_filename(tmp_path / "scan.nii")
     scan = open_scan(tmp_path / "scan.nii")
-    assert b"kept byte for byte" in scan.header
+    assert b"kept byte for byte" in scan.envelope.header
     np.testing.assert_array_equal(read(scan), smooth((4, 9, 8)))
     scan.close()
 
@@ -307,8 +311,8 @@ def test_mgz(tmp_path: Path) -> None:
         path = tmp_path / "scan.mgz"
         nib.MGHImage(array.T, affine).to_filename(path)
         scan = open_scan(path)
-        assert scan.header == b"" and scan.spacing_mm == (2.5, 2.0, 1.5)
-        np.testing.assert_allclose(scan.affine, nib.load(path).affine)
+        assert scan.envelope.header == b"" and scan.envelope.spacing_mm == (2.5, 2.0, 1.5)
+        np.testing.assert_allclose(scan.envelope.affine, nib.load(path).affine)
         got = read(scan)
         np.testing.assert_array_equal(got, array)
         assert got.dtype.isnative

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mricodec.codec.settings import DEFAULT_QUALITY
 from mricodec.codec.voxels import quality as fidelity
 from mricodec.codec.voxels.noise import sigma_hat
 
@@ -104,7 +105,7 @@ def test_constant_and_noiseless() -> None:
 def test_step_of_a_quality() -> None:
     steps = [fidelity.step(quality, 10.0, 4095) for quality in range(0, 101, 10)]
     assert steps == sorted(steps, reverse=True)
-    assert fidelity.step(fidelity.DEFAULT_QUALITY, 10.0, 4095) == 10.0 * fidelity.STEP_AT_DEFAULT
+    assert fidelity.step(DEFAULT_QUALITY, 10.0, 4095) == 10.0 * fidelity.STEP_AT_DEFAULT
     assert steps[0] / steps[-1] == pytest.approx(1024)
     assert 0 < fidelity.step(100, 0.0, 1) < fidelity.step(100, 0.0, 65535)
     for bad in (-1, 101, float("nan")):

@@ -167,7 +167,7 @@ def test_other_images_are_saved(tmp_path: Path) -> None:
 
 def test_streams_without_a_nifti_header(tmp_path: Path) -> None:
     affine = np.array([[0, 0, 2.5, 1], [0, 3, 0, 2], [4, 0, 0, 3], [0, 0, 0, 1]])
-    volume = codec.Volume(smooth((5, 6, 7)), affine, (2.5, 3.0, 4.0))
+    volume = codec.Volume.from_array(smooth((5, 6, 7)), affine=affine, spacing_mm=(2.5, 3.0, 4.0))
     codec.encode(volume, lossless=True, out=tmp_path / "array.mrc")
     image = nib.load(tmp_path / "array.mrc")
     assert np.array_equal(image.get_fdata(), volume.array.T) and np.array_equal(
