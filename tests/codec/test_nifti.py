@@ -21,7 +21,7 @@ from mricodec.codec import tiling
 from mricodec.codec.formats import free_text, nifti_header
 from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.tiling import Tiling
-from mricodec.codec.volume import DTYPES, Scan
+from mricodec.codec.volume import DTYPES, Envelope, Scan
 
 
 def read(scan: Scan, cut: Tiling | None = None) -> np.ndarray:
@@ -382,8 +382,8 @@ def test_header_without_free_text(image_class: Any, byte_order: str) -> None:
         expected[field] = b""
     expected["vox_offset"] = len(bare)
     assert cleaned == expected
-    assert not list(free_text.list_free_text(bare, b"", bytes(7)))
-    listed = dict(free_text.list_free_text(raw, b"lead", b"trailer"))
+    assert not list(free_text.list_free_text(Envelope(bare, trailer=bytes(7))))
+    listed = dict(free_text.list_free_text(Envelope(raw, b"lead", b"trailer")))
     assert [*listed][:3] == ["descrip", "aux_file", "intent_name"]
     assert (
         "Jane Roe" in listed["extensions"]

@@ -16,7 +16,7 @@ from paths import SAMPLE
 from mricodec import codec
 from mricodec.cli.main import cli
 from mricodec.codec import settings
-from mricodec.codec.pipeline import encoding, rate_control
+from mricodec.codec.pipeline import rate_control, target_search
 from mricodec.codec.pipeline.rate_control import Aim, Extent, Search
 from mricodec.codec.settings import Target
 from mricodec.codec.voxels import metrics
@@ -147,7 +147,7 @@ def test_what_loss_cannot_represent_stays_lossless(volume: NDArray[np.int16]) ->
 def test_large_streams_wait_on_disk(
     volume: NDArray[np.int16], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "MAX_IN_MEMORY", 1000)
+    monkeypatch.setattr(target_search, "MAX_IN_MEMORY", 1000)
     report = codec.Encoder(model=FakeModel(), psnr=40).encode_file(volume, tmp_path / "out.mrc")
     assert report.stream_bytes == (tmp_path / "out.mrc").stat().st_size
     assert report.target == Target("psnr", 40.0)
