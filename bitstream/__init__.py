@@ -1,1 +1,1 @@
-"""Bytes <-> integers: the container, its sections, the entropy coder. Knows no network and no file format."""
+"""Bytes <-> integers: container, sections, entropy coder. Knows no network and no file format."""

@@ -47,21 +47,21 @@ def _row(name: bytes, order: Order, once: bool, duty: str) -> bytes:
 
 ONCE, REPEATED = True, False
 # fmt: off
-HEAD = _row(b"HEAD", Order.TABLE, ONCE, "Hold it against the limits; refuse codes that are unknown.")
+HEAD = _row(b"HEAD", Order.TABLE, ONCE, "Hold it against the limits; refuse unknown codes.")
 ORIG = _row(b"ORIG", Order.TABLE, ONCE, "Put these bytes of the source file around the voxels.")
 META = _row(b"META", Order.TABLE, ONCE, "Take from it what no header has, such as the affine.")
-BASE = _row(b"BASE", Order.TABLE, ONCE, "Decode this stream of lower quality: its samples are references.")
+BASE = _row(b"BASE", Order.TABLE, ONCE, "Decode this layer: its samples are references.")
 DICM = _row(b"DICM", Order.LEAD, ONCE, "Restore the files of this table; refuse unsafe names.")
 DHDR = _row(b"DHDR", Order.LEAD, REPEATED, "Put these bytes around the voxels of the files.")
 DRAW = _row(b"DRAW", Order.LEAD, REPEATED, "Write these bytes of files without coded voxels.")
 STCK = _row(b"STCK", Order.LEAD, REPEATED, "Decode this stream: a further stack of the series.")
 PADV = _row(b"PADV", Order.LEAD, REPEATED, "Put this value where its masks say so.")
 SLAB = _row(b"SLAB", Order.TABLE, REPEATED, "Decode it when its slices are asked for.")
-END = _row(b"ENDX", Order.TABLE, ONCE, "Hold its index against the slabs, and its digest against the result.")
-ERRORS = _row(b"eRRS", Order.FREE, ONCE, "Report these errors; hold its CRC-32 of slabs against the voxels.")
+END = _row(b"ENDX", Order.TABLE, ONCE, "Hold its index and digest against the slabs.")
+ERRORS = _row(b"eRRS", Order.FREE, ONCE, "Report these errors; verify slabs by its CRC-32s.")
 GOAL = _row(b"gOAL", Order.FREE, ONCE, "Report this target of the encoder.")
-SUMS = _row(b"sUMS", Order.FREE, ONCE, "Hold these CRC-32 of slabs against the voxels.")
-PREVIEW = _row(b"pREV", Order.FREE, ONCE, "Decode this reduced stream where a preview is asked for.")
+SUMS = _row(b"sUMS", Order.FREE, ONCE, "Verify slabs by these CRC-32s.")
+PREVIEW = _row(b"pREV", Order.FREE, ONCE, "Decode this stream for a preview.")
 GZIP = _row(b"gZIP", Order.FREE, ONCE, "Compress the restored file by this recipe.")
 # fmt: on
 

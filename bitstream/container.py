@@ -30,7 +30,8 @@ VERSION = 1
 _CRC_PIECE = 1 << 20
 # Bytes of ENDX: a digest of at least 16 bytes, and the length of the payload.
 _ENDX_FIXED = 16 + 4
-# Critical chunks that are taken from a file without an index; files of a series are not restored from a part.
+# Critical chunks that are taken from a file without an index; files of a series are not restored
+# from a part.
 _SALVAGED = [name for name, row in CHUNKS.items() if row.order is Order.TABLE and name != END]
 # How many chunks of a file without an end are read to tell what is wrong with it.
 _DIAGNOSED_CHUNKS = 10_000
@@ -62,8 +63,8 @@ class Section:
 class ContainerWriter:
     """Writes a stream from front to back; never seeks.
 
-    ``chunk``, ``embed`` and ``slab`` in the order that the table of chunks asks for, then ``finish``.
-    ValueError on any other order.
+    ``chunk``, ``embed`` and ``slab`` in the order that the table of chunks asks for, then
+    ``finish``. ValueError on any other order.
     """
 
     def __init__(self, file: BinaryIO, header: StreamHeader) -> None:
@@ -200,7 +201,7 @@ class ContainerReader:
         return None if section is None else self._payload(section)
 
     def chunks(self, type: bytes) -> Iterator[bytes]:
-        """The payloads of all chunks of this type, in file order, each read when it is asked for."""
+        """The payloads of all chunks of this type, in file order, each read when asked for."""
         name = type.decode("ascii")
         for section in self._sections:
             if section.type == name:
@@ -281,7 +282,8 @@ class ContainerReader:
             # The chunks that are not slabs, with HEAD, this one and ENDX.
             if len(sections) - len(slabs) + 2 > self.limits.max_chunks:
                 raise LimitExceeded(
-                    f"expected at most {self.limits.max_chunks} chunks other than slabs, found more: "
+                    f"expected at most {self.limits.max_chunks} chunks other than slabs, found "
+                    "more: "
                     "if you trust the file, raise Limits.max_chunks"
                 )
             try:
@@ -294,7 +296,8 @@ class ContainerReader:
             offset += section.size
         if offset != end.offset or len(slabs) != len(lengths):
             raise FormatError(
-                f"expected {len(lengths)} slabs and the chunk ENDX at byte {end.offset}, as the index "
+                f"expected {len(lengths)} slabs and the chunk ENDX at byte {end.offset}, as the "
+                "index "
                 f"says, found that the chunks end at byte {offset}: the file is damaged"
             )
         return [*sections, end]
@@ -311,7 +314,8 @@ class ContainerReader:
             )
         if type == SLAB:
             raise FormatError(
-                f"expected {len(lengths)} slabs in one run, as the index says, found another, {where}: "
+                f"expected {len(lengths)} slabs in one run, as the index says, found another, "
+                f"{where}: "
                 "the file is damaged"
             )
         if type not in CHUNKS and not is_ancillary(type):
@@ -343,10 +347,11 @@ class ContainerReader:
         return sections
 
     def _chunk_at(self, offset: int) -> Section:
-        """The chunk that begins at ``offset``: a sound type, a length that the file and the limits allow."""
+        """The chunk at ``offset``, its type and its length checked, its payload not read."""
         if offset + FRAMING > self.size:
             raise Truncated(
-                f"expected a chunk at byte {offset}, found the end of the file at byte {self.size}: "
+                f"expected a chunk at byte {offset}, found the end of the file at byte "
+                f"{self.size}: "
                 "the file is cut short; get it again"
             )
         type, length = struct.unpack("<4sI", self._read(offset, 8))
@@ -361,13 +366,15 @@ class ContainerReader:
             )
         if length > self.limits.max_chunk_bytes and type != BASE:
             raise LimitExceeded(
-                f"expected at most {self.limits.max_chunk_bytes} bytes in a chunk, found {length} in "
-                f"{type.decode()} at byte {offset}: if you trust the file, raise Limits.max_chunk_bytes"
+                f"expected at most {self.limits.max_chunk_bytes} bytes in a chunk, found {length} "
+                "in "
+                f"{type.decode()} at byte {offset}: if you trust the file, raise "
+                "Limits.max_chunk_bytes"
             )
         return Section(type.decode(), offset, length + FRAMING)
 
     def _payload(self, section: Section) -> bytes:
-        """The payload of a chunk, its CRC checked, and its type and length compared with the section."""
+        """The payload of a chunk; checks its CRC, and its type and length against the section."""
         data = self._read(section.offset, section.size)
         start = section.type.encode() + struct.pack("<I", section.size - FRAMING)
         if data[:8] != start:
@@ -393,7 +400,8 @@ class ContainerReader:
         data = self._fetch(offset, size)
         if len(data) != size:
             raise Truncated(
-                f"expected {size} bytes at byte {offset}, found {len(data)}: the file changed while read"
+                f"expected {size} bytes at byte {offset}, found {len(data)}: the file changed "
+                "while read"
             )
         return data
 
@@ -401,7 +409,7 @@ class ContainerReader:
 def _fetcher(
     source: bytes | bytearray | memoryview | BinaryIO | Span,
 ) -> tuple[Callable[[int, int], bytes], int]:
-    """A function (offset, size) -> bytes that threads may share, and the size of the source in bytes."""
+    """A function (offset, size) -> bytes that threads may share, and the size of the source."""
     if isinstance(source, Span):
         return source.read, source.size
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -418,12 +426,13 @@ def _fetcher(
 
 
 def check_magic(start: bytes) -> None:
-    """FormatError, saying what it is instead, unless ``start`` (up to 1024 bytes) begins a stream."""
+    """FormatError that names what it is, unless ``start`` (up to 1024 bytes) begins a stream."""
     if start[:8] != MAGIC:
         raise FormatError(f"expected an mricodec stream, found {_recognise(start)}")
     if len(start) < 10:
         raise Truncated(
-            f"expected a version at byte 8, found the end of the file at byte {len(start)}: get it again"
+            f"expected a version at byte 8, found the end of the file at byte {len(start)}: get it "
+            "again"
         )
     version = struct.unpack("<H", start[8:10])[0]
     if version != VERSION:
@@ -439,16 +448,21 @@ def _recognise(start: bytes) -> str:
     if MAGIC.startswith(start):
         return f"only its first {len(start)} bytes: the file is cut short; get it again"
     if start[:4] in (b"\x89MRC", b"\x09MRC"):
-        return "one changed by a transfer as text (line ends or high bits): get it again in binary mode"
+        return (
+            "one changed by a transfer as text (line ends, high bits): get it again in binary mode"
+        )
     if start[208:212] == b"MAP ":
-        return "a cryo-EM map (MRC/CCP4), which shares only the extension: open it with the mrcfile package"
+        return (
+            "a cryo-EM map (MRC/CCP4), which shares only the extension: "
+            "open it with the mrcfile package"
+        )
     if start[128:132] == b"DICM":
         return "a DICOM file: it is not compressed with mricodec"
     if start[:2] == b"\x1f\x8b":
         return "a gzip file, perhaps .nii.gz: compress it first with 'mricodec encode'"
     if start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] in (b"n+2\0", b"ni2\0"):
         return "a NIfTI file: compress it first with 'mricodec encode'"
-    return f"bytes that begin with {start[:8]!r}: this is another kind of file, or its start is damaged"
+    return f"bytes that begin with {start[:8]!r}: another kind of file, or its start is damaged"
 
 
 def _unpack_index(payload: bytes, mode: Mode, limits: Limits) -> tuple[bytes, list[int]]:
@@ -469,7 +483,8 @@ def _unpack_index(payload: bytes, mode: Mode, limits: Limits) -> tuple[bytes, li
     fields.end()
     if max(lengths, default=0) > limits.max_chunk_bytes:
         raise LimitExceeded(
-            f"expected at most {limits.max_chunk_bytes} bytes in a slab, found {max(lengths)} in the index: "
+            f"expected at most {limits.max_chunk_bytes} bytes in a slab, found {max(lengths)} in "
+            "the index: "
             "if you trust the file, raise Limits.max_chunk_bytes"
         )
     return digest, lengths
@@ -497,13 +512,15 @@ def _pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
 
 def _start_error(section: Section, actual: bytes) -> FormatError:
     return FormatError(
-        f"expected the chunk {section.type} of {section.size - FRAMING} bytes at byte {section.offset}, "
+        f"expected the chunk {section.type} of {section.size - FRAMING} bytes at byte "
+        f"{section.offset}, "
         f"found {actual!r}: the file is damaged; get it again"
     )
 
 
 def _crc_error(section: Section) -> ChecksumMismatch:
     return ChecksumMismatch(
-        f"expected the chunk {section.type} at byte {section.offset} to match its CRC-32, found a mismatch: "
+        f"expected the chunk {section.type} at byte {section.offset} to match its CRC-32, found a "
+        "mismatch: "
         "the file is damaged; get it again"
     )

@@ -1,7 +1,7 @@
 """What can be wrong with a stream.
 
-Every message is one line and says what was expected, what was found, where, and what to do about it.
-Wrong arguments are ``ValueError``; trouble with the disk stays ``OSError``.
+Every message is one line and says what was expected, what was found, where, and what to do about
+it. Wrong arguments are ``ValueError``; trouble with the disk stays ``OSError``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ChecksumMismatch(FormatError):
 
 
 class UnsupportedVersion(FormatError):
-    """The stream needs a newer reader: a later version, or a critical chunk or code unknown here."""
+    """The stream needs a newer reader: its version, a critical chunk or a code is unknown here."""
 
 
 class UnknownModel(FormatError):

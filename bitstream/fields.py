@@ -6,7 +6,7 @@ from .errors import FormatError, Truncated
 
 
 class ByteReader:
-    """Reads the fields of a payload from front to back; Truncated or FormatError names the payload."""
+    """Reads the fields of a payload from front to back; its errors name the payload."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self._data = data
@@ -44,7 +44,8 @@ class ByteReader:
                     break
                 return value
         raise FormatError(
-            f"expected a varint of at most 9 bytes and no more than it takes, found another before byte "
+            "expected a varint of at most 9 bytes and no more than it takes, found another before "
+            "byte "
             f"{self._at} of {self._name}: the file is damaged"
         )
 
@@ -52,7 +53,8 @@ class ByteReader:
         """FormatError if anything is left."""
         if self.left:
             raise FormatError(
-                f"expected the end of {self._name}, found {self.left} bytes more: the file is damaged"
+                f"expected the end of {self._name}, found {self.left} bytes more: the file is "
+                "damaged"
             )
 
 

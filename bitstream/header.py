@@ -1,4 +1,4 @@
-"""The chunk HEAD, what it may ask of a reader, and the numbers that stand in it (FORMAT.md, "HEAD")."""
+"""The chunk HEAD, its codes, and the limits that a reader holds it against (FORMAT.md, "HEAD")."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from types import MappingProxyType
 from .errors import FormatError, LimitExceeded, UnsupportedVersion
 from .fields import ByteReader, pack_varint
 
-STORE = 0  # coder: byte planes and zstd
-PREDICTIVE = 1  # coder: prediction from neighbours, without loss or within a bound
-LEARNED = 2  # coder: the learned lossy models; which one, the model id says
-LEARNED_INEXACT = 3  # the same, but samples (not latents) may differ by rounding between machines
+# The store coder: byte planes and zstd.
+STORE = 0
+# The predictive coder: prediction from neighbours, lossless or within a bound.
+PREDICTIVE = 1
+# The learned lossy models, of which the model id names one.
+LEARNED = 2
+# The learned lossy models whose samples (not latents) may differ by rounding between machines.
+LEARNED_INEXACT = 3
 
-# name -> (code on the wire, bytes per voxel). Append only.
+# The voxel types: name -> (code in HEAD, bytes per voxel). They are only ever appended.
 DTYPES = MappingProxyType(
     {
         "uint8": (1, 1),
@@ -41,18 +45,23 @@ DTYPES = MappingProxyType(
 )
 _DTYPE_NAMES = {code: name for name, (code, _) in DTYPES.items()}
 
-_MAX_SPACING = 3.4e38  # fits a float32; not NaN, not infinite
+# The largest spacing: a finite float32.
+_MAX_SPACING = 3.4e38
 
 
 class Mode(IntEnum):
+    """How the decoded voxels relate to the source's; bounded: lossy, with a largest error."""
+
     LOSSLESS = 0
     LOSSY = 1
-    BOUNDED = 2  # lossy, with a largest error
+    BOUNDED = 2
 
 
 class Flags(IntFlag):
-    BIG_ENDIAN = 1  # the source file's voxels were big-endian
-    BACKGROUND = 2  # a background value is restored exactly
+    """The source file's voxels were big-endian; a background value is restored exactly."""
+
+    BIG_ENDIAN = 1
+    BACKGROUND = 2
 
 
 _NO_FLAGS = Flags(0)
@@ -61,15 +70,21 @@ _ALL_FLAGS = int(Flags.BIG_ENDIAN | Flags.BACKGROUND)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a reader takes on. The defaults are beyond any scan, yet within a workstation's reach."""
+    """What a reader accepts. The defaults are beyond any scan, yet within a workstation's reach.
 
-    max_voxels: int = 1 << 34  # 32 GiB of 16-bit voxels
+    max_voxels: 32 GiB of 16-bit voxels.
+    max_chunks: other than slabs.
+    max_metadata_bytes: of ORIG, META or a chunk of a series, decompressed.
+    max_files: of a series, which has at most 16 times as many pictures.
+    """
+
+    max_voxels: int = 1 << 34
     max_dims: int = 16
     max_slabs: int = 1 << 18
     max_chunk_bytes: int = 1 << 30
-    max_chunks: int = 4096  # other than slabs
-    max_metadata_bytes: int = 1 << 27  # ORIG, META or a chunk of a series, decompressed
-    max_files: int = 1 << 18  # of a series; 16 times as many pictures
+    max_chunks: int = 4096
+    max_metadata_bytes: int = 1 << 27
+    max_files: int = 1 << 18
 
 
 DEFAULT_LIMITS = Limits()
@@ -111,7 +126,7 @@ class StreamHeader:
         return DTYPES[self.dtype][1]
 
     def pack(self) -> bytes:
-        """The payload of HEAD. ValueError if a field has a value that the format cannot say."""
+        """The payload of HEAD. ValueError if the format has no code for a field."""
         self._check(ValueError)
         return b"".join(
             (
@@ -128,7 +143,7 @@ class StreamHeader:
 
     @classmethod
     def unpack(cls, payload: bytes, limits: Limits = DEFAULT_LIMITS) -> StreamHeader:
-        """FormatError if the payload is not a header; LimitExceeded if it is one beyond ``limits``."""
+        """FormatError if the payload is no header; LimitExceeded if it is beyond ``limits``."""
         fields = ByteReader(payload, "HEAD")
         mode, coder, dtype_code, flags, ndim = fields.take(5)
         if mode not in tuple(Mode):
@@ -143,7 +158,8 @@ class StreamHeader:
             )
         if ndim > limits.max_dims:
             raise LimitExceeded(
-                f"expected at most {limits.max_dims} dimensions, found {ndim}: raise Limits.max_dims"
+                f"expected at most {limits.max_dims} dimensions, found {ndim}: raise "
+                "Limits.max_dims"
             )
         shape = tuple(fields.varint() for _ in range(ndim))
         header = cls(
@@ -159,7 +175,8 @@ class StreamHeader:
             params=fields.take(fields.varint()),
         )
         fields.end()
-        if math.prod(max(n, 1) for n in shape) > limits.max_voxels:  # an axis of 0 hides nothing
+        # An axis of 0 counts as 1, so that it hides no other.
+        if math.prod(max(n, 1) for n in shape) > limits.max_voxels:
             raise LimitExceeded(
                 f"expected at most {limits.max_voxels} voxels, found a shape of {shape}: "
                 "if you trust the file, raise Limits.max_voxels"
@@ -172,7 +189,8 @@ class StreamHeader:
             raise error(f"expected flags of {list(Flags)}, found {self.flags!r}")
         if not 0 <= self.coder <= 255 or len(self.model_id) != 8:
             raise error(
-                f"expected coder 0..255 and 8 bytes of model id, found {self.coder}, {self.model_id!r}"
+                f"expected coder 0..255 and 8 bytes of model id, found {self.coder}, "
+                f"{self.model_id!r}"
             )
         if self.dtype not in DTYPES:
             raise error(f"expected a voxel type of {', '.join(DTYPES)}, found {self.dtype}")
@@ -180,12 +198,13 @@ class StreamHeader:
             raise error(f"expected 1 to 255 dimensions, none negative, found shape {self.shape}")
         if self.slab_axis not in (0, 1, 2) or not 1 <= self.slab_slices < 1 << 63:
             raise error(
-                f"expected slabs along axis 0..2, found {self.slab_slices} slices of axis {self.slab_axis}"
+                f"expected slabs along axis 0..2, found {self.slab_slices} slices of axis "
+                f"{self.slab_axis}"
             )
         if not all(0 <= s <= _MAX_SPACING for s in self.spacing_mm):
             raise error(f"expected three spacings in mm, zero or positive, found {self.spacing_mm}")
 
 
 def digest_bytes(mode: Mode) -> int:
-    """In ENDX: all of the SHA-256 of a file that is to come back whole, the first half of that of decoded voxels."""
+    """Bytes of the digest in ENDX: a SHA-256 if lossless, else the first half of one."""
     return 32 if mode is Mode.LOSSLESS else 16

@@ -1,6 +1,7 @@
-"""Payloads without entropy-coded symbols: ORIG, META, slabs of the store coder (FORMAT.md, "Sections").
+"""ORIG, META and slabs of the store coder: payloads under zstd (FORMAT.md, "Sections").
 
-All of it is zstd with the content size declared, which is held against a limit before anything is allocated.
+Each is zstd with the content size declared, which is held against a limit before anything is
+allocated.
 """
 
 from __future__ import annotations
@@ -17,19 +18,29 @@ from .errors import FormatError, LimitExceeded, Truncated
 from .fields import ByteReader, pack_varint
 
 _BEST_LEVEL = 19
-_FAST_LEVEL = 9  # for voxels: level 19 is 15 times as slow and gains 1 %
-_BEST_BYTES = 1 << 18  # above this the best level would take seconds
-_MAX_WINDOW = 1 << 23  # what level 19 uses at most
-_BLOCK = 1 << 17  # a zstd block expands at most to this and takes at least _MIN_BLOCK bytes
+# The level for voxels: the best is 15 times as slow and gains 1 %.
+_FAST_LEVEL = 9
+# Bytes above which the best level would take seconds.
+_BEST_BYTES = 1 << 18
+# The window of the best level; no other has a larger one.
+_MAX_WINDOW = 1 << 23
+# A zstd block takes at least _MIN_BLOCK bytes and expands to at most _BLOCK bytes.
+_BLOCK = 1 << 17
 _MIN_BLOCK = 4
 
-PLAIN, PLANES = 0, 1  # filters of the store coder
-_DIFFERENCE = {2: 1, 3: 2, 4: 4, 5: 8}  # filter -> bytes of the integers that are differenced
-_SAMPLE = 1 << 18  # bytes on which the filter is chosen
+# Filters of the store coder: the voxels as they are; byte planes.
+PLAIN, PLANES = 0, 1
+# Filters that take differences and then byte planes -> bytes of the integers they differ.
+_DIFFERENCE = {2: 1, 3: 2, 4: 4, 5: 8}
+# Bytes of the voxels by which the filter is chosen.
+_SAMPLE = 1 << 18
 
 
 def _typical_nifti_header() -> bytes:
-    """352 bytes: a 3-D int16 scan as dcm2niix writes it. The prefix for zstd in ORIG; part of the format."""
+    """352 bytes: a 3-D int16 scan as dcm2niix writes it.
+
+    It is the zstd prefix in ORIG, and part of the format.
+    """
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)  # sizeof_hdr
     struct.pack_into("<2s", header, 38, b"r9")  # regular, dim_info
@@ -50,7 +61,7 @@ ORIG_PREFIX = _typical_nifti_header()
 def compress(
     data: bytes, level: int = _BEST_LEVEL, prefix: bytes = b"", best_bytes: int = _BEST_BYTES
 ) -> bytes:
-    """One zstd frame that declares its content size; more than ``best_bytes`` are compressed faster."""
+    """One zstd frame with its content size; more than ``best_bytes`` are compressed faster."""
     if len(data) > best_bytes:
         level = min(level, _FAST_LEVEL)
     compressor = zstandard.ZstdCompressor(
@@ -76,7 +87,8 @@ def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes
     ):  # unknown is the largest size
         raise FormatError(
             f"expected a zstd frame that declares its content size and no dictionary in {name}, "
-            f"found size {size} and dictionary {frame.dict_id} in {len(data)} bytes: the file is damaged"
+            f"found size {size} and dictionary {frame.dict_id} in {len(data)} bytes: the file is "
+            "damaged"
         )
     if size > limit:
         raise LimitExceeded(
@@ -117,7 +129,7 @@ def unpack_orig(payload: bytes, limit: int) -> tuple[bytes, bytes]:
 
 
 def pack_meta(meta: dict[str, Any]) -> bytes:
-    """META: a JSON object. ValueError on NaN or infinity, TypeError on what JSON cannot say."""
+    """META: a JSON object. ValueError on NaN or infinity, TypeError on what is not JSON."""
     text = json.dumps(meta, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return compress(text.encode("utf-8", "surrogatepass"))
 
@@ -138,7 +150,7 @@ def unpack_meta(payload: bytes, limit: int) -> dict[str, Any]:
 
 
 def pack_store(data: bytes, itemsize: int, level: int = _FAST_LEVEL) -> bytes:
-    """A slab of the store coder: little-endian voxels of ``itemsize`` bytes, filtered, then zstd of this level.
+    """A slab of the store coder: little-endian voxels of ``itemsize`` bytes, filtered, under zstd.
 
     The filter, one byte in front, is the best of all on a sample of the voxels.
     """
@@ -152,7 +164,7 @@ def pack_store(data: bytes, itemsize: int, level: int = _FAST_LEVEL) -> bytes:
 
 
 def unpack_store(payload: bytes, nbytes: int, itemsize: int) -> bytes:
-    """Inverse of ``pack_store``, for exactly ``nbytes`` bytes of voxels; FormatError if they are not."""
+    """Inverse of ``pack_store``; FormatError if there are not ``nbytes`` bytes of voxels."""
     if itemsize < 1 or nbytes % itemsize:
         raise ValueError(f"expected whole voxels of {itemsize} bytes, found {nbytes} bytes")
     if not payload:

@@ -1,7 +1,8 @@
-"""Payloads of a series of files: the table of files, what surrounds their voxels, other bytes (format/series.md).
+"""Payloads of the chunks of a series of files (format/series.md).
 
 file = head | voxels of a stack  | tail        kind VOXELS
-file = head | bytes as they were | tail        kind BYTES; head and tail are empty where nothing could be told apart
+file = head | bytes as they were | tail        kind BYTES; head and tail are empty where nothing
+could be told apart
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from .header import Limits
 from .sections import compress, decompress
 from .symbols import unzigzag, zigzag
 
+# Kinds of files, by what stands between head and tail.
 BYTES, VOXELS = 0, 1
-DIGEST = 32  # bytes of a SHA-256
-_BEST_BYTES = 1 << 20  # of records, up to which the best compression takes less than a second
-PICTURES_PER_FILE = 16  # on average, at most
+# Bytes of a SHA-256.
+DIGEST = 32
+# Pictures of a file, on average over the series, at most.
+PICTURES_PER_FILE = 16
+# Bytes of records up to which the best compression takes less than a second.
+_BEST_BYTES = 1 << 20
+# The largest size of a file, and the largest slot.
 _MAX_SIZE = 1 << 62
 
 
@@ -29,17 +35,22 @@ _MAX_SIZE = 1 << 62
 class FileEntry:
     """One file of a series.
 
-    name: relative path, "/" between its parts. size: in bytes. sha256: of the whole file.
-    stack, slots: of a file of kind VOXELS: which stack, and where in it each of the file's pictures is, in the
-    order of the file; a picture of a stack [..., k, j, i] is one [j, i], counted in C order.
+    name: relative path, "/" between its parts.
+    size: in bytes.
+    sha256: of the whole file.
+    kind: BYTES or VOXELS, by what stands between head and tail.
+    head, tail: bytes before and after that.
+    stack, slots: of a file of kind VOXELS: its stack, and the position there of each picture of the
+        file, in the order of the file; a picture of a stack [..., k, j, i] is one [j, i], counted
+        in C order.
     """
 
     name: str
     size: int
     sha256: bytes
     kind: int = BYTES
-    head: int = 0  # bytes before the voxels
-    tail: int = 0  # bytes after them
+    head: int = 0
+    tail: int = 0
     stack: int = 0
     slots: tuple[int, ...] = ()
 
@@ -53,8 +64,9 @@ class FileEntry:
 class FileTable:
     """The chunk DICM.
 
-    tiles: of each stack the tiles per side, 0 where a frame of a file is one picture. Else a frame is a mosaic
-    of tiles x tiles pictures in raster order, of which a file has as many as it has slots; the rest is 0.
+    tiles: of each stack the tiles per side, 0 where a frame of a file is one picture. Else a frame
+    is a mosaic of tiles x tiles pictures in raster order, of which a file has as many as it has
+    slots; the rest is 0.
     """
 
     files: tuple[FileEntry, ...]
@@ -79,7 +91,7 @@ class FileTable:
 
     @classmethod
     def unpack(cls, payload: bytes, limits: Limits) -> FileTable:
-        """FormatError if it is damaged or contradicts itself; the stacks it speaks of are not known here."""
+        """FormatError if it is damaged or contradicts itself; its stacks are not known here."""
         fields = ByteReader(decompress(payload, limits.max_metadata_bytes, "DICM"), "DICM")
         count, stacks = fields.varint(), fields.varint()
         if max(count, stacks) > limits.max_files:
@@ -89,7 +101,8 @@ class FileTable:
             )
         if count * (DIGEST + 7) + stacks > fields.left:
             raise FormatError(
-                f"expected {count} files and {stacks} stacks in DICM, found {fields.left} bytes of them"
+                f"expected {count} files and {stacks} stacks in DICM, found {fields.left} bytes of "
+                "them"
             )
         tiles = tuple(fields.varint() for _ in range(stacks))
         kinds = fields.take(count)
@@ -99,7 +112,8 @@ class FileTable:
         pictures = [fields.varint() for _ in range(count)]
         if sum(pictures) > PICTURES_PER_FILE * limits.max_files:
             raise LimitExceeded(
-                f"expected at most {PICTURES_PER_FILE * limits.max_files} pictures, found {sum(pictures)} in DICM: "
+                f"expected at most {PICTURES_PER_FILE * limits.max_files} pictures, found "
+                f"{sum(pictures)} in DICM: "
                 "if you trust the file, raise Limits.max_files"
             )
         slots = _slots(fields, pictures, stack, stacks)
@@ -122,7 +136,8 @@ class FileTable:
                 )
         if len(set(names)) != count:
             raise FormatError(
-                "expected a name of its own for every file in DICM, found one twice: the file is damaged"
+                "expected a name of its own for every file in DICM, found one twice: the file is "
+                "damaged"
             )
         return cls(files=files, tiles=tiles)
 
@@ -141,7 +156,7 @@ def _slots(
             raise FormatError(
                 f"expected a stack below {stacks} in DICM, found {stack[n]}: the file is damaged"
             )
-        found = []
+        slots_of_file = []
         for _ in range(count):
             slot = following[stack[n]] + unzigzag(fields.varint())
             if not 0 <= slot < _MAX_SIZE:
@@ -149,8 +164,8 @@ def _slots(
                     f"expected a picture from 0 on in DICM, found {slot}: the file is damaged"
                 )
             following[stack[n]] = slot + 1
-            found.append(slot)
-        slots.append(tuple(found))
+            slots_of_file.append(slot)
+        slots.append(tuple(slots_of_file))
     return slots
 
 
@@ -159,7 +174,8 @@ def _name(raw: bytes) -> str:
     name = raw.decode("utf-8", "surrogateescape")
     if not safe_name(name):
         raise FormatError(
-            f"expected a relative path within the folder in DICM, found {name[:200]!r}: do not trust this file"
+            f"expected a relative path within the folder in DICM, found {name[:200]!r}: do not "
+            "trust this file"
         )
     return name
 
@@ -172,13 +188,16 @@ def safe_name(name: str) -> bool:
 def pack_records(records: Sequence[Sequence[tuple[int, bytes]]]) -> bytes:
     """DHDR: byte strings that resemble each other, each cut into pieces (key, bytes), keys rising.
 
-    Pieces of one key stand together. Those of equal length are kept as the first one, a mask of the bytes that
-    ever change, and these byte by byte over all strings: what counts up or repeats is then next to itself.
+    Pieces of one key stand together. Those of equal length are kept as the first one, a mask of the
+    bytes that
+    ever change, and these byte by byte over all strings: what counts up or repeats is then next to
+    itself.
     """
     keys = sorted({key for record in records for key, _ in record})
     pieces = [dict(record) for record in records]
     count = len(records)
-    lengths: list[bytes] = []  # of each key: 1 + the length all have, or 0 and every length
+    # Of each key: 1 + the length that all pieces have, or 0 and every length.
+    lengths: list[bytes] = []
     fixed: list[list[bytes]] = [[] for _ in records]
     varying: list[bytes] = []
     for key in keys:
@@ -204,14 +223,18 @@ def pack_records(records: Sequence[Sequence[tuple[int, bytes]]]) -> bytes:
     return compress(b"".join(out), best_bytes=_BEST_BYTES)
 
 
-def unpack_records(payload: bytes, limit: int, most: int) -> list[bytes]:
-    """The byte strings of DHDR, at most ``most`` of ``limit`` bytes together; FormatError if damaged."""
+def unpack_records(payload: bytes, limit: int, count_limit: int) -> list[bytes]:
+    """The byte strings of DHDR: at most ``count_limit``, of at most ``limit`` bytes together.
+
+    FormatError if they are damaged.
+    """
     content = decompress(payload, limit, "DHDR")
     fields = ByteReader(content, "DHDR")
     count, keys = fields.varint(), fields.varint()
-    if keys > fields.left or count > most:
+    if keys > fields.left or count > count_limit:
         raise FormatError(
-            f"expected at most {most} records in DHDR, found {count} of {keys} pieces: the file is damaged"
+            f"expected at most {count_limit} records in DHDR, found {count} of {keys} pieces: "
+            "the file is damaged"
         )
     lengths: list[int | list[int]] = []
     for _ in range(keys):
@@ -257,13 +280,16 @@ def _joined(
                 record.append(row[at : at + length])
             at += length
         else:
-            for record, own in zip(records, length, strict=True):
-                record.append(fields.take(own))
+            for record, size in zip(records, length, strict=True):
+                record.append(fields.take(size))
     return [b"".join(record) for record in records]
 
 
 class BytePieces:
-    """The bytes of DRAW, from front to back: every payload is a zstd frame of at most ``limit`` bytes."""
+    """The bytes of DRAW, from front to back.
+
+    Every payload is a zstd frame of at most ``limit`` bytes.
+    """
 
     def __init__(self, payloads: Iterator[bytes], limit: int) -> None:
         self._payloads = payloads
@@ -305,12 +331,13 @@ def pack_padding(value: int, masks: Iterable[NDArray[np.bool_]]) -> bytes:
 def unpack_padding(
     payload: bytes, pictures: int, size: int, limit: int
 ) -> tuple[int, NDArray[np.uint8]]:
-    """PADV -> the value, and the bits [pictures, bytes] of pictures of `size` voxels, each from a byte of its own on."""
+    """PADV -> the value, and packed masks [pictures, bytes] of pictures of `size` voxels."""
     fields = ByteReader(payload, "PADV")
     value = unzigzag(fields.varint())
     bits = decompress(fields.take(fields.left), limit, "PADV")
     if len(bits) != pictures * -(-size // 8):
         raise FormatError(
-            f"expected {pictures} masks of {size} voxels in PADV, found {len(bits)} bytes: the file is damaged"
+            f"expected {pictures} masks of {size} voxels in PADV, found {len(bits)} bytes: the "
+            "file is damaged"
         )
     return value, np.frombuffer(bits, np.uint8).reshape(pictures, -1)

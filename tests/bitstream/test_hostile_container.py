@@ -1,4 +1,4 @@
-"""Damaged and malicious streams: FormatErrors of one line or the same content, in little time and memory."""
+"""Damaged and malicious streams end in a FormatError of one line, soon and in little memory."""
 
 from __future__ import annotations
 
@@ -213,20 +213,22 @@ def end(*lengths: int, count: int | None = None) -> bytes:
     return chunk(b"ENDX", index + struct.pack("<I", len(index) + 4))
 
 
-def head(
-    *,
-    mode: int = 0,
-    dtype: int = 4,
-    flags: int = 0,
-    ndim: int = 3,
-    dims: bytes = b"\x02\x03\x04",
-    slab_axis: int = 0,
-    slab_slices: bytes = b"\x01",
-    spacing: tuple[float, float, float] = (1, 1, 1),
-    params: bytes = b"\x00",
-) -> bytes:
-    fields = bytes((mode, 0, dtype, flags, ndim)) + dims + bytes((slab_axis,)) + slab_slices
-    return chunk(b"HEAD", fields + bytes(8) + struct.pack("<3f", *spacing) + params)
+FIELDS = {
+    "mode": 0, "coder": 0, "dtype": 4, "flags": 0, "ndim": 3, "dims": b"\x02\x03\x04",
+    "slab_axis": 0, "slab_slices": b"\x01", "model_id": bytes(8), "spacing": (1, 1, 1),
+    "params": b"\x00",
+}  # fmt: skip
+
+
+def head(**changed: Any) -> bytes:
+    """The chunk HEAD of sound fields, but for those that are changed."""
+    packed = b""
+    for value in {**FIELDS, **changed}.values():
+        if isinstance(value, int):
+            packed += bytes((value,))
+        else:
+            packed += value if isinstance(value, bytes) else struct.pack("<3f", *value)
+    return chunk(b"HEAD", packed)
 
 
 SLAB = chunk(b"SLAB", b"slab")

@@ -152,7 +152,7 @@ def test_the_example_of_the_page() -> None:
 
 @pytest.mark.parametrize(("side", "word"), [(-1, 0x7FFFFFFF), (1, 0x80000000)])
 def test_carries_through_many_words(side: int, word: int) -> None:
-    """Symbols whose interval holds 0x80000000 00000000 ... leave all words open until one decides them."""
+    """Symbols whose interval holds 0x80000000 00000000 ... leave all words open until the last."""
     rng = np.random.default_rng(0)
     tables = random_tables(rng, 1, 64, 0, 0)
     cumulative = [0, *np.cumsum(tables.weights[0], dtype=np.int64).tolist()]
@@ -195,7 +195,7 @@ def test_few_and_many_symbols_give_the_same_bytes(n: int, monkeypatch: pytest.Mo
 @settings(max_examples=100, deadline=None)
 @examples(tables_strategy())
 def test_frequencies_are_exactly_the_weights(tables: ProbabilityTables) -> None:
-    """The first symbol's quantile is point // (2**40 - 1): every border of every column, from both sides."""
+    """The quantile of the first symbol is point // (2**40 - 1): all borders, from both sides."""
     row = range_coder._rows_of(tables).probabilities[0]
     borders = np.cumsum(tables.weights[0].astype(np.int64))
     for column, border in enumerate(borders.tolist()):

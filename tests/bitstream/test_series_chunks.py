@@ -59,10 +59,10 @@ def test_damaged_records(records: list[dict[int, bytes]], data: Any) -> None:
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= data.draw(st.integers(1, 255))
     try:
-        found = unpack_records(zstandard.compress(bytes(content)), LIMIT, 10)
+        unpacked = unpack_records(zstandard.compress(bytes(content)), LIMIT, 10)
     except FormatError:
         return
-    assert sum(map(len, found)) <= LIMIT
+    assert sum(map(len, unpacked)) <= LIMIT
 
 
 def table() -> FileTable:

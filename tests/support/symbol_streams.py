@@ -36,7 +36,7 @@ class Streams(SlabStreams):
         return super().code(tables, index, values)
 
     def of(self, slabs: Sequence[int]) -> Streams:
-        return Streams([self._streams[s] for s in slabs], self.counted)
+        return Streams([self.streams[s] for s in slabs], self.counted)
 
 
 def ideal_bits(tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any]) -> float:
