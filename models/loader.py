@@ -1,4 +1,6 @@
-"""Weights files to models at work: tensors checked, integer layers frozen, an exact arithmetic chosen."""
+"""Weights files to models at work: tensors checked, integer layers frozen, an exact arithmetic
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def load_model(
 
 
 def load_file(path: Path, *, device: str = "cpu") -> LossyModel:
-    """The model of a file that `mricodec train` wrote, or of a copy of a shipped one. OSError, WeightsError."""
+    """The model of a file that `mricodec train` wrote, or of a copy of a shipped one. OSError,
+    WeightsError.
+    """
     data = read_file(path)
     digest = hashlib.sha256(data).digest()[:ID_BYTES]
     if _is_shipped(digest):
@@ -125,7 +129,9 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Tensors of a weights file into the network. KeyError, ValueError or RuntimeError if they do not fit."""
+    """Tensors of a weights file into the network. KeyError, ValueError or RuntimeError if they do
+    not fit.
+    """
     floats = {
         key: value.float()
         for key, value in tensors.items()
@@ -157,7 +163,9 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _fill_lookups(network: ContextCodec, tensors: dict[str, Tensor]) -> None:
-    """The lookup tables of the default network, which have the shapes of those that it starts with."""
+    """The lookup tables of the default network, which have the shapes of those that it starts
+    with.
+    """
     lookups = {"lut": tensors["lut"].float(), "levels": tensors["levels"].float()}
     for name, value in (lookups | {"hiding": tensors["hiding"]}).items():
         expected = getattr(network, name)
@@ -167,7 +175,9 @@ def _fill_lookups(network: ContextCodec, tensors: dict[str, Tensor]) -> None:
 
 
 def _check_integers(prefix: str, layer: IntegerConv2d, integers: dict[str, Tensor]) -> None:
-    """ValueError unless they have the shapes and types of the layer, and its sums are exact in float32."""
+    """ValueError unless they have the shapes and types of the layer, and its sums are exact in
+    float32.
+    """
     outputs = layer.weight.shape[:1]
     expected = {
         "weight": (layer.weight.shape, torch.int8),
@@ -194,7 +204,9 @@ def _table(name: str, weights: Tensor) -> ProbabilityTables:
 
 
 def _check_round_trip(model: LossyModel) -> None:
-    """WeightsError unless a small picture is decoded as it was encoded: a file made elsewhere may lack anything."""
+    """WeightsError unless a small picture is decoded as it was encoded: a file made elsewhere may
+    lack anything.
+    """
     ramp = torch.linspace(0, 1, 24 * 24).reshape(1, 1, 24, 24)
     coder = model.network if isinstance(model, TransformLossy) else model
     for level in LEVEL_RANGE:

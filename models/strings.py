@@ -1,7 +1,7 @@
 """Symbols to byte strings and back, for the models' own `compress` and `decompress`.
 
-The codec frames the same symbols as the slabs of its streams. No other module of the models runs a range coder.
-`level` is log2 of the range of x over the quantiser's step; x lies in 0 ... 1.
+The codec frames the same symbols as the slabs of its streams. No other module of the models runs a
+range coder. `level` is log2 of the range of x over the quantiser's step; x lies in 0 ... 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ PEAK = (1 << 16) - 1
 
 
 class StringEncoder(SymbolCoder):
-    """Encodes N rows of symbols into N strings for each group of table sets; `group_of` maps their names to groups."""
+    """Encodes N rows of symbols into N strings for each group of table sets; `group_of` maps their
+    names to groups.
+    """
 
     def __init__(self, count: int, group_of: Mapping[str, int]) -> None:
         self._group_of = group_of

@@ -1,8 +1,10 @@
-"""Weights files: which network one is for, and that its bytes are the expected ones. Safetensors only; no torch.
+"""Weights files: which network one is for, and that its bytes are the expected ones. Safetensors
+only; no torch.
 
-A file holds int8 weights, int32 biases and uint8 shifts of the integer layers, float32 of layers that only encode
-(bfloat16 of the study's models), int32 probability tables "tables.<set>", and in its metadata the name of the network.
-Shipped files have no metadata: the registry knows them by their SHA-256, whose first 8 bytes are the model id in a stream.
+A file holds int8 weights, int32 biases and uint8 shifts of the integer layers, float32 of layers
+that only encode (bfloat16 of the study's models), int32 probability tables "tables.<set>", and in
+its metadata the name of the network. Shipped files have no metadata: the registry knows them by
+their SHA-256, whose first 8 bytes are the model id in a stream.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def read_file(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise WeightsError(
-            f"{path}: expected weights of at most {MAX_FILE_BYTES >> 20} MiB, found {size >> 20} MiB"
+            f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB of weights, found {size >> 20} MiB"
         )
     return path.read_bytes()
 
@@ -92,7 +94,9 @@ def read_shipped(path: Path, sha256: str) -> bytes:
 
 
 def network_name(data: bytes) -> str | None:
-    """The network that the metadata of a weights file names. WeightsError if it is no safetensors file."""
+    """The network that the metadata of a weights file names. WeightsError if it is no safetensors
+    file.
+    """
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = data[_LENGTH_BYTES : _LENGTH_BYTES + length]
     try:

@@ -1,7 +1,8 @@
-"""The product's registry: names and ids of models, their networks, and where weights files lie. No torch.
+"""The product's registry: names and ids of models, their networks, and where weights files lie. No
+torch.
 
-Entries are appended and never changed. The networks of the representation study have a registry of their own, which is
-looked into only when a name or an id is not here.
+Entries are appended and never changed. The networks of the representation study have a registry of
+their own, which is looked into only when a name or an id is not here.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def find(model: str | bytes) -> Entry:
     if isinstance(model, bytes):
         raise UnknownModelError(
             f"the model {model.hex()} is not here: expected a weights file whose SHA-256 begins so "
-            f"(*-{model.hex()[:NAME_DIGITS]}{SUFFIX}); name it with --model (Python: Decoder(model=...)), put it "
-            f"into a folder of {FOLDERS_VARIABLE}, or update mricodec"
+            f"(*-{model.hex()[:NAME_DIGITS]}{SUFFIX}); name it with --model (Python: "
+            f"Decoder(model=...)), put it into a folder of {FOLDERS_VARIABLE}, or update mricodec"
         )
     raise UnknownModelError(
         f"model: expected {', '.join(names())}, or a file {SUFFIX}, found {model!r}"

@@ -188,11 +188,21 @@ class IntegerConv2d(nn.Module):
         }
 
     def freeze(self, integers: dict[str, Tensor]) -> None:
-        """Compute with these tensors of a weights file from now on."""
+        """Compute with these tensors of a weights file from now on, until training begins."""
         scale = torch.exp2(integers["shift"].float())
         weight = integers["weight"].float() / scale[:, None, None, None]
         self.frozen_weight = weight.contiguous(memory_format=torch.channels_last)
         self.frozen_bias = integers["bias"].float() / scale
+        with torch.no_grad():
+            self.weight.copy_(weight)
+            self.bias.copy_(self.frozen_bias)
+
+    def train(self, mode: bool = True) -> IntegerConv2d:
+        """Training forgets the frozen tensors: rounded, the parameters are the same integers."""
+        if mode:
+            self.frozen_weight = self.frozen_bias = None
+        super().train(mode)
+        return self
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Set the type of the sums; `bit_exact.choose_backend` knows which is exact here."""

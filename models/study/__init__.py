@@ -1,1 +1,3 @@
-"""The networks of the representation study. Nothing that encodes or decodes by default needs them."""
+"""The networks of the representation study. Nothing that encodes or decodes by default needs
+them.
+"""

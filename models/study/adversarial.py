@@ -1,19 +1,22 @@
 """The study's adversarial models: ACAI, and BAGAN on small pictures.
 
-ACAI (Berthelot, Raffel, Roy & Goodfellow 2018, arXiv:1807.07543), of an autoencoder f, g and a critic d, alpha in [0, 0.5]:
+ACAI (Berthelot, Raffel, Roy & Goodfellow 2018, arXiv:1807.07543), of an autoencoder f, g and a
+critic d, alpha in [0, 0.5]:
 
     autoencoder  UNIT |x - g(f(x))|^2 + WEIGHT d(g(alpha f(x1) + (1 - alpha) f(x2)))^2
     critic       (d(g(alpha f(x1) + (1 - alpha) f(x2))) - alpha)^2 + d(GAMMA x + (1 - GAMMA) g(f(x)))^2
 
-BAGAN (Mariani et al. 2018, arXiv:1803.09655): an autoencoder of all classes starts generator and discriminator; z is drawn
-from a Gaussian fitted to the latents of the class; the discriminator tells the classes and one more, "fake", apart, and the
-generator is to make pictures of the class that was asked for. Classes are drawn alike, however few pictures they have. The
-plain variant covered its pictures with dots within 500 steps, so this is one with a gradient penalty (as Huang & Jafari 2021,
-arXiv:2103.12140, do): centred at zero, on pictures between real and fake (Thanh-Tung et al. 2019, arXiv:1902.03984). The
-discriminator sees all pictures moved and brightened at random, which a few hundred of them need (Zhao et al. 2020,
-arXiv:2006.10738). The generator is trained for the log odds of the class against "fake" and goes on reconstructing: with the
-cross entropy of all classes alone it left the pictures behind within 500 steps, FLAIR bright, folds gone. Cut against the
-paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
+BAGAN (Mariani et al. 2018, arXiv:1803.09655): an autoencoder of all classes starts generator and
+discriminator; z is drawn from a Gaussian fitted to the latents of the class; the discriminator
+tells the classes and one more, "fake", apart, and the generator is to make pictures of the class
+that was asked for. Classes are drawn alike, however few pictures they have. The plain variant
+covered its pictures with dots within 500 steps, so this is one with a gradient penalty (as Huang &
+Jafari 2021, arXiv:2103.12140, do): centred at zero, on pictures between real and fake (Thanh-Tung
+et al. 2019, arXiv:1902.03984). The discriminator sees all pictures moved and brightened at random,
+which a few hundred of them need (Zhao et al. 2020, arXiv:2006.10738). The generator is trained for
+the log odds of the class against "fake" and goes on reconstructing: with the cross entropy of all
+classes alone it left the pictures behind within 500 steps, FLAIR bright, folds gone. Cut against
+the paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ SHRINK = 0.1  # of the covariance towards its diagonal
 
 
 class Critic(nn.Module):
-    """x [N, 1, H, W] -> alpha [N]: strided convolutions, the mean of the last one, as in the paper."""
+    """x [N, 1, H, W] -> alpha [N]: strided convolutions, the mean of the last one, as in the
+    paper.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -76,7 +81,9 @@ class Acai:
 
 
 def interpolate(network: Autoencoder, pictures: Tensor, weights: list[float]) -> Tensor:
-    """pictures [n, 1, H, W], n >= 2 -> the picture [1, 1, H, W] of z = sum(weights * z_n). ValueError for other weights."""
+    """pictures [n, 1, H, W], n >= 2 -> the picture [1, 1, H, W] of z = sum(weights * z_n).
+    ValueError for other weights.
+    """
     check_weights(weights, len(pictures))
     z = network.encode(pictures)
     return network.decode(
@@ -124,7 +131,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x [N, 1, 64, 64] -> logits [N, outputs]; with `CODES` outputs it is the encoder that it starts from."""
+    """x [N, 1, 64, 64] -> logits [N, outputs]; with `CODES` outputs it is the encoder that it
+    starts from.
+    """
 
     def __init__(self, outputs: int, width: int = 32) -> None:
         super().__init__()
@@ -137,7 +146,9 @@ class Discriminator(nn.Module):
 
 
 def _moved(x: Tensor) -> Tensor:
-    """Shifted by up to SHIFT pixels, mirrored and brighter or darker by up to a fifth, every picture on its own."""
+    """Shifted by up to SHIFT pixels, mirrored and brighter or darker by up to a fifth, every
+    picture on its own.
+    """
     n, _, h, w = x.shape
     mirrored = torch.where((torch.rand(n) < 0.5)[:, None, None, None], x.flip(-1), x)
     edge = F.pad(mirrored, [SHIFT] * 4)

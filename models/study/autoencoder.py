@@ -2,10 +2,11 @@
 
     x [N, 1, H, W] in 0 ... 1 --encode--> z [N, latent, H/stride, W/stride] --decode--> x_hat [N, 1, H, W]
 
-Trained for reconstruction alone. As codecs their latents are centred, scaled by a gain per channel and rounded: the gain is
-the channel's sensitivity (root of the squared error of the picture per squared error of the channel) over the step, which
-is how a uniform error of the picture is spread at high rates (reverse water-filling; Gersho & Gray 1992, chapter 8). Both
-are measured after the training, as is the probability table of every channel at every octave of the step: a fully
+Trained for reconstruction alone. As codecs their latents are centred, scaled by a gain per channel
+and rounded: the gain is the channel's sensitivity (root of the squared error of the picture per
+squared error of the channel) over the step, which is how a uniform error of the picture is spread
+at high rates (reverse water-filling; Gersho & Gray 1992, chapter 8). Both are measured after the
+training, as is the probability table of every channel at every octave of the step: a fully
 factorized prior (Balle, Laparra & Simoncelli 2016, arXiv:1611.01704).
 """
 
@@ -25,7 +26,9 @@ def octave_tables(octave: int) -> str:
 
 
 class Autoencoder(SliceCoder):
-    """Encoder and decoder without anything between; `latent` channels at 1/`stride` of the resolution."""
+    """Encoder and decoder without anything between; `latent` channels at 1/`stride` of the
+    resolution.
+    """
 
     encoder: nn.Module
     decoder: nn.Module
@@ -52,7 +55,9 @@ class Autoencoder(SliceCoder):
         return x.float()
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x [N, 1, H, W], sides multiples of the stride -> the same, through unquantised latents."""
+        """x [N, 1, H, W], sides multiples of the stride -> the same, through unquantised
+        latents.
+        """
         return self.decode(self.encode(x))
 
     def g_a(self, x: Tensor) -> Tensor:
@@ -72,7 +77,9 @@ class Autoencoder(SliceCoder):
 
 
 class Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)))), 3 x 3 (He et al. 2016, arXiv:1603.05027), the last convolution small at first."""
+    """x + conv(relu(conv(relu(x)))), 3 x 3 (He et al. 2016, arXiv:1603.05027), the last convolution
+    small at first.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,9 +97,11 @@ class MinimalCNN(Autoencoder):
     """The study's minimal convolutional autoencoder: latent at 1/4 resolution.
 
     x [N, 1, H, W] - 5x5/2 -> 32 - relu, 3x3/2 -> 96 - residual - 1x1 -> z [N, latent, H/4, W/4]
-    z - 3x3 -> 96 - residual - relu, 3x3 -> 128 - shuffle -> 32 at 1/2 - relu, 3x3 -> 4 - shuffle -> x_hat
+    z - 3x3 -> 96 - residual - relu, 3x3 -> 128 - shuffle -> 32 at 1/2
+      - relu, 3x3 -> 4 - shuffle -> x_hat
 
-    8, 16, 32 channels: 0.5, 1, 2 values per pixel, so only the first is undercomplete. 0.5 M parameters.
+    8, 16, 32 channels: 0.5, 1, 2 values per pixel, so only the first is undercomplete. 0.5 M
+    parameters.
     """
 
     stride = 4

@@ -1,9 +1,11 @@
-"""Distances in the features of a network, as LPIPS builds them (Zhang et al. 2018, arXiv:1801.03924).
+"""Distances in the features of a network, as LPIPS builds them (Zhang et al. 2018,
+arXiv:1801.03924).
 
     d(x, y) = sum over layers of the mean over positions of sum_c w_c (x_c / |x| - y_c / |y|)^2
 
-`Lpips` has the published weights, read from a file. `ContrastNet` is a small classifier of contrasts trained here; the same
-construction on it, all w_c = 1, is called *feature distance*: other numbers, another scale, never to be called LPIPS.
+`Lpips` has the published weights, read from a file. `ContrastNet` is a small classifier of
+contrasts trained here; the same construction on it, all w_c = 1, is called *feature distance*:
+other numbers, another scale, never to be called LPIPS.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def unit_distance(
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| of samples [n, d] and [m, d] (Szekely & Rizzo 2013), unbiased: 0 if they are alike."""
+    """2 E|x - y| - E|x - x'| - E|y - y'| of samples [n, d] and [m, d] (Szekely & Rizzo 2013),
+    unbiased: 0 if they are alike.
+    """
     return float(2 * torch.cdist(x, y).mean()) - mean_distance(x) - mean_distance(y)
 
 
@@ -54,9 +58,11 @@ def mean_distance(x: Tensor) -> float:
 
 
 class Lpips:
-    """LPIPS 0.1 with AlexNet from a safetensors file: `features.{0,3,6,8,10}.{weight,bias}` as torchvision names them and
-    `lin{0..4}.model.1.weight` as the published package does. Both publishers' files are pickles, which are not read here:
-    convert them once. ValueError if tensors are missing or do not fit."""
+    """LPIPS 0.1 with AlexNet from a safetensors file: `features.{0,3,6,8,10}.{weight,bias}` as
+    torchvision names them and `lin{0..4}.model.1.weight` as the published package does. Both
+    publishers' files are pickles, which are not read here: convert them once. ValueError if tensors
+    are missing or do not fit.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -104,7 +110,9 @@ class Lpips:
 
 
 class ContrastNet(nn.Module):
-    """x [N, 1, 64, 64] -> logits [N, classes]; three levels of 16, 32, 64 channels, the maxima of one in the next."""
+    """x [N, 1, 64, 64] -> logits [N, classes]; three levels of 16, 32, 64 channels, the maxima of
+    one in the next.
+    """
 
     def __init__(self, classes: int, width: int = 16) -> None:
         super().__init__()
@@ -127,7 +135,9 @@ class ContrastNet(nn.Module):
 
     @torch.no_grad()
     def statistics(self, x: Tensor) -> Tensor:
-        """Pictures [N, 1, H, W] -> [N, 224]: mean and standard deviation of every feature over the picture."""
+        """Pictures [N, 1, H, W] -> [N, 224]: mean and standard deviation of every feature over the
+        picture.
+        """
         return torch.cat([g for f in self.features(x) for g in (f.mean((2, 3)), f.std((2, 3)))], 1)
 
     @torch.no_grad()

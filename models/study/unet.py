@@ -1,13 +1,15 @@
-"""The generative U-Net of the study: the shape of Ronneberger et al. 2015 (arXiv:1505.04597) *without* skip connections.
+"""The generative U-Net of the study: the shape of Ronneberger et al. 2015 (arXiv:1505.04597)
+*without* skip connections.
 
-Everything that the decoder knows passes through the latent at the lowest resolution, so that latents can be mixed and
-drawn; with skips a U-Net would copy its input.
+Everything that the decoder knows passes through the latent at the lowest resolution, so that
+latents can be mixed and drawn; with skips a U-Net would copy its input.
 
     x [N, 1, H, W] - 3x3 -> w0 - relu, 3x3/2 -> w1 at 1/2 - ... - relu, 3x3/2 -> wn at 1/2^n - residual* - 1x1 -> z
     z - 1x1 -> wn - residual* - relu, 2x2 transposed -> w(n-1) - relu, 3x3 -> w(n-1) - ... - relu, 3x3 -> x_hat
 
-Cut against the original's two 3 x 3 convolutions a level: one a level, the downsampling one strided instead of pooled, and
-the residual block (*) of 256 hidden channels at the lowest level only. The latent has half a value per pixel at any depth.
+Cut against the original's two 3 x 3 convolutions a level: one a level, the downsampling one strided
+instead of pooled, and the residual block (*) of 256 hidden channels at the lowest level only. The
+latent has half a value per pixel at any depth.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ HIDDEN = 256  # of the block at the lowest level
 
 
 class Bottleneck(nn.Module):
-    """x + 1x1(relu(3x3(relu(1x1(relu(x)))))): the block of He et al. 2016, its middle `HIDDEN` / 2 channels wide."""
+    """x + 1x1(relu(3x3(relu(1x1(relu(x)))))): the block of He et al. 2016, its middle `HIDDEN` / 2
+    channels wide.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,7 +45,8 @@ class Bottleneck(nn.Module):
 
 
 class UNet(Autoencoder):
-    """widths (w0 ... wn), the stride is 2^n and the latent has 2^(2n - 1) channels: 32 at 1/8 (V1, V2), 2 at 1/2 (two levels).
+    """widths (w0 ... wn), the stride is 2^n and the latent has 2^(2n - 1) channels: 32 at 1/8 (V1,
+    V2), 2 at 1/2 (two levels).
 
     V1: 3.6 M parameters, V2 (1.5 times as wide): 7.5 M, two levels: 0.3 M; widths in registry.py.
     """

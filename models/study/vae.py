@@ -1,17 +1,19 @@
 """The VAE codec of the study: residual blocks, trained for rate and distortion together.
 
-In the manner of Liu et al. 2022 (doi 10.1155/2022/7088137), who compress medical images with a variational autoencoder of
-residual blocks: uniform noise is the posterior, a factorized prior the rate (Balle, Laparra & Simoncelli 2016).
+In the manner of Liu et al. 2022 (doi 10.1155/2022/7088137), who compress medical images with a
+variational autoencoder of residual blocks: uniform noise is the posterior, a factorized prior the
+rate (Balle, Laparra & Simoncelli 2016).
 
     x [N, 1, H, W] - 5x5/2 -> 48 - 3x3/2 -> 96 - residual - 3x3/2 -> 128 - residual - 1x1 -> + -> y [N, 128, H/8, W/8]
     x - 8x8/8 ------------------------------------------------------------------------------^
     y * gain, rounded, / gain - 1x1 -> 128 - residual - shuffle -> 96 - residual - shuffle -> 48 - shuffle -> + -> x_hat
     y * gain, rounded, / gain - 8x8/8 transposed -------------------------------------------------------------^
 
-The linear paths start as the 8 x 8 cosine transform and its inverse (64 of the channels), so that minutes of training are
-spent on what the blocks add, not on learning to copy. Gains, prior and loss are those of `hyperprior.FactorizedPrior`; the
-probability tables are measured after the training, as those of `autoencoder`. Cut against the paper: one residual block a
-level and neither attention nor hyperprior.
+The linear paths start as the 8 x 8 cosine transform and its inverse (64 of the channels), so that
+minutes of training are spent on what the blocks add, not on learning to copy. Gains, prior and loss
+are those of `hyperprior.FactorizedPrior`; the probability tables are measured after the training,
+as those of `autoencoder`. Cut against the paper: one residual block a level and neither attention
+nor hyperprior.
 """
 
 from __future__ import annotations

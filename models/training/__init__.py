@@ -1,1 +1,3 @@
-"""Training: loops, and the export of what was trained. Nothing that encodes or decodes imports it."""
+"""Training: loops, and the export of what was trained. Nothing that encodes or decodes imports
+it.
+"""

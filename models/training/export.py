@@ -1,4 +1,6 @@
-"""From trained float weights to a shipped file: integer layers, tables fitted on training crops, SHA-256."""
+"""From trained float weights to a shipped file: integer layers, tables fitted on training crops,
+SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,8 @@ def export(
     crops: int = CROPS,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, str]:
-    """Write `folder/<name>-<sha>.safetensors` from the float weights that `train` left; returns path and SHA-256.
+    """Write `folder/<name>-<sha>.safetensors` from the float weights that `train` left; returns
+    path and SHA-256.
 
     `crops`: how many training crops the tables are fitted on.
     """

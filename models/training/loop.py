@@ -1,13 +1,14 @@
 """Training of the lossy codecs: one loop, torch, numpy and safetensors only.
 
-The corpus is a cache file of slabs. A sample is a crop of a few slices, seen at a random quantisation step, so that one
-model learns every rate; the loss weighs every volume and rate alike, as a BD-rate does:
+The corpus is a cache file of slabs. A sample is a crop of a few slices, seen at a random
+quantisation step, so that one model learns every rate; the loss weighs every volume and rate alike,
+as a BD-rate does:
 
     loss = mean over crops of  log(bits per sample + 0.003)                                                 (default)
     loss = mean over crops of  log(bits per sample + 6 * squared error in steps^2)                         (transform coders)
 
-Checkpoints (safetensors: weights, moving average, optimiser moments, step) are written every few minutes; a run that finds
-one goes on from it. The log is one JSON object a line.
+Checkpoints (safetensors: weights, moving average, optimiser moments, step) are written every few
+minutes; a run that finds one goes on from it. The log is one JSON object a line.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from mricodec.models.lossy.slice_coder import SliceCoder
 
 @dataclass(frozen=True)
 class Config:
-    """A named recipe. `start`: the config whose result the weights start from, if it lies beside."""
+    """A named recipe. `start`: the config whose result the weights start from, if it lies
+    beside.
+    """
 
     model: str
     steps: int
@@ -107,8 +110,9 @@ PRIOR_RATE = (
 
 @dataclass(frozen=True)
 class Item:
-    """A slab as the sampler wants it: voxels [k, j, i] float32, the least 0. Geometries weigh alike, slabs of one by the
-    square root of their size."""
+    """A slab as the sampler wants it: voxels [k, j, i] float32, the least 0. Geometries weigh
+    alike, slabs of one by the square root of their size.
+    """
 
     voxels: NDArray[np.float32]
     scale: float
@@ -170,7 +174,9 @@ def _zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops [B, slices, size, size] in steps, how many octaves of steps each one's volume has, the depth of the transform."""
+    """Crops [B, slices, size, size] in steps, how many octaves of steps each one's volume has, the
+    depth of the transform.
+    """
 
     x: Tensor
     rate: Tensor
@@ -183,7 +189,9 @@ def _in_planes(config: Config) -> bool:
 
 
 def octaves(config: Config, rng: np.random.Generator) -> float:
-    """u of `Config.steps_range`: of three numbers, LOW_RATES of the draws lie between the first two."""
+    """u of `Config.steps_range`: of three numbers, LOW_RATES of the draws lie between the first
+    two.
+    """
     low, *middle, high = config.steps_range
     if not middle:
         return float(rng.uniform(low, high))
@@ -240,7 +248,8 @@ def crop(
 def batches(
     pool: list[Item], config: Config, rng: np.random.Generator, *, augment: bool
 ) -> Iterator[Batch]:
-    """Crops drawn by weight; those of a batch of the default model are ones that its depth suits, most of them best.
+    """Crops drawn by weight; those of a batch of the default model are ones that its depth suits,
+    most of them best.
 
     Where slices are taken together, some batches have as many slices as the codec's slabs.
     """
@@ -266,7 +275,9 @@ def batches(
 
 
 def suits(x: NDArray[np.float32], depth: int) -> bool:
-    """Whether this is the depth that the encoder would choose for a crop [K, H, W] in steps, by half of it."""
+    """Whether this is the depth that the encoder would choose for a crop [K, H, W] in steps, by
+    half of it.
+    """
     half = np.ascontiguousarray(x[:, : x.shape[1] // 16 * 8])
     y = analysis(torch.from_numpy(half)).permute(0, 2, 3, 1).unsqueeze(0)
     return choose_depths(y)[0] == depth
@@ -286,7 +297,8 @@ def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
 
 
 def slice_rates(network: SliceCoder, x: Tensor) -> dict[str, Tensor]:
-    """x [B, K, H, W] in steps -> bits per sample of y (and z) [B], "mse": squared error per sample [B] in steps^2.
+    """x [B, K, H, W] in steps -> bits per sample of y (and z) [B], "mse": squared error per sample
+    [B] in steps^2.
 
     The peak of the volume is not known of a crop: it is drawn up to 2^1.5 times that of the crop.
     """
@@ -324,10 +336,11 @@ def train(
     slabs: list[Any], out: Path, name: str, *, device: str = "cpu", minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path | None:  # fmt: skip
-    """Train CONFIGS[name] on the slabs of a cache: the file of averaged float weights, `out/name.safetensors`.
+    """Train CONFIGS[name] on the slabs of a cache: the file of averaged float weights,
+    `out/name.safetensors`.
 
-    `minutes`: stop (resumably) after so long; None if there are steps left then. Determined by the config's seed up to the
-    device's arithmetic.
+    `minutes`: stop (resumably) after so long; None if there are steps left then. Determined by the
+    config's seed up to the device's arithmetic.
     """
     config = CONFIGS[name]
     out.mkdir(parents=True, exist_ok=True)
@@ -411,7 +424,9 @@ def train(
 
 
 def start_from(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take the weights that the model has too; of kernels that are larger, the centre, of channels the first."""
+    """Take the weights that the model has too; of kernels that are larger, the centre, of channels
+    the first.
+    """
     own = model.state_dict()
     for key in tensors.keys() & own.keys():
         value, size = tensors[key], own[key].shape

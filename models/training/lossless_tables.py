@@ -1,8 +1,9 @@
-"""Makes the shipped file of the lossless coder: ``python -m mricodec.models.lossless_tables DATA_DIR``.
+"""Makes the shipped file of the lossless coder: ``python -m mricodec.models.lossless_tables
+DATA_DIR``.
 
-Probability tables come from formulas; the weights of the local scale and the predictor of small slabs are
-fitted to the scans of DATA_DIR/train. What a stream decodes to depends on every number of the file, so its digest,
-which is printed, stands in `wavefront`.
+Probability tables come from formulas; the weights of the local scale and the predictor of small
+slabs are fitted to the scans of DATA_DIR/train. What a stream decodes to depends on every number of
+the file, so its digest, which is printed, stands in `wavefront`.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def _slabs(folder: Path) -> Iterator[NDArray[np.int32]]:
 
 
 def voxel_tables() -> NDArray[np.uint32]:
-    """[ROWS, 2 HEAD_MAX + 2]: row 0, which is never used, then the rows of `lossless.index_of_kind`."""
+    """[ROWS, 2 HEAD_MAX + 2]: row 0, which is never used, then the rows of
+    `lossless.index_of_kind`.
+    """
     rows = [
         normalised(np.ones(2 * HEAD_MAX + 2)),
         *(_spike(2.0 ** -(4 + 2 * n)) for n in range(SPIKES)),
@@ -106,8 +109,10 @@ def voxel_tables() -> NDArray[np.uint32]:
 
 
 def places() -> NDArray[np.int8]:
-    """[ROWS, 2 HEAD_MAX + 1]: the node of a tilt for each value of a row: its distance from the prediction, in quarters
-    of the scale, rounded, between -16 and 16, and 16 more. Rows without a scale have node 16 throughout."""
+    """[ROWS, 2 HEAD_MAX + 1]: the node of a tilt for each value of a row: its distance from the
+    prediction, in quarters of the scale, rounded, between -16 and 16, and 16 more. Rows without a
+    scale have node 16 throughout.
+    """
     value = np.arange(-HEAD_MAX, HEAD_MAX + 1)
     distance = np.arange(UNIT // 2 + 1)
     fraction = distance * FRACTIONS // distance.size
@@ -135,7 +140,9 @@ def _spike(other: float) -> NDArray[np.uint32]:
 
 
 def _discretised(scale: float, distances: Float) -> NDArray[np.uint32]:
-    """A logistic density of this standard deviation, 1/64 of it thrice as wide, centred on the distances."""
+    """A logistic density of this standard deviation, 1/64 of it thrice as wide, centred on the
+    distances.
+    """
 
     def below(z: Float) -> Float:
         slope = np.pi / np.sqrt(3) / scale
@@ -191,7 +198,8 @@ class _Recorder(Wavefront):
 
 
 def fit_scale_weights(slabs: Iterable[NDArray[np.int32]], scale_weights: Float) -> Float:
-    """[2, FEATURES]: first slices, others; the mean over the slabs of those that foretell |errors| best.
+    """[2, FEATURES]: first slices, others; the mean over the slabs of those that foretell |errors|
+    best.
 
     scale_weights: those that the filters work with meanwhile.
     """
@@ -215,7 +223,9 @@ def _feature_taps() -> list[tuple[Tap, ...]]:
 
 
 def _likeliest(features: Float, error: Float) -> Float:
-    """Weights >= 0 with weights @ features ~ |error|, by multiplicative updates of weighted least squares."""
+    """Weights >= 0 with weights @ features ~ |error|, by multiplicative updates of weighted least
+    squares.
+    """
     weights = np.full(len(features), error.mean() / features.sum(axis=0).mean())
     for _ in range(60):
         scale = weights @ features + 1e-3

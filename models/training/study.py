@@ -1,7 +1,9 @@
-"""Trainings of the representation study: one loop for all its models; torch, numpy and safetensors only.
+"""Trainings of the representation study: one loop for all its models; torch, numpy and safetensors
+only.
 
-A task has networks and, for every batch, losses, each for one of the networks: an autoencoder has one, an adversarial task
-several in turn. Checkpoints, moving averages, schedule and log are those of `training`.
+A task has networks and, for every batch, losses, each for one of the networks: an autoencoder has
+one, an adversarial task several in turn. Checkpoints, moving averages, schedule and log are those
+of `training`.
 """
 
 from __future__ import annotations
@@ -51,11 +53,15 @@ class Task(Protocol):
     networks: dict[str, nn.Module]
 
     def losses(self, batch: Any) -> Iterator[tuple[str, Tensor]]:
-        """(network, its loss), in turn: each network is updated before the next loss is computed."""
+        """(network, its loss), in turn: each network is updated before the next loss is
+        computed.
+        """
 
 
 class RateDistortion:
-    """log(bits + 6 * squared error in steps^2 + 0.01) of every picture, the step drawn between 2^-3 and 2^-8.5 of the peak."""
+    """log(bits + 6 * squared error in steps^2 + 0.01) of every picture, the step drawn between 2^-3
+    and 2^-8.5 of the peak.
+    """
 
     def __init__(self, network: FactorizedPrior) -> None:
         self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
@@ -84,10 +90,12 @@ def fit(
     validate: Callable[[], dict[str, float]] | None = None, minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:  # fmt: skip
-    """Train; afterwards the networks hold the averaged weights, which `out/name.safetensors` has too.
+    """Train; afterwards the networks hold the averaged weights, which `out/name.safetensors` has
+    too.
 
-    feed: a batch from a random generator. A run that was interrupted goes on from `out/name.checkpoint.safetensors`.
-    minutes: a budget of wall time instead of the recipe's steps, whichever ends first; the learning rate falls with it.
+    feed: a batch from a random generator. A run that was interrupted goes on from
+    `out/name.checkpoint.safetensors`. minutes: a budget of wall time instead of the recipe's steps,
+    whichever ends first; the learning rate falls with it.
     """
     final, state_file, log = (
         out / f"{name}{end}" for end in (".safetensors", ".checkpoint.safetensors", ".jsonl")
@@ -245,9 +253,11 @@ def _resume(
 def crops(
     pictures: Sequence[NDArray[np.float32]], groups: Sequence[str], recipe: Recipe
 ) -> Callable[[np.random.Generator], Tensor]:
-    """A feed of crops [batch, 1, size, size] of pictures [rows, columns] in 0 ... 1: groups (scans) weigh alike.
+    """A feed of crops [batch, 1, size, size] of pictures [rows, columns] in 0 ... 1: groups (scans)
+    weigh alike.
 
-    Mirrored and turned at random, and darkened by up to 2^-1.5: volumes differ in how bright their brightest voxel is.
+    Mirrored and turned at random, and darkened by up to 2^-1.5: volumes differ in how bright their
+    brightest voxel is.
     """
     names, where = np.unique(np.asarray(groups), return_inverse=True)
     weight = (1 / np.bincount(where))[where] / len(names)
@@ -327,7 +337,9 @@ def calibrate(
 def _octaves(
     y: Tensor, generator: torch.Generator, scaled: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Latents [channels, n], scaled(y, level [n]) as the codec does at peak / step = 2^level -> "tables.y<octave>"."""
+    """Latents [channels, n], scaled(y, level [n]) as the codec does at peak / step = 2^level ->
+    "tables.y<octave>".
+    """
     tables = {}
     for octave in range(FIRST_OCTAVE, LAST_OCTAVE + 1):
         level = octave + torch.rand(y.shape[1], generator=generator)
@@ -360,7 +372,9 @@ def rounded(network: nn.Module) -> None:
 def vae_tensors(
     network: ResidualVAE, pictures: Sequence[NDArray[np.float32]], seed: int = 0
 ) -> dict[str, Tensor]:
-    """The same of the VAE: bfloat16 weights, tables from its latents of `pictures`. Rounds the network."""
+    """The same of the VAE: bfloat16 weights, tables from its latents of `pictures`. Rounds the
+    network.
+    """
     rounded(network)
     weights = {
         key: value.detach().bfloat16().contiguous()
@@ -380,7 +394,9 @@ def vae_tensors(
 def file_tensors(
     network: Autoencoder, pictures: Sequence[NDArray[np.float32]]
 ) -> dict[str, Tensor]:
-    """What a weights file holds: bfloat16 weights, float32 offset and sensitivity, int32 tables. Rounds the network."""
+    """What a weights file holds: bfloat16 weights, float32 offset and sensitivity, int32 tables.
+    Rounds the network.
+    """
     rounded(network)
     network.eval().requires_grad_(False)
     tables = calibrate(network, pictures)
