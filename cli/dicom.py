@@ -16,19 +16,19 @@ from .jobs import Job, Options
 
 if TYPE_CHECKING:
     from mricodec.codec import Deidentifier, Encoder, SeriesReport
-    from mricodec.codec.dicom.files import Series
+    from mricodec.codec.dicom.stacks import Series
 
 
 def is_dicom(path: str) -> bool:
     """Whether a path is a folder or a DICOM file."""
-    from mricodec.codec.dicom import files as dicom
+    from mricodec.codec.dicom import sources
 
     if path == "-":
         return False
     if Path(path).is_dir():
         return True
     with open(path, "rb") as file:
-        return dicom.accept(file.read(dicom.PREFIX))
+        return sources.is_dicom(file.read(sources.PREFIX_SIZE))
 
 
 def split(paths: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -186,7 +186,7 @@ def compare(original: Path, decoded: Path) -> None:
 def _voxels(path: Path) -> tuple[NDArray[Any], int]:
     """Of a scan, a stream or a DICOM series, and the bytes of all its files."""
     from mricodec import codec
-    from mricodec.codec.dicom.series import series_voxels
+    from mricodec.codec.dicom.stack_scan import series_voxels
     from mricodec.codec.evaluation.rate_distortion import Source
 
     from .dicom import is_dicom

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from . import console, files
 
 if TYPE_CHECKING:
-    from mricodec.codec.dicom.files import Series
+    from mricodec.codec.dicom.stacks import Series
 
 # Bytes compared at a time.
 _BLOCK = 1 << 20

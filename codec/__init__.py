@@ -38,19 +38,13 @@ if TYPE_CHECKING:
         encode,
         version,
     )
-    from .dicom.deidentify import Deidentifier, Finding, identifying
+    from .dicom.deidentify import Deidentifier
+    from .dicom.encode import SeriesReport, encode_series, encode_series_file
+    from .dicom.headers import further_stacks, series_headers
+    from .dicom.phi import Finding, identifying
     from .dicom.raw_data import unwrap, wrap
-    from .dicom.series import (
-        SeriesReport,
-        decode_series,
-        encode_series,
-        encode_series_file,
-        find_series,
-        further_stacks,
-        restore_series,
-        series_files,
-        series_headers,
-    )
+    from .dicom.restore import decode_series, restore_series, series_files
+    from .dicom.stacks import find_series
     from .formats.gzip_recipe import GzipDiffers
     from .inspection import info, model_name, verify
     from .integrations import batch, nibabel_plugin, pydicom_plugin
@@ -69,19 +63,13 @@ _ROOMS = {  # Names that are imported when they are first asked for, by their mo
         "encode",
         "version",
     ),
-    "dicom.deidentify": ("Deidentifier", "Finding", "identifying"),
+    "dicom.deidentify": ("Deidentifier",),
+    "dicom.encode": ("SeriesReport", "encode_series", "encode_series_file"),
+    "dicom.headers": ("further_stacks", "series_headers"),
+    "dicom.phi": ("Finding", "identifying"),
     "dicom.raw_data": ("unwrap", "wrap"),
-    "dicom.series": (
-        "SeriesReport",
-        "decode_series",
-        "encode_series",
-        "encode_series_file",
-        "find_series",
-        "further_stacks",
-        "restore_series",
-        "series_files",
-        "series_headers",
-    ),
+    "dicom.restore": ("decode_series", "restore_series", "series_files"),
+    "dicom.stacks": ("find_series",),
     "formats.gzip_recipe": ("GzipDiffers",),
     "inspection": ("info", "model_name", "verify"),
     "pipeline.heads": ("Distortion",),

@@ -37,7 +37,7 @@ def verify(
             if stream.table is None:
                 decoder.verify(stream, progress)
             else:
-                from .dicom.series import verify_series
+                from .dicom.restore import verify_series
 
                 verify_series(stream, decoder, progress or (lambda _: None))
         return stream.info()

@@ -1,7 +1,9 @@
-"""A DICOM instance with decoded voxels: what PS3.3 C.7.6.1.1.5 (lossy compression) and C.12.4 ask of a derived one.
+"""A DICOM instance with lossily decoded pixel data, marked as derived.
 
-Its values keep their meaning (rescale, bits, padding, windows are left alone), its identity changes: new UIDs that
-depend on the old ones and on the encoding, the same every time it is decoded; references within the series follow.
+PS3.3 C.7.6.1.1.5 (lossy image compression) and C.12.4 require it. Rescale, bits, padding and
+windows stay, so that values keep their meaning. The identity changes: new UIDs that depend on the
+old ones and on the encoding, the same whenever a stream is decoded; references within the series
+follow.
 """
 
 from __future__ import annotations
@@ -16,34 +18,58 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import files as dicom
+from .elements import is_enhanced, quiet_pydicom, raw_element
+from .files import error_text
+from .sources import is_bare_dataset
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
     from pydicom.tag import BaseTag
 
-METHOD = "MRICODEC"  # LossyImageCompressionMethod has no defined term for it
-LONGEST_TEXT = 1024  # characters of an ST
-_CONCATENATION = 0x00209161
-_OF_SERIES = (
-    0x00280108,
-    0x00280109,
-)  # Smallest/LargestPixelValueInSeries: optional, of other voxels
-# Of an enhanced MR image, "required if ImageType value 1 is ORIGINAL or MIXED" and not allowed else (C.8.13.4)
-_MR_PULSE_SEQUENCE = (
-    0x00180023, 0x00189005, 0x00189008, 0x00189011, 0x00189012, 0x00189014, 0x00189015, 0x00189017, 0x00189018, 0x00189024,
-    0x00189025, 0x00189029, 0x00189032, 0x00189033, 0x00189034, 0x00189092, 0x00189093, 0x00189094, 0x00189250,
-)  # fmt: skip
+# LossyImageCompressionMethod, which has no defined term for this codec.
+METHOD = "MRICODEC"
+# The most characters of a short text (ST), which DerivationDescription is.
+MAX_TEXT_LENGTH = 1024
+# UIDs of the instance itself, which always change.
+_IDENTITY = ("SOPInstanceUID", "SeriesInstanceUID", "ConcatenationUID")
+# Optional attributes that describe the original voxels of the whole series.
+_SERIES_EXTREMES = ("SmallestPixelValueInSeries", "LargestPixelValueInSeries")
+# Digital signatures, which would be those of other bytes.
+_SIGNATURES = ("MACParametersSequence", "DigitalSignaturesSequence")
+# Enhanced MR Image Storage and Enhanced MR Color Image Storage.
 _ENHANCED_MR = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.3")
-_SIGNATURES = (0x4FFE0001, 0xFFFAFFFA)  # of other bytes
+# Attributes of the MR Pulse Sequence module (C.8.13.4) that an enhanced MR image has only if
+# value 1 of its ImageType is ORIGINAL or MIXED.
+_MR_PULSE_SEQUENCE = (
+    "MRAcquisitionType",
+    "PulseSequenceName",
+    "EchoPulseSequence",
+    "MultipleSpinEcho",
+    "MultiPlanarExcitation",
+    "PhaseContrast",
+    "TimeOfFlightContrast",
+    "SteadyStatePulseSequence",
+    "EchoPlanarPulseSequence",
+    "SaturationRecovery",
+    "SpectrallySelectedSuppression",
+    "OversamplingPhase",
+    "GeometryOfKSpaceTraversal",
+    "SegmentedKSpaceTraversal",
+    "RectilinearPhaseEncodeReordering",
+    "VelocityEncodingAcquisitionSequence",
+    "NumberOfKSpaceTrajectories",
+    "CoverageOfKSpace",
+    "ArterialSpinLabelingContrast",
+)
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What the instances of an encoded stack have in common.
+    """What the derived instances of one stack have in common.
 
-    encoding: digest of all that decides the decoded voxels, and of the source. sop_uids: of all instances of the
-    stream that are derived; with `series_uid` they are replaced wherever they are referred to.
+    encoding: digest of everything that decides the decoded voxels, and of the original files.
+    sop_uids: those of all derived instances of the stream; they and `series_uid`, "" if instances
+    differ in it, are replaced wherever they are referred to.
     """
 
     encoding: bytes
@@ -53,7 +79,7 @@ class Derivation:
     series_uid: str
 
     def uid(self, old: str) -> str:
-        """A UUID-derived UID (PS3.5 B.2) for an old one."""
+        """The new UID for an old one, UUID-derived (PS3.5 B.2)."""
         digest = hashlib.sha256(
             b"\0".join((b"mricodec", self.encoding, old.encode("latin-1", "replace")))
         ).digest()
@@ -64,39 +90,38 @@ class Derivation:
 
 
 def identity(head: bytes) -> tuple[str, str]:
-    """SOPInstanceUID and SeriesInstanceUID of a file, from the bytes in front of its voxels."""
+    """(SOPInstanceUID, SeriesInstanceUID) of a file, from the bytes before its pixel data."""
     from pydicom import dcmread
 
     tags: list[Any] = ["SOPInstanceUID", "SeriesInstanceUID"]
-    with dicom.quiet_pydicom():
+    with quiet_pydicom():
         dataset = dcmread(io.BytesIO(head), force=True, specific_tags=tags, stop_before_pixels=True)
-        return str(dataset.get("SOPInstanceUID", "") or ""), str(
-            dataset.get("SeriesInstanceUID", "") or ""
-        )
+        sop_uid, series_uid = (str(dataset.get(tag, "") or "") for tag in tags)
+        return sop_uid, series_uid
 
 
-def obstacle(source: bytes) -> str | None:
-    """Why a file can't be made a derived one, or None."""
+def obstacle(original: bytes) -> str | None:
+    """Why no derived file of an original one can be written, or None."""
     try:
-        derive(source, np.zeros(1, np.uint8), Derivation(b"", 1.0, "", frozenset(), ""))
+        derive(original, np.zeros(1, np.uint8), Derivation(b"", 1.0, "", frozenset(), ""))
     except MemoryError:
         raise
-    except Exception as error:  # pydicom lets many kinds through
-        return " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # pydicom passes on errors of many types.
+        return error_text(error)
     return None
 
 
-def derive(source: bytes, voxels: NDArray[Any], derivation: Derivation) -> bytes:
-    """The derived file of `source`, whose PixelData is decoded already; `voxels` for the least and largest value.
+def derive(original: bytes, voxels: NDArray[Any], derivation: Derivation) -> bytes:
+    """The derived file of an original one whose PixelData is already the decoded `voxels`.
 
-    Whatever pydicom raises if the data set can't be written again.
+    Raises whatever pydicom raises if the data set can't be written again.
     """
     from pydicom import dcmread
 
-    bare = dicom.looks_bare(source)
-    with dicom.quiet_pydicom():
-        dataset = dcmread(io.BytesIO(source), force=bare)
-        enhanced = 0x52009229 in dataset or 0x52009230 in dataset
+    bare = is_bare_dataset(original)
+    with quiet_pydicom():
+        dataset = dcmread(io.BytesIO(original), force=bare)
+        enhanced = is_enhanced(dataset)
         reference, evidence = _reference(dataset), _evidence(dataset)
         _replace_uids(dataset, derivation)
         _mark(dataset, derivation)
@@ -109,10 +134,10 @@ def derive(source: bytes, voxels: NDArray[Any], derivation: Derivation) -> bytes
             for tag in _MR_PULSE_SEQUENCE if dataset.get("SOPClassUID") in _ENHANCED_MR else ():
                 dataset.pop(tag, None)
         else:
-            _explain(dataset, reference, derivation)
+            _add_derivation(dataset, reference, derivation)
         _set_extremes(dataset, voxels)
-        for tag in (*_OF_SERIES, *_SIGNATURES):
-            dataset.pop(tag, None)
+        for keyword in (*_SERIES_EXTREMES, *_SIGNATURES):
+            dataset.pop(keyword, None)
         if not bare:
             dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         out = io.BytesIO()
@@ -121,7 +146,7 @@ def derive(source: bytes, voxels: NDArray[Any], derivation: Derivation) -> bytes
 
 
 def _reference(dataset: Dataset) -> Dataset:
-    """An item of SourceImageSequence that names the instance itself."""
+    """An item of SourceImageSequence that refers to the original instance."""
     from pydicom import Dataset
 
     item = Dataset()
@@ -132,7 +157,7 @@ def _reference(dataset: Dataset) -> Dataset:
 
 
 def _evidence(dataset: Dataset) -> Dataset:
-    """An item of SourceImageEvidenceSequence (table C.17-3) that names the instance itself."""
+    """An item of SourceImageEvidenceSequence (Table C.17-3) for the original instance."""
     from pydicom import Dataset
 
     instance, series, study = Dataset(), Dataset(), Dataset()
@@ -156,39 +181,44 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _replace_uids(dataset: FileDataset, derivation: Derivation) -> None:
-    """Elements of another kind are not interpreted, so that they are written as they were read."""
-    own = (0x00080018, 0x0020000E, _CONCATENATION)
+    """Replace the identity and references to derived instances.
+
+    Elements of other VRs are not converted, so that they are written as they were read.
+    """
     for item in _items(dataset):
         for tag in list(item.keys()):
-            if _kind(item, tag) == "UI":
-                value = item[tag].value
-                several = not isinstance(value, str)
-                uids = list(value or ()) if several else [value]
-                mine = item is dataset and tag in own
-                new = [
-                    derivation.uid(uid) if uid and (mine or derivation.replaces(str(uid))) else uid
-                    for uid in uids
-                ]
-                if new != uids:
-                    item[tag].value = new if several else new[0]
+            if _vr(item, tag) != "UI":
+                continue
+            element = item[tag]
+            several = not isinstance(element.value, str)
+            uids = list(element.value or ()) if several else [element.value]
+            is_identity = item is dataset and element.keyword in _IDENTITY
+            replaced = [
+                derivation.uid(uid)
+                if uid and (is_identity or derivation.replaces(str(uid)))
+                else uid
+                for uid in uids
+            ]
+            if replaced != uids:
+                element.value = replaced if several else replaced[0]
 
 
 def _items(dataset: Dataset) -> Iterator[Dataset]:
     """The data set and every item of its sequences."""
     yield dataset
     for tag in list(dataset.keys()):
-        if _kind(dataset, tag) in ("SQ", "UN"):
+        if _vr(dataset, tag) in ("SQ", "UN"):
             element = dataset[tag]
             if element.VR == "SQ":
                 for item in element.value or ():
                     yield from _items(item)
 
 
-def _kind(dataset: Dataset, tag: BaseTag) -> str:
-    """The VR of an element, which an implicit syntax leaves to the dictionary; "" if it is unknown."""
+def _vr(dataset: Dataset, tag: BaseTag) -> str:
+    """The VR of an element, from the dictionary in an implicit syntax; "" if it is unknown."""
     from pydicom.datadict import dictionary_VR
 
-    vr = dicom.raw_element(dataset, tag).VR
+    vr = raw_element(dataset, tag).VR
     if vr is not None:
         return str(vr)
     try:
@@ -198,37 +228,38 @@ def _kind(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _mark(dataset: Dataset, derivation: Derivation) -> None:
-    kinds = _listed(dataset.get("ImageType")) or ["", "PRIMARY"]
-    dataset.ImageType = ["DERIVED", *kinds[1:]]
+    image_type = _values(dataset.get("ImageType")) or ["", "PRIMARY"]
+    dataset.ImageType = ["DERIVED", *image_type[1:]]
     dataset.LossyImageCompression = "01"
-    ratios = _listed(dataset.get("LossyImageCompressionRatio"))
+    ratios = _values(dataset.get("LossyImageCompressionRatio"))
     dataset.LossyImageCompressionRatio = [*ratios, f"{derivation.ratio:.4g}"]
-    methods = _listed(dataset.get("LossyImageCompressionMethod"))
+    methods = _values(dataset.get("LossyImageCompressionMethod"))
     dataset.LossyImageCompressionMethod = [*methods, METHOD]
 
 
-def _explain(at: Dataset, reference: Dataset, derivation: Derivation) -> None:
-    """DerivationDescription, its code, and the source, beside what there is."""
-    said = str(at.get("DerivationDescription", "") or "")
-    text = f"{said}; {derivation.description}" if said else derivation.description
-    at.DerivationDescription = text[-LONGEST_TEXT:]
-    codes = list(at.get("DerivationCodeSequence", None) or ())
-    at.DerivationCodeSequence = [*codes, _code("113040", "Lossy Compression")]
-    at.SourceImageSequence = [*(at.get("SourceImageSequence", None) or ()), reference]
+def _add_derivation(dataset: Dataset, reference: Dataset, derivation: Derivation) -> None:
+    """Append to the description of the derivation, its codes, and the source images."""
+    before = str(dataset.get("DerivationDescription", "") or "")
+    text = f"{before}; {derivation.description}" if before else derivation.description
+    dataset.DerivationDescription = text[-MAX_TEXT_LENGTH:]
+    codes = dataset.get("DerivationCodeSequence", None) or ()
+    dataset.DerivationCodeSequence = [*codes, _code("113040", "Lossy Compression")]
+    images = dataset.get("SourceImageSequence", None) or ()
+    dataset.SourceImageSequence = [*images, reference]
 
 
 def _mark_frames(dataset: Dataset, reference: Dataset, derivation: Derivation) -> None:
-    """Of an enhanced object: FrameType, and the macro Derivation Image (C.7.6.16.2.6) for all frames or each."""
+    """Set FrameType and the Derivation Image macro (C.7.6.16.2.6) of enhanced frames."""
     from pydicom import Dataset
 
     for item in _items(dataset):
-        if 0x00089007 in item:
-            kinds = _listed(item.get("FrameType")) or [""]
-            item.FrameType = ["DERIVED", *kinds[1:]]
+        if "FrameType" in item:
+            frame_type = _values(item.get("FrameType")) or [""]
+            item.FrameType = ["DERIVED", *frame_type[1:]]
     groups = [
         group
         for group in dataset.get("PerFrameFunctionalGroupsSequence", None) or ()
-        if 0x00089124 in group
+        if "DerivationImageSequence" in group
     ]
     if not groups:
         shared = list(dataset.get("SharedFunctionalGroupsSequence", None) or ())
@@ -238,24 +269,25 @@ def _mark_frames(dataset: Dataset, reference: Dataset, derivation: Derivation) -
         groups = shared[:1]
     for group in groups:
         item = Dataset()
-        _explain(item, reference, derivation)
+        _add_derivation(item, reference, derivation)
         group.DerivationImageSequence = [*(group.get("DerivationImageSequence", None) or ()), item]
 
 
 def _set_extremes(dataset: Dataset, voxels: NDArray[Any]) -> None:
-    """Smallest/LargestImagePixelValue, where the source has them."""
-    signed = bool(dataset.get("PixelRepresentation", 0))
-    for tag, of in ((0x00280106, np.min), (0x00280107, np.max)):
-        if tag not in dataset:
+    """Update SmallestImagePixelValue and LargestImagePixelValue where they exist."""
+    vr = "SS" if dataset.get("PixelRepresentation", 0) else "US"
+    extremes = {"SmallestImagePixelValue": np.min, "LargestImagePixelValue": np.max}
+    for keyword, extreme in extremes.items():
+        if keyword not in dataset:
             continue
         if voxels.dtype.itemsize > 2:
-            del dataset[tag]
+            del dataset[keyword]
         else:
-            dataset[tag].VR = "SS" if signed else "US"
-            dataset[tag].value = int(of(voxels))
+            dataset[keyword].VR = vr
+            dataset[keyword].value = int(extreme(voxels))
 
 
-def _listed(value: Any) -> list[str]:
+def _values(value: Any) -> list[str]:
     """The values of an element that may have none, one or several."""
     if value is None or value == "":
         return []

@@ -41,8 +41,10 @@ from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.series_chunks import safe_name
 from mricodec.codec import api, inspection
 from mricodec.codec.coders.workers import cores
-from mricodec.codec.dicom import files as dicom
-from mricodec.codec.dicom import series
+from mricodec.codec.dicom.encode import encode_series_file
+from mricodec.codec.dicom.restore import restore_series
+from mricodec.codec.dicom.sources import PREFIX_SIZE, is_dicom
+from mricodec.codec.dicom.stacks import find_series
 from mricodec.codec.formats.gzip_input import open_decompressed, peek
 from mricodec.codec.formats.nifti import pair_paths
 from mricodec.codec.formats.nifti_header import is_nifti
@@ -290,7 +292,7 @@ def _done(job: Job) -> Outcome:
             shutil.copyfile(source, folder / destination.name)
             shutil.copystat(source, folder / destination.name)
         elif inspection.info(source).files:
-            series.restore_series(source, folder, force=True)
+            restore_series(source, folder, force=True)
         else:
             _decoder().decode_file(source, folder / destination.name)
         made = sorted(path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
@@ -307,14 +309,12 @@ def _encode_folder(job: Job, folder: Path) -> tuple[str, str | None]:
     """A stream for each series of the DICOM files; a status and a note."""
     names: set[str] = set()
     notes, damaged = [], False
-    for found in series.find_series(Path(job.in_dir, file) for file in job.files):
+    for found in find_series(Path(job.in_dir, file) for file in job.files):
         plain = name = re.sub(r"[^A-Za-z0-9.+-]+", "_", found.title).strip("_.")[:80] or "series"
         while name.lower() in names:
             name = f"{plain}_{len(names) + 1}"
         names.add(name.lower())
-        report = series.encode_series_file(
-            found, folder / (name + EXTENSIONS[0]), _encoder(job.settings)
-        )
+        report = encode_series_file(found, folder / (name + EXTENSIONS[0]), _encoder(job.settings))
         damaged = damaged or report.damaged
         notes += [f"{file}: {note}" for file, note in report.notes]
     more = f" (and {len(notes) - 1} notes more)" if len(notes) > 1 else ""
@@ -564,7 +564,7 @@ def _kind(path: Path, relative: str, decode: bool) -> tuple[str, str]:
     if name.endswith((".nii", ".nii.gz")) or _second_of_pair(path) is not None:
         return "scan", relative + EXTENSIONS[0]
     with open(path, "rb") as file:
-        if name != "dicomdir" and dicom.accept(file.read(dicom.PREFIX)):
+        if name != "dicomdir" and is_dicom(file.read(PREFIX_SIZE)):
             return "series", ""
     return "file", relative
 

@@ -1,4 +1,4 @@
-"""DICOM with loss: what PS3.3 C.7.6.1.1.5 and its neighbours ask of the decoded instances."""
+"""Lossy DICOM: what PS3.3 C.7.6.1.1.5, C.12.4 and C.7.6.16.2.6 require of derived instances."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mricodec import codec
-from mricodec.codec.dicom import files as dicom
-from mricodec.codec.dicom.series import series_voxels
+from mricodec.codec.dicom.elements import quiet_pydicom
+from mricodec.codec.dicom.stack_scan import series_voxels
 
 QUALITY = 45.0
 
@@ -41,7 +41,7 @@ def encode(source: Any, encoder: codec.Encoder) -> tuple[bytes, codec.SeriesRepo
 
 
 def read(data: bytes) -> FileDataset:
-    with dicom.quiet_pydicom():
+    with quiet_pydicom():
         return pydicom.dcmread(io.BytesIO(data))
 
 
@@ -53,73 +53,103 @@ def items(dataset: Dataset) -> Iterator[Dataset]:
                 yield from items(item)
 
 
-# attributes that the encoding changes, adds or removes; every other must stay as it was
+# Attributes that lossy encoding changes, adds or removes; every other one stays as it was.
 CHANGED = {
-    "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "LossyImageCompression", "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod", "DerivationDescription", "DerivationCodeSequence", "SourceImageSequence", "PixelData",
-    "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "ImageType",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "DerivationDescription",
+    "DerivationCodeSequence",
+    "SourceImageSequence",
+    "PixelData",
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries",
     "ReferencedImageSequence",
-}  # fmt: skip
+}
+# The same of an enhanced object.
 CHANGED_ENHANCED = CHANGED | {
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SourceImageEvidenceSequence", "EchoPulseSequence",
-    "PulseSequenceName", "MRAcquisitionType", "MultipleSpinEcho", "MultiPlanarExcitation", "PhaseContrast",
-    "TimeOfFlightContrast", "SteadyStatePulseSequence", "EchoPlanarPulseSequence", "SaturationRecovery",
-    "SpectrallySelectedSuppression", "OversamplingPhase", "GeometryOfKSpaceTraversal", "SegmentedKSpaceTraversal",
-    "RectilinearPhaseEncodeReordering", "NumberOfKSpaceTrajectories",
-}  # fmt: skip
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "SourceImageEvidenceSequence",
+    "EchoPulseSequence",
+    "PulseSequenceName",
+    "MRAcquisitionType",
+    "MultipleSpinEcho",
+    "MultiPlanarExcitation",
+    "PhaseContrast",
+    "TimeOfFlightContrast",
+    "SteadyStatePulseSequence",
+    "EchoPlanarPulseSequence",
+    "SaturationRecovery",
+    "SpectrallySelectedSuppression",
+    "OversamplingPhase",
+    "GeometryOfKSpaceTraversal",
+    "SegmentedKSpaceTraversal",
+    "RectilinearPhaseEncodeReordering",
+    "NumberOfKSpaceTrajectories",
+}
 
 
-def check_rules(source: FileDataset, found: FileDataset, changed: set[str]) -> None:
+def check_rules(source: FileDataset, decoded: FileDataset, changed: set[str]) -> None:
     """Rules that hold for every derived instance."""
-    assert (
-        found.ImageType[0] == "DERIVED" and list(found.ImageType)[1:] == list(source.ImageType)[1:]
-    )
-    assert (
-        found.SOPInstanceUID not in ("", source.SOPInstanceUID)
-        and UID(found.SOPInstanceUID).is_valid
-    )
-    assert (
-        found.SeriesInstanceUID != source.SeriesInstanceUID
-        and UID(found.SeriesInstanceUID).is_valid
-    )
-    assert found.file_meta.MediaStorageSOPInstanceUID == found.SOPInstanceUID
-    assert found.file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
-    assert found.StudyInstanceUID == source.StudyInstanceUID
-    assert found.LossyImageCompression == "01"
+    check_identity(source, decoded)
+    assert [*decoded.ImageType] == ["DERIVED", *source.ImageType[1:]]
+    assert decoded.LossyImageCompression == "01"
     assert "LossyImageCompressionRatio" not in source
-    assert (
-        float(found.LossyImageCompressionRatio) > 1
-        and found.LossyImageCompressionMethod == "MRICODEC"
-    )
-    where = found
-    if "SharedFunctionalGroupsSequence" in found:
-        where = found.SharedFunctionalGroupsSequence[0].DerivationImageSequence[-1]
-        kinds = [item.FrameType[0] for item in items(found) if "FrameType" in item]
-        assert kinds and set(kinds) == {"DERIVED"}
-        evidence = found.SourceImageEvidenceSequence[-1].ReferencedSeriesSequence[0]
+    assert float(decoded.LossyImageCompressionRatio) > 1
+    assert decoded.LossyImageCompressionMethod == "MRICODEC"
+    check_derivation(source, decoded)
+    check_pixels(source, decoded)
+    assert "SmallestPixelValueInSeries" not in decoded
+    assert "DigitalSignaturesSequence" not in decoded
+    same = {element.tag for element in source if element.keyword not in changed}
+    assert same <= set(decoded.keys())
+    for tag in same:
+        assert decoded[tag] == source[tag]
+    assert {element.keyword for element in decoded if element.tag not in source} <= changed
+
+
+def check_identity(source: FileDataset, decoded: FileDataset) -> None:
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        uid = decoded[keyword].value
+        assert uid not in ("", source[keyword].value) and UID(uid).is_valid
+    assert decoded.file_meta.MediaStorageSOPInstanceUID == decoded.SOPInstanceUID
+    assert decoded.file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
+    assert decoded.StudyInstanceUID == source.StudyInstanceUID
+
+
+def check_derivation(source: FileDataset, decoded: FileDataset) -> None:
+    """Description, code and source of the derivation: of the object, or of its frames."""
+    dataset = decoded
+    if "SharedFunctionalGroupsSequence" in decoded:
+        dataset = decoded.SharedFunctionalGroupsSequence[0].DerivationImageSequence[-1]
+        frame_types = [item.FrameType[0] for item in items(decoded) if "FrameType" in item]
+        assert frame_types and set(frame_types) == {"DERIVED"}
+        evidence = decoded.SourceImageEvidenceSequence[-1].ReferencedSeriesSequence[0]
         assert evidence.SeriesInstanceUID == source.SeriesInstanceUID
         assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
-    assert "mricodec" in where.DerivationDescription and len(where.DerivationDescription) <= 1024
-    code = where.DerivationCodeSequence[-1]
+    assert "mricodec" in dataset.DerivationDescription
+    assert len(dataset.DerivationDescription) <= 1024
+    code = dataset.DerivationCodeSequence[-1]
     assert (code.CodeValue, code.CodingSchemeDesignator) == ("113040", "DCM")
-    reference = where.SourceImageSequence[-1]
+    reference = dataset.SourceImageSequence[-1]
     assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert reference.ReferencedSOPClassUID == source.SOPClassUID
     assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121320"
-    pixels = found.pixel_array
+
+
+def check_pixels(source: FileDataset, decoded: FileDataset) -> None:
+    pixels = decoded.pixel_array
     assert pixels.shape == source.pixel_array.shape and pixels.dtype == source.pixel_array.dtype
-    for name, value in (
-        ("SmallestImagePixelValue", pixels.min()),
-        ("LargestImagePixelValue", pixels.max()),
-    ):
-        assert (name in found) == (name in source)
-        assert name not in found or found[name].value == value
-    assert "SmallestPixelValueInSeries" not in found and "DigitalSignaturesSequence" not in found
-    same = {element.tag for element in source if element.keyword not in changed}
-    assert same <= set(found.keys())
-    for tag in same:
-        assert found[tag] == source[tag]
-    assert {element.keyword for element in found if element.tag not in source} <= changed
+    extremes = {"SmallestImagePixelValue": pixels.min(), "LargestImagePixelValue": pixels.max()}
+    for keyword, value in extremes.items():
+        assert (keyword in decoded) == (keyword in source)
+        assert keyword not in decoded or decoded[keyword].value == value
 
 
 @pytest.mark.parametrize(
@@ -132,9 +162,9 @@ def test_rules(
     stream, report = encode(folder, encoder)
     assert report.mode == "lossy" and not report.notes
     assert codec.verify(stream, deep=True).mode == "lossy"
-    found = dict(codec.series_files(stream, decoder=decoder))
-    assert found.keys() == dicom_files.contents(folder).keys()
-    for file, data in found.items():
+    files = dict(codec.series_files(stream, decoder=decoder))
+    assert files.keys() == dicom_files.contents(folder).keys()
+    for file, data in files.items():
         check_rules(read((folder / file).read_bytes()), read(data), changed)
     # the voxels are those of the volume
     volume = codec.decode(stream).array
@@ -166,9 +196,8 @@ def test_uids_depend_on_the_old_ones_and_on_the_encoding(
     syntax: UID, encoder: codec.Encoder, decoder: codec.Decoder
 ) -> None:
     datasets = dicom_files.series()
-    for n, dataset in enumerate(
-        datasets
-    ):  # each refers to the next one, and to one of another series
+    # Each refers to the next one, and to one of another series.
+    for n, dataset in enumerate(datasets):
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.SmallestImagePixelValue = 0
         other = datasets[(n + 1) % len(datasets)]
@@ -177,13 +206,13 @@ def test_uids_depend_on_the_old_ones_and_on_the_encoding(
         dataset.ReferencedImageSequence[1].ReferencedSOPInstanceUID = dicom_files.uid("elsewhere")
     stream, _ = encode(datasets, encoder)
     assert encode(datasets, encoder)[0] == stream
-    found = list(codec.decode_series(stream, decoder=decoder))
+    decoded = list(codec.decode_series(stream, decoder=decoder))
     again = list(codec.decode_series(stream, decoder=decoder))
-    assert found == again
-    uids = [dataset.SOPInstanceUID for dataset in found]
+    assert decoded == again
+    uids = [dataset.SOPInstanceUID for dataset in decoded]
     assert len(set(uids)) == len(datasets)
-    assert len({dataset.SeriesInstanceUID for dataset in found}) == 1
-    for n, dataset in enumerate(found):
+    assert len({dataset.SeriesInstanceUID for dataset in decoded}) == 1
+    for n, dataset in enumerate(decoded):
         assert dataset.SmallestImagePixelValue == dataset.pixel_array.min()
         references = [item.ReferencedSOPInstanceUID for item in dataset.ReferencedImageSequence]
         assert references == [uids[(n + 1) % len(uids)], dicom_files.uid("elsewhere")]
@@ -191,7 +220,7 @@ def test_uids_depend_on_the_old_ones_and_on_the_encoding(
     coarser, _ = encode(datasets, codec.Encoder(quality=QUALITY - 1))
     others = list(codec.decode_series(coarser, decoder=decoder))
     assert not {dataset.SOPInstanceUID for dataset in others} & set(uids)
-    assert others[0].SeriesInstanceUID != found[0].SeriesInstanceUID
+    assert others[0].SeriesInstanceUID != decoded[0].SeriesInstanceUID
 
 
 def test_a_second_loss_is_added_to_the_first(
@@ -207,15 +236,17 @@ def test_a_second_loss_is_added_to_the_first(
         dataset.SourceImageSequence[0].ReferencedSOPInstanceUID = dicom_files.uid("before")
         dataset.add_new(0x00280108, "US", 0)
         dataset.add_new(0x00280106, "US", 0)
-    found = next(codec.decode_series(encode(datasets, encoder)[0], decoder=decoder))
-    assert list(found.LossyImageCompressionMethod) == ["ISO_10918_1", "MRICODEC"]
+    decoded = next(codec.decode_series(encode(datasets, encoder)[0], decoder=decoder))
+    assert list(decoded.LossyImageCompressionMethod) == ["ISO_10918_1", "MRICODEC"]
     assert (
-        float(found.LossyImageCompressionRatio[0]) == 7.5
-        and found["LossyImageCompressionRatio"].VM == 2
+        float(decoded.LossyImageCompressionRatio[0]) == 7.5
+        and decoded["LossyImageCompressionRatio"].VM == 2
     )
-    assert found.DerivationDescription.startswith("Denoised; ")
-    assert len(found.SourceImageSequence) == 2
-    assert 0x00280108 not in found and found.SmallestImagePixelValue == found.pixel_array.min()
+    assert decoded.DerivationDescription.startswith("Denoised; ")
+    assert len(decoded.SourceImageSequence) == 2
+    assert (
+        0x00280108 not in decoded and decoded.SmallestImagePixelValue == decoded.pixel_array.min()
+    )
 
 
 @pytest.mark.parametrize("limit", [None, 3])
@@ -255,7 +286,7 @@ def test_padding_is_restored_exactly(
         ({"PixelPaddingValue": 500}, "lies among"),
     ],
 )
-def test_what_loss_does_not_suit_is_coded_without(
+def test_lossless_where_loss_is_unsuitable(
     attributes: dict[str, Any],
     reason: str,
     encoder: codec.Encoder,
@@ -276,18 +307,38 @@ def test_what_loss_does_not_suit_is_coded_without(
     assert dict(codec.series_files(stream, decoder=decoder)) == dicom_files.contents(folder)
 
 
-def test_other_files_of_the_series_stay_as_they_are(
+def test_other_files_of_the_series_are_identical(
     encoder: codec.Encoder, decoder: codec.Decoder, tmp_path: Path
 ) -> None:
-    """What has no voxels, or can't be told apart, comes back byte for byte beside the derived instances."""
+    """Files without coded voxels are restored byte for byte, next to the derived instances."""
     folder = dicom_files.write(dicom_files.series(), tmp_path)
     (folder / "notes.txt").write_text("x")
     damaged = dicom_files.to_bytes(dicom_files.instance(dicom_files.volume()[0], 50))[:-99]
     (folder / "damaged").write_bytes(damaged)
     shutil.copy(dicom_files.PYDICOM / "JPEG2000.dcm", folder / "compressed")
-    (series,) = [found for found in codec.find_series(folder) if len(found.instances) > 1]
+    (series,) = [one for one in codec.find_series(folder) if len(one.instances) > 1]
     stream, report = encode(series, encoder)
     assert report.damaged and report.mode == "lossy"
-    found = dict(codec.series_files(stream, decoder=decoder))
-    assert found["damaged"] == damaged and found["notes.txt"] == b"x"
-    assert read(found["IM0000"]).LossyImageCompression == "01"
+    files = dict(codec.series_files(stream, decoder=decoder))
+    assert files["damaged"] == damaged and files["notes.txt"] == b"x"
+    assert read(files["IM0000"]).LossyImageCompression == "01"
+
+
+def test_references_of_every_stack_follow_the_series(
+    encoder: codec.Encoder, decoder: codec.Decoder
+) -> None:
+    """Two stacks of one series: references to the series by its UID follow in both."""
+    datasets = dicom_files.series()
+    datasets += [
+        dicom_files.instance(slice_[:20], 100 + n) for n, slice_ in enumerate(dicom_files.volume())
+    ]
+    for dataset in datasets:
+        dataset.ReferencedSeriesSequence = [Dataset()]
+        dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = dataset.SeriesInstanceUID
+    stream, report = encode(datasets, encoder)
+    assert report.mode == "lossy" and len(report.shapes) == 2
+    decoded = list(codec.decode_series(stream, decoder=decoder))
+    assert len({dataset.SeriesInstanceUID for dataset in decoded}) == 1
+    for dataset in decoded:
+        reference = dataset.ReferencedSeriesSequence[0]
+        assert reference.SeriesInstanceUID == dataset.SeriesInstanceUID

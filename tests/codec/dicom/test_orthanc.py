@@ -1,4 +1,4 @@
-"""A real PACS (Orthanc) in a network namespace of its own, as it listens on every interface of the one it is in."""
+"""A real PACS (Orthanc), in a separate network namespace because it listens on all interfaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paths import TESTS
 
 
 def test_a_series_through_a_pacs(tmp_path: Path) -> None:
-    """Pushed, fetched, encoded, decoded; wrapped, stored, forwarded by C-STORE, unwrapped: nothing differs."""
+    """Pushed, fetched, encoded, decoded; wrapped, stored, forwarded, unwrapped: all identical."""
     pytest.importorskip("pynetdicom", reason="the receiving node needs pynetdicom")
     orthanc = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
     if orthanc is None:

@@ -1,4 +1,4 @@
-"""A stream in a Raw Data object: found under its patient and study, and the identical stream out of it."""
+"""A stream in a Raw Data object: it has patient and study, and gives the identical stream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_wrapping(stream: bytes) -> None:
     assert codec.unwrap(wrapped) == stream
     assert codec.wrap(stream) == wrapped
     assert len(wrapped) < len(stream) + 2000
-    found = pydicom.dcmread(io.BytesIO(wrapped))
+    wrapper = pydicom.dcmread(io.BytesIO(wrapped))
     source = pydicom.dcmread(DICOM / "prostate_t2w" / "1-06.dcm")
     for name in (
         "PatientID",
@@ -38,10 +38,10 @@ def test_wrapping(stream: bytes) -> None:
         "FrameOfReferenceUID",
         "StudyDate",
     ):
-        assert found[name] == source[name]
-    assert found.SeriesInstanceUID != source.SeriesInstanceUID and found.SOPInstanceUID.is_valid
-    assert found.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
-    bare = wrapped[132:]  # as some archives give it
+        assert wrapper[name] == source[name]
+    assert wrapper.SeriesInstanceUID != source.SeriesInstanceUID and wrapper.SOPInstanceUID.is_valid
+    assert wrapper.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    bare = wrapped[132:]  # Some archives leave out the preamble.
     assert codec.unwrap(bare) == stream
 
 

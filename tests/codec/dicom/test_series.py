@@ -1,4 +1,4 @@
-"""DICOM series: every file comes back byte for byte, whatever it is; what is damaged is named and kept."""
+"""DICOM series: every file is restored byte for byte; a damaged one is named, and kept."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ from mricodec.bitstream.container import ContainerReader
 from mricodec.bitstream.series_chunks import VOXELS, FileTable
 from mricodec.cli.main import cli
 from mricodec.codec.coders import predictive
-from mricodec.codec.dicom import files as dicom
-from mricodec.codec.dicom import series as series_module
+from mricodec.codec.dicom import encode as encode_module
+from mricodec.codec.dicom import files as files_module
+from mricodec.codec.dicom import stacks as stacks_module
+from mricodec.codec.dicom.stacks import Stack, stacks_of
 
 SECONDS = 20.0  # for one damaged stream
 
@@ -53,9 +55,9 @@ def encode(source: Any, **settings: Any) -> bytes:
     return stream
 
 
-def stacks(folder: Path) -> list[dicom.Stack]:
+def stacks(folder: Path) -> list[Stack]:
     (series,) = codec.find_series(folder)
-    return dicom.stacks_of(series)
+    return stacks_of(series)
 
 
 @pytest.fixture(params=["prostate_t2w", "dwi_enhanced"])
@@ -77,7 +79,7 @@ def test_real_series(real: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["pydicom", "nibabel"])
 def test_every_odd_file(source: str, tmp_path: Path) -> None:
-    """pydicom's and nibabel's own test files: compressed, deflated, big-endian, truncated, RGB, waveforms, DICOMDIR ..."""
+    """The test files of pydicom and nibabel: compressed, deflated, big-endian, RGB, DICOMDIR ..."""
     folder = dicom_files.PYDICOM
     if source == "nibabel":
         import nibabel
@@ -87,17 +89,17 @@ def test_every_odd_file(source: str, tmp_path: Path) -> None:
         for packed in folder.glob("*.dcm.gz"):
             packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
     files = dicom_files.contents(folder)
-    found: dict[str, bytes] = {}
+    collected: dict[str, bytes] = {}
     for series in codec.find_series(folder):
         part = restored(encode(series))
-        assert found.keys().isdisjoint(part)
-        found.update(part)
-    assert found == files
+        assert collected.keys().isdisjoint(part)
+        collected.update(part)
+    assert collected == files
     assert len(files) > 10
 
 
-def test_mosaics_are_taken_apart(tmp_path: Path) -> None:
-    """Siemens: 48 slices in a mosaic of 7 x 7; two of them make a 4-D volume whose geometry is that of the slices."""
+def test_mosaic_is_split_into_slices(tmp_path: Path) -> None:
+    """Siemens: two mosaics of 48 slices are a 4-D volume with the geometry of the slices."""
     nibabel = pytest.importorskip("nibabel")
     data = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
     for name in ("siemens_dwi_0.dcm", "siemens_dwi_1000.dcm"):
@@ -114,13 +116,13 @@ def test_mosaics_are_taken_apart(tmp_path: Path) -> None:
         np.diag([-1.0, -1.0, 1.0, 1.0]) @ wrapper_from_file(tmp_path / "siemens_dwi_0.dcm").affine
     )
     assert volume.affine is not None
-    # nibabel's array is [columns of the file, rows, slices] turned: compare the box, not the order of its axes
+    # nibabel has rows and columns of the file the other way round: compare the corners.
     corners = np.array([[0, 0, 0, 1], [127, 0, 0, 1], [0, 127, 0, 1], [0, 0, 47, 1]]).T
     swapped = corners[[1, 0, 2, 3]]
     assert np.allclose((volume.affine @ corners)[:3], (expected @ swapped)[:3], atol=0.01)
 
 
-def test_a_mosaic_with_something_in_its_blanks_is_a_picture(tmp_path: Path) -> None:
+def test_mosaic_with_unused_tiles_that_are_not_zero_is_one_slice(tmp_path: Path) -> None:
     mosaic = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40)
     dataset = dicom_files.instance(mosaic, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])
     dataset.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
@@ -135,7 +137,7 @@ def test_a_mosaic_with_something_in_its_blanks_is_a_picture(tmp_path: Path) -> N
     assert restored(stream) == dicom_files.contents(tmp_path)
 
 
-def test_slices_stand_in_the_order_of_their_positions(tmp_path: Path) -> None:
+def test_slices_are_ordered_by_position(tmp_path: Path) -> None:
     voxels = dicom_files.volume()
     folder = dicom_files.write(dicom_files.series(voxels), tmp_path)
     stream = encode(folder)
@@ -172,7 +174,7 @@ def test_time_points_and_uneven_stacks(tmp_path: Path) -> None:
         [*dicom_files.series(), dicom_files.instance(voxels[0, 0], 99)], tmp_path / "uneven"
     )
     (stack,) = stacks(uneven)
-    assert (stack.shape, stack.even) == ((13, 40, 36), False)
+    assert (stack.shape, stack.evenly_spaced) == ((13, 40, 36), False)
     assert restored(encode(uneven)) == dicom_files.contents(uneven)
 
     short = dicom_files.write(datasets[:-1], tmp_path / "short")
@@ -182,7 +184,7 @@ def test_time_points_and_uneven_stacks(tmp_path: Path) -> None:
 
 
 def test_frames_in_any_order(tmp_path: Path) -> None:
-    """An enhanced object whose frames are shuffled within each volume: the same volume, and the same file out."""
+    """An enhanced object with frames shuffled within each volume: same volume, same file."""
     source = pydicom.dcmread(DICOM / "dwi_enhanced" / "3000.dcm")
     frames, groups = source.pixel_array, list(source.PerFrameFunctionalGroupsSequence)
     rng = np.random.default_rng(4)
@@ -196,10 +198,10 @@ def test_frames_in_any_order(tmp_path: Path) -> None:
 
 
 def test_a_localizer_mixes_orientations(tmp_path: Path) -> None:
-    turned = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]]
+    orientations = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]]
     datasets = dicom_files.series()
     for n, dataset in enumerate(datasets):
-        dataset.ImageOrientationPatient = turned[n % 3]
+        dataset.ImageOrientationPatient = orientations[n % 3]
         dataset.ImagePositionPatient = [5 * n, 5 * n, 5 * n]
     folder = dicom_files.write(datasets, tmp_path / "in")
     assert [stack.shape for stack in stacks(folder)] == [(4, 40, 36)] * 3
@@ -215,17 +217,17 @@ def test_a_localizer_mixes_orientations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
-        (dicom, "MAX_STACKS", 1),
-        (dicom, "MAX_HEAD", 500),
-        (dicom, "PIECE", 100),
-        (series_module, "HEADS_AT_ONCE", 3000),
-        (series_module, "BYTES_AT_ONCE", 1000),
+        (stacks_module, "MAX_STACKS", 1),
+        (files_module, "MAX_HEADER_BYTES", 500),
+        (files_module, "HASH_PIECE_BYTES", 100),
+        (encode_module, "HEADER_CHUNK_BYTES", 3000),
+        (encode_module, "RAW_CHUNK_BYTES", 1000),
     ],
 )
 def test_beyond_the_bounds(
     module: ModuleType, name: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More kinds of pictures, longer headers and more bytes than are held at once: every file comes back all the same."""
+    """More stacks, longer headers and more bytes than one chunk holds: all files are restored."""
     monkeypatch.setattr(module, name, value)
     datasets = dicom_files.series()
     datasets += [
@@ -234,13 +236,13 @@ def test_beyond_the_bounds(
     ]
     folder = dicom_files.write(datasets, tmp_path)
     shutil.copy(dicom_files.PYDICOM / "JPEG2000.dcm", folder)
-    (series,) = [found for found in codec.find_series(folder) if len(found.instances) > 1]
+    (series,) = [one for one in codec.find_series(folder) if len(one.instances) > 1]
     stream = encode(series)
     files = dicom_files.contents(folder)
     del files["JPEG2000.dcm"]
     assert restored(stream) == files
     counts = [section.type for section in ContainerReader(stream).sections()]
-    assert name != "HEADS_AT_ONCE" or counts.count("DHDR") > 2
+    assert name != "HEADER_CHUNK_BYTES" or counts.count("DHDR") > 2
     assert name != "MAX_STACKS" or (counts.count("STCK"), counts.count("DRAW")) == (0, 1)
 
 
@@ -281,7 +283,7 @@ SIGNED = np.arange(-600, 600, dtype=np.int16).reshape(30, 40)
         (SIGNED, {"PixelSpacing": ["0", "0"]}, True),
     ],
 )
-def test_every_kind_of_voxel(
+def test_every_sample_format(
     pixels: NDArray[Any], attributes: dict[str, Any], coded: bool, tmp_path: Path
 ) -> None:
     dataset = dicom_files.instance(pixels, **{k: v for k, v in attributes.items()})
@@ -294,7 +296,7 @@ def test_every_kind_of_voxel(
 
 
 def test_header_bytes(tmp_path: Path) -> None:
-    """A private header of 100 kB in each of 64 slices, 2 % of it differing between slices: at most 400 bytes a slice."""
+    """A private header of 100 kB in each of 64 slices, 2 % of it varying: 400 bytes a slice."""
     headers = [dicom_files.long_header(n) for n in range(64)]
     differing = [
         np.mean(np.frombuffer(a, np.uint8) != np.frombuffer(b, np.uint8))
@@ -321,9 +323,9 @@ def test_smaller_than_dicom_with_other_codecs(real: Path, monkeypatch: pytest.Mo
 
 
 def test_speed_beyond_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """96 slices of 256 x 256: folder to stream and back within 1 s of this process beyond the coding of the voxels."""
+    """Folder to stream and back takes at most 1 s besides coding 96 slices of 256 x 256."""
     voxels = np.zeros((96, 256, 256), np.uint16)
-    voxels[:, 100, 100] = 1  # soon coded
+    voxels[:, 100, 100] = 1
     folder = dicom_files.write(dicom_files.series(voxels), tmp_path / "in")
     coding = []
 
@@ -351,11 +353,11 @@ def test_speed_beyond_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_datasets_threads_and_processes(tmp_path: Path) -> None:
     datasets = dicom_files.series()
-    found = list(codec.decode_series(encode(datasets)))
-    assert [dataset.SOPInstanceUID for dataset in found] == [
+    decoded = list(codec.decode_series(encode(datasets)))
+    assert [dataset.SOPInstanceUID for dataset in decoded] == [
         dataset.SOPInstanceUID for dataset in datasets
     ]
-    assert found[3] == datasets[3]
+    assert decoded[3] == datasets[3]
     folder = dicom_files.write(datasets, tmp_path)
     files = dicom_files.contents(folder)
     with ThreadPoolExecutor(4) as pool:
@@ -368,17 +370,17 @@ def test_datasets_threads_and_processes(tmp_path: Path) -> None:
         codec.encode_series([1, 2])
 
 
-def flips(found: NDArray[Any], expected: NDArray[Any]) -> list[slice]:
-    """How the axes of a voxel grid are turned over to be the other one; the grids must be the same in space."""
-    turn = np.linalg.inv(expected) @ found
-    signs = np.sign(np.diag(turn[:3, :3]))
-    assert np.allclose(turn[:3, :3], np.diag(signs), atol=1e-3), turn
+def flips(affine: NDArray[Any], expected: NDArray[Any]) -> list[slice]:
+    """Which axes of a voxel grid to flip for another grid of the same points in space."""
+    change = np.linalg.inv(expected) @ affine
+    signs = np.sign(np.diag(change[:3, :3]))
+    assert np.allclose(change[:3, :3], np.diag(signs), atol=1e-3), change
     return [slice(None, None, int(sign)) for sign in signs]
 
 
 @pytest.mark.parametrize("name", ["prostate_t2w", "dwi_enhanced", "mosaic"])
 def test_geometry_is_that_of_dcm2niix(name: str, tmp_path: Path) -> None:
-    """Voxel by voxel and in space, but for the order of the rows, which dcm2niix turns over."""
+    """Voxel by voxel and in space, except that dcm2niix flips the rows."""
     nibabel = pytest.importorskip("nibabel")
     program = shutil.which("dcm2niix") or shutil.which("dcm2niix", path=Path(sys.executable).parent)
     if program is None:
@@ -396,16 +398,16 @@ def test_geometry_is_that_of_dcm2niix(name: str, tmp_path: Path) -> None:
     assert run("decode", tmp_path / "s.mrc", "-o", tmp_path / "ours.nii").exit_code == 0
     ours, theirs = nibabel.load(tmp_path / "ours.nii"), nibabel.load(tmp_path / "theirs.nii")
     assert ours.shape == theirs.shape
-    turned = flips(ours.affine, theirs.affine)
-    assert turned == [slice(None, None, 1), slice(None, None, -1), slice(None, None, 1)]
-    assert np.array_equal(np.asarray(ours.dataobj)[tuple(turned)], np.asarray(theirs.dataobj))
+    flipped = flips(ours.affine, theirs.affine)
+    assert flipped == [slice(None, None, 1), slice(None, None, -1), slice(None, None, 1)]
+    assert np.array_equal(np.asarray(ours.dataobj)[tuple(flipped)], np.asarray(theirs.dataobj))
     last = np.array([0, ours.shape[1] - 1, 0, 1])
     assert np.allclose(ours.affine @ last, theirs.affine[:, 3], atol=0.01)
     assert np.allclose(ours.header.get_zooms()[:3], theirs.header.get_zooms()[:3], atol=1e-3)
 
 
 def test_rescale_belongs_to_the_nifti(tmp_path: Path) -> None:
-    """One slope for all slices becomes that of the NIfTI; where it varies, stored values are given."""
+    """A slope of all slices becomes that of the NIfTI; where it varies, slope is 1."""
     import nibabel
 
     datasets = dicom_files.series(RescaleSlope="2.5", RescaleIntercept="-10")
@@ -490,7 +492,7 @@ def set_(dataset: pydicom.Dataset, **attributes: Any) -> pydicom.Dataset:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_bad_files_are_carried_on(kind: str, tmp_path: Path) -> None:
+def test_damaged_files_are_kept(kind: str, tmp_path: Path) -> None:
     make, line, exit_code = DAMAGE[kind]
     folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
     bad = folder / "sub" / "BAD"
@@ -507,7 +509,7 @@ def test_bad_files_are_carried_on(kind: str, tmp_path: Path) -> None:
     assert dicom_files.contents(tmp_path / "out") == files
 
 
-def test_a_name_that_claims_to_be_dicom(tmp_path: Path) -> None:
+def test_file_named_dcm_that_is_no_dicom(tmp_path: Path) -> None:
     """A text beside the images is nothing special; one that is called .dcm is damaged."""
     folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
     (folder / "notes").write_text("x")
@@ -518,8 +520,8 @@ def test_a_name_that_claims_to_be_dicom(tmp_path: Path) -> None:
     assert restored((tmp_path / "s.mrc").read_bytes()) == dicom_files.contents(folder)
 
 
-def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
-    """Links to nowhere and to folders, pipes: a line each and exit code 1, the rest is encoded; odd names come back."""
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    """Dangling links, links to folders, pipes: a line each, exit code 1, the rest is encoded."""
     folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
     os.rename(os.fsencode(folder / "IM0007"), os.fsencode(folder) + b"/\xff \xe9\n\\")
     files = dicom_files.contents(folder)
@@ -553,14 +555,14 @@ def test_duplicates(tmp_path: Path) -> None:
     assert codec.decode(stream).array.shape == voxels.shape
     assert len(stream) < len(alone) + 1500
     (series,) = codec.find_series(folder)
-    dicom.stacks_of(series)
+    stacks_of(series)
     assert sum("duplicate" in note for _, note in series.notes) == len(voxels) + 1
     for n in range(20):  # no file may be decoded without end
         (folder / "copy" / f"again{n}").write_bytes(dicom_files.to_bytes(changed))
     assert restored(encode(folder)) == dicom_files.contents(folder)
 
 
-def test_two_series_and_what_lies_beside_them(tmp_path: Path) -> None:
+def test_two_series_and_other_files(tmp_path: Path) -> None:
     """One stream per series; a DICOMDIR, a report and a text go with their neighbours."""
     for name in ("a", "b"):
         dicom_files.write(dicom_files.series(series=name), tmp_path / "in" / "deep" / name)
@@ -778,11 +780,10 @@ def test_forged_streams(small: bytes) -> None:
     for bit in rng.choice(8 * len(small), 600, replace=False):
         damaged = bytearray(small)
         damaged[bit // 8] ^= 1 << int(bit % 8)
-        found = outcome(reseal(damaged))
-        if found is not None and found != files:  # other names, or marked as derived with loss
-            assert all(data in files.values() or b"MRICODEC" in data for data in found.values()), (
-                bit
-            )
+        forgery = outcome(reseal(damaged))
+        if forgery is not None and forgery != files:  # Other names, or marked as derived.
+            for data in forgery.values():
+                assert data in files.values() or b"MRICODEC" in data, bit
 
 
 def test_nothing_is_left_of_a_damaged_stream(small: bytes, tmp_path: Path) -> None:
