@@ -306,26 +306,23 @@ class ContainerReader:
         self, section: Section, sequence: ChunkSequence, lengths: list[int], end: Section
     ) -> None:
         """FormatError if the chunk may not stand here."""
-        type, where = section.type.encode(), f"{section.type} at byte {section.offset}"
+        type = section.type.encode()
         if type == END:
-            raise FormatError(
-                f"expected one chunk ENDX, at byte {end.offset}, found another, {where}: "
-                "the file is damaged"
-            )
-        if type == SLAB:
-            raise FormatError(
-                f"expected {len(lengths)} slabs in one run, as the index says, found another, "
-                f"{where}: "
-                "the file is damaged"
-            )
-        if type not in CHUNKS and not is_ancillary(type):
+            expected = f"one chunk ENDX, at byte {end.offset}"
+        elif type == SLAB:
+            expected = f"{len(lengths)} slabs in one run, as the index says"
+        elif type not in CHUNKS and not is_ancillary(type):
             raise UnsupportedVersion(
-                f"expected chunks that this version knows, found the critical chunk {where}: "
-                "update mricodec"
+                f"expected chunks that this version knows, found the critical chunk {section.type} "
+                f"at byte {section.offset}: update mricodec"
             )
-        expected = sequence.add(type)
-        if expected is not None:
-            raise FormatError(f"expected {expected}, found {where}: the file is damaged")
+        else:
+            expected = sequence.add(type) or ""
+        if expected:
+            raise FormatError(
+                f"expected {expected}, found {section.type} at byte {section.offset}: "
+                "the file is damaged"
+            )
 
     def _walk_as_far_as_possible(self, head: Section) -> list[Section]:
         """The chunks from HEAD on until one makes no sense."""

@@ -214,21 +214,21 @@ class SlabStreams(SymbolCoder):
     """Slabs that are coded together, each by its own entropy coder."""
 
     def __init__(self, streams: Sequence[SymbolCoder]) -> None:
-        self._streams = streams
+        self.streams = streams
 
     def code(
         self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
     ) -> NDArray[Any]:
         if values is None:
             return np.stack(
-                [stream.code(tables, index[s], None) for s, stream in enumerate(self._streams)]
+                [stream.code(tables, index[s], None) for s, stream in enumerate(self.streams)]
             )
-        for s, stream in enumerate(self._streams):
+        for s, stream in enumerate(self.streams):
             stream.code(tables, index[s], values[s])
         return values
 
     def of(self, slabs: Sequence[int]) -> SlabStreams:
-        return SlabStreams([self._streams[s] for s in slabs])
+        return SlabStreams([self.streams[s] for s in slabs])
 
 
 def normalised(shares: NDArray[Any], total: int = TOTAL) -> NDArray[np.uint32]:

@@ -1,4 +1,4 @@
-"""A lossy model without network: uniform quantisation of differences between slices, one fixed table."""
+"""A lossy model without network: uniform quantisation, slices predicted by those before."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class FakeModel:
         previous = np.zeros(index.shape, np.int64)
         out = np.empty(shape, np.int32)
         for k in range(depth):
-            given = None if q is None else q[:, k].reshape(slabs, -1) - previous
-            previous = previous + coder.code(self.tables["q"], index, given)
+            residual = None if q is None else q[:, k].reshape(slabs, -1) - previous
+            previous = previous + coder.code(self.tables["q"], index, residual)
             samples = np.clip(np.rint(previous * params.step), -(2**31), 2**31 - 1)
             out[:, k] = samples.reshape(slabs, *shape[2:])
         return out
