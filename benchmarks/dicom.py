@@ -1,25 +1,28 @@
-"""A DICOM series as one stream beside the same series as compressed DICOM files, headers and all.
+"""A DICOM series as one stream, and the same series as compressed DICOM files, headers and all.
 
-    python -m benchmarks.dicom FOLDER ...
+    python -m benchmarks.dicom FOLDER...
 
-Each instance becomes a DICOM file with the same header and lossless JPEG-LS, JPEG 2000 or JPEG XL frames
-(encapsulated, without offset table); its size is counted in full. Needs the extra `bench`.
+Each instance becomes a DICOM file with the same header and lossless JPEG-LS, JPEG 2000 or JPEG XL
+frames (encapsulated, without offset table); its size is counted in full. Needs the extra `bench`.
 """
 
 from __future__ import annotations
 
 import io
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.codec.evaluation.extras import require
+from mricodec.codec.evaluation.extras import MissingExtra, require
+
+# Folder of a data folder that holds DICOM series.
+SPLIT = "dicom"
 
 
 def _jpegls(frame: NDArray[Any], bits: int) -> bytes:
@@ -35,7 +38,7 @@ def _jpegxl(frame: NDArray[Any], bits: int) -> bytes:
     return bytes(require("imagecodecs").jpegxl_encode(frame, effort=7, lossless=True, numthreads=1))
 
 
-# name -> (transfer syntax of PS3.5 A.4, encoder of one frame)
+# Name -> (transfer syntax of PS3.5 A.4, encoder of one frame).
 PEERS: dict[str, tuple[str, Callable[[NDArray[Any], int], bytes]]] = {
     "JPEG-LS": ("1.2.840.10008.1.2.4.80", _jpegls),
     "JPEG 2000": ("1.2.840.10008.1.2.4.90", _jpeg2000),
@@ -44,7 +47,10 @@ PEERS: dict[str, tuple[str, Callable[[NDArray[Any], int], bytes]]] = {
 
 
 def sizes(files: Sequence[Path]) -> dict[str, int]:
-    """Total bytes of uncompressed monochrome instances as files of each peer. MissingExtra without imagecodecs."""
+    """Total bytes of uncompressed monochrome instances as files of each peer.
+
+    MissingExtra without imagecodecs.
+    """
     return {name: sum(len(compressed(file, name)) for file in files) for name in PEERS}
 
 
@@ -70,40 +76,62 @@ def compressed(file: Path, peer: str) -> bytes:
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     buffer = io.BytesIO()
-    dcmwrite(
-        buffer, dataset, implicit_vr=False, little_endian=True, force_encoding=True
-    )  # it may not know JPEG XL
+    # Forced, since pydicom may not know JPEG XL's transfer syntax.
+    dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, force_encoding=True)
     return buffer.getvalue()
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Prints a table: bytes of every series in every form, and seconds of ours."""
-    for path in arguments:
-        for series in codec.find_series(path):
-            start = time.perf_counter()
-            stream = codec.encode_series(series, lossless=True)
-            encoded = time.perf_counter()
-            assert stream is not None
-            found = dict(codec.series_files(stream))
-            decoded = time.perf_counter()
-            assert all(
-                found[instance.name] == instance.source.read(0, instance.source.size)
-                for instance in series.instances
-            )
-            print(f"{series.title}: {len(found)} files, {series.size} bytes")
-            sections = dict(codec.info(stream).sections)
-            rest = len(stream) - sections.get("SLAB", 0) - sections.get("STCK", 0)
-            print(
-                f"  mricodec    {len(stream):>10}, {rest / len(found):.0f} bytes a file beside the voxels"
-            )
-            for name, size in sizes(
-                [instance.source.path for instance in series.instances if instance.pixels]
-            ).items():
-                print(f"  {name:<11} {size:>10}  (stream {len(stream) / size - 1:+.1%})")
-            print(
-                f"  {encoded - start:.1f} s to encode, {decoded - encoded:.1f} s to decode; every file identical"
-            )
+def series_of(folder: Path) -> list[Any]:
+    """The series in a folder, or in dicom/ of a data folder. ValueError if there are none."""
+    folder = folder / SPLIT if (folder / SPLIT).is_dir() else folder
+    series = [each for each in codec.find_series(folder) if _imaged(each)]
+    if not series:
+        raise ValueError(f"{folder}: expected DICOM series with pixels, found none")
+    return series
+
+
+def _imaged(series: Any) -> list[Path]:
+    """The files of a series that have pixels."""
+    return [instance.source.path for instance in series.instances if instance.pixels]
+
+
+def report(series: Any) -> Iterator[str]:
+    """Lines: bytes of a series in every form, and seconds of the stream.
+
+    ValueError if a file does not come back as it was.
+    """
+    start = time.perf_counter()
+    stream = codec.encode_series(series, lossless=True) or b""
+    encoded = time.perf_counter()
+    files = dict(codec.series_files(stream))
+    decoded = time.perf_counter()
+    for instance in series.instances:
+        if files[instance.name] != instance.source.read(0, instance.source.size):
+            raise ValueError(f"{instance.name}: restored file differs")
+    yield f"{series.title}: {len(files)} files, {series.size} bytes"
+    sections = dict(codec.info(stream).sections)
+    headers = len(stream) - sections.get("SLAB", 0) - sections.get("STCK", 0)
+    yield f"  mricodec    {len(stream):>10}, {headers / len(files):.0f} bytes a file besides voxels"
+    for name, size in sizes(_imaged(series)).items():
+        yield f"  {name:<11} {size:>10}  (stream {len(stream) / size - 1:+.1%})"
+    yield (
+        f"  {encoded - start:.1f} s to encode, {decoded - encoded:.1f} s to decode; "
+        "every file identical"
+    )
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+def main(folders: tuple[Path, ...]) -> None:
+    """Print a table for every DICOM series in FOLDERS, or in dicom/ of a data folder."""
+    for folder in folders:
+        try:
+            for series in series_of(folder):
+                for line in report(series):
+                    click.echo(line)
+        except (ValueError, MissingExtra) as error:
+            raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

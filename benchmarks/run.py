@@ -2,9 +2,9 @@
 
 From the root of the repository:
 
-    python -m benchmarks.run DATA... -o results.jsonl --peers lossy.csv --peers lossless.csv
+    python -m benchmarks.run DATA... -o results.jsonl
 
-What is measured and what the tables say is in README.md beside this file.
+What is measured is in README.md in this folder.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
-from mricodec.benchmarks import tables
 from mricodec.codec.evaluation import aggregate, bd_rate, still
 from mricodec.codec.evaluation.aggregate import (
     ANCHOR,
@@ -46,37 +46,44 @@ from mricodec.codec.evaluation.rate_distortion import (
 )
 from mricodec.codec.evaluation.report import environment
 from mricodec.codec.formats.registry import open_scan
-from mricodec.codec.settings import EFFORTS, Effort
-from mricodec.codec.voxels import metrics
+from mricodec.codec.settings import EFFORTS
+from mricodec.codec.voxels.metrics import Range
 from mricodec.codec.voxels.quality import DEFAULT_QUALITY
 
-SLAB = 40  # slices of a lossy roi
-DENSE_POINTS = 13  # of a curve within the PSNRs where it is compared
-MAX_POINTS = 32
-SLOW_POINTS = 11  # of a curve that takes long: with those around where it is compared
-FINEST_PSNR, FINEST_RMSE = (
-    52.0,
-    0.5,
-)  # dB, stored units: a curve need go no further than the first of them
-FINER_QUALITIES = (90.0, 100.0)  # where the usual ones do not reach that far
-TARGETS = tuple(float(target) for target in range(25, 54))  # dB, of JPEG 2000
-VIDEO_POINTS = 14
-SLOW = f"{tables.OWN}-high"
-LIVE = {
-    "x265": ANCHOR,
-    "x265-veryslow": "x265-veryslow",
-}  # run where the CSV has no points: names of `codecs.BASELINES`
+from . import lossless_tables, volumes
+from .lossy_tables import HIGH_RATES, PROJECT, LossyTables
+from .tables import LOSSLESS_PEERS, LOSSY_PEERS, PEER_CSVS
 
-Dense = tuple[metrics.Range, int]  # PSNRs (dB) between which a curve has to have so many points
-Schedule = Callable[
-    [Sequence[Point]], float | None
-]  # the next parameter of a curve; None: it is done
+# Slices of a lossy region.
+SLAB = 40
+# Points of a curve within the PSNRs where it is compared, and in all.
+DENSE_POINTS = 13
+MAX_POINTS = 32
+# Points of a curve that takes long, one on each side of the range where it is compared included.
+SLOW_POINTS = 11
+# PSNR (dB) and RMSE (stored units) at the fine end: a curve ends at the first that it reaches.
+FINEST_PSNR, FINEST_RMSE = 52.0, 0.5
+# Qualities where the usual ones don't reach the fine end.
+FINER_QUALITIES = (90.0, 100.0)
+# Target PSNRs (dB) of JPEG 2000.
+TARGETS = tuple(float(target) for target in range(25, 54))
+# Points of a curve of a video codec.
+VIDEO_POINTS = 14
+# The codec whose curves take long.
+SLOW = f"{PROJECT}-high"
+# Video codecs that run where the CSV files have no points: names of `codecs.BASELINES`.
+VIDEO = ("x265", "x265-veryslow", "svtav1")
+
+# PSNRs (dB) between which a curve has to have so many points.
+Dense = tuple[Range, int]
+# The next parameter of a curve from its points; None if the curve is complete.
+Schedule = Callable[[Sequence[Point]], float | None]
 
 
 def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float | None:
-    """An even spread and the default, on to the finest PSNR, then the middle of the widest gap of a range not yet dense.
+    """An even spread and the default, then the fine end, then the widest gap of a dense range.
 
-    Without any: what the curve itself covers at `ANCHOR_RATES`.
+    Without any `dense` range: what the curve itself covers at `ANCHOR_RATES`.
     """
     measured = {point.param for point in points}
     for quality in (*spread_qualities(MIN_POINTS), DEFAULT_QUALITY):
@@ -88,36 +95,37 @@ def next_quality(points: Sequence[Point], dense: Sequence[Dense] = ()) -> float 
             if quality not in measured:
                 return quality
     if not dense:
-        own = _range([p.bpv for p in points], [p.psnr for p in points], ANCHOR_RATES)
-        dense = [(own, DENSE_POINTS)] if own else []
-    for (low, high), wanted in dense:
-        if (
-            len(points) >= MAX_POINTS
-            or sum(low <= point.psnr <= high for point in points) >= wanted
-        ):
-            continue
-        widest, answer = 0.0, None
-        for a, b in pairwise(sorted(points, key=lambda point: point.param)):
-            gap = min(max(a.psnr, b.psnr), high) - max(min(a.psnr, b.psnr), low)
-            middle = round((a.param + b.param) / 2, 2)
-            if gap > widest and middle not in measured:
-                widest, answer = gap, middle
-        if answer is not None:
-            return answer
+        covered = _range([p.bpv for p in points], [p.psnr for p in points], ANCHOR_RATES)
+        dense = [(covered, DENSE_POINTS)] if covered else []
+    for (low, high), count in dense:
+        if len(points) < MAX_POINTS and sum(low <= p.psnr <= high for p in points) < count:
+            quality_in_gap = _middle_of_widest_gap(points, low, high)
+            if quality_in_gap is not None:
+                return quality_in_gap
     return None
 
 
-def _range(
-    rates: Sequence[float], psnrs: Sequence[float], at: metrics.Range
-) -> metrics.Range | None:
-    """PSNRs of a curve at two rates; None if it does not come by there."""
+def _middle_of_widest_gap(points: Sequence[Point], low: float, high: float) -> float | None:
+    """The quality between the two neighbours that are farthest apart within a range of PSNR."""
+    measured = {point.param for point in points}
+    widest, quality = 0.0, None
+    for a, b in pairwise(sorted(points, key=lambda point: point.param)):
+        gap = min(max(a.psnr, b.psnr), high) - max(min(a.psnr, b.psnr), low)
+        middle = round((a.param + b.param) / 2, 2)
+        if gap > widest and middle not in measured:
+            widest, quality = gap, middle
+    return quality
+
+
+def _range(rates: Sequence[float], psnrs: Sequence[float], at: Range) -> Range | None:
+    """PSNRs of a curve at two rates; None if it has nothing between them."""
     try:
         return bd_rate.psnr_range(rates, psnrs, *at)
     except ValueError:
         return None
 
 
-def in_turn(parameters: Sequence[float]) -> Schedule:
+def each_of(parameters: Sequence[float]) -> Schedule:
     """Every parameter once."""
 
     def schedule(points: Sequence[Point]) -> float | None:
@@ -127,8 +135,8 @@ def in_turn(parameters: Sequence[float]) -> Schedule:
     return schedule
 
 
-def covering(points: Sequence[Point], span: metrics.Range, count: int = SLOW_POINTS) -> list[float]:
-    """Qualities of points of a curve within a range of PSNR and next to it, at most `count`, about evenly."""
+def covering(points: Sequence[Point], span: Range, count: int = SLOW_POINTS) -> list[float]:
+    """At most `count` qualities of points within and next to a range of PSNR, about evenly."""
     ordered = sorted(points, key=lambda point: point.psnr)
     inside = [n for n, point in enumerate(ordered) if span[0] <= point.psnr <= span[1]]
     if not inside:
@@ -141,59 +149,54 @@ def covering(points: Sequence[Point], span: metrics.Range, count: int = SLOW_POI
 def measure_curve(
     codec: Codec, source: Source, schedule: Schedule, results: PointFile
 ) -> list[Point]:
-    """All points that the schedule asks for, those that are missing measured; coded files are not kept."""
+    """All points that the schedule asks for; coded files are not kept."""
     while (parameter := schedule(results.curve(source, codec))) is not None:
         with tempfile.TemporaryDirectory() as folder:
             point = measure(codec, source, parameter, Path(folder))
         results.add(point)
         click.echo(
-            f"{point.volume} {point.roi} {point.codec} {point.param:g}: {point.bpv:.4f} bpv, {point.psnr:.2f} dB, "
-            f"SSIM {point.ssim:.4f}, {point.enc_wall:.2f} s + {point.dec_wall:.2f} s",
+            f"{point.volume} {point.roi} {point.codec} {point.param:g}: {point.bpv:.4f} bpv, "
+            f"{point.psnr:.2f} dB, SSIM {point.ssim:.4f}, {point.enc_wall:.2f} s + "
+            f"{point.dec_wall:.2f} s",
             err=True,
         )
     return results.curve(source, codec)
 
 
-def scans(data: Sequence[Path]) -> list[Path]:
-    """The files themselves, and those of NIfTI in the folders."""
-    found: list[Path] = []
-    for path in data:
-        inside = [path] if path.is_file() else path.iterdir()
-        found += sorted(
-            scan for scan in inside if path.is_file() or scan.name.endswith((".nii", ".nii.gz"))
-        )
-    return found
-
-
 def sources(path: Path) -> tuple[Source, Source]:
-    """The whole volume (of a 4-D scan the first) and its central slices. ValueError, OSError: unreadable."""
+    """The whole volume (of a 4-D scan the first) and its central slices.
+
+    ValueError or OSError if it can't be read.
+    """
     whole = Source.bare(path)
     return whole, whole.central(SLAB)
 
 
 class Bench:
-    """A run over a set of scans: their sources, the points measured and those from CSV files, and what was left out."""
+    """A run over a set of scans: sources, measured points, points of CSV files, failures."""
 
-    def __init__(self, data: Sequence[Path], output: Path, csvs: Sequence[Path]) -> None:
+    def __init__(self, scans: Sequence[Path], output: Path, csvs: Sequence[Path] = ()) -> None:
         """ValueError if `output` holds something else."""
         self.failures: list[str] = []
         self._paths: dict[str, Path] = {}
         self._seen: set[Region] = set()
         self._shapes: dict[Region, tuple[int, ...]] = {}
-        for path in scans(data):
-            self._plan(path)
+        for path in scans:
+            self._register(path)
         self.results = PointFile(output, environment)
-        self.rivals: list[RdPoint] = []
+        self.known: list[RdPoint] = []
         for csv in csvs:
             try:
-                found = read_csv(csv, self._shapes)
+                content = read_csv(csv, self._shapes)
             except (ValueError, OSError) as error:
                 self.failures.append(str(error))
                 continue
-            self.rivals += found.points
-            self.failures += found.faults
+            self.known += content.points
+            # The committed points need not be of the volumes measured.
+            if content.points or csv not in PEER_CSVS:
+                self.failures += content.faults
 
-    def _plan(self, path: Path) -> None:
+    def _register(self, path: Path) -> None:
         """Shapes from headers alone: what a CSV has to agree with."""
         name = scan_name(path)
         if name in self._paths:
@@ -232,47 +235,45 @@ class Bench:
         """What the schedule asks for, as far as the codec can."""
         try:
             return measure_curve(codec, source, schedule, self.results)
-        except (
-            ValueError,
-            RuntimeError,
-        ) as error:  # FormatError, an error of imagecodecs or ffmpeg
+        # A FormatError is a ValueError, errors of imagecodecs and ffmpeg are RuntimeErrors.
+        except (ValueError, RuntimeError) as error:
             self.failures.append(f"{source.name} with {codec.name}: {error}")
             return self.results.curve(source, codec)
 
-    def videos(self, source: Source, live: Sequence[Codec]) -> None:
+    def video_curves(self, source: Source, codecs: Sequence[Codec]) -> None:
         """The video codecs that no CSV has points of on this volume."""
-        known = {s.codec for s in self.rivals if (s.volume, s.roi) == (source.name, source.roi)}
-        for codec in live:
+        known = {p.codec for p in self.known if (p.volume, p.roi) == (source.name, source.roi)}
+        for codec in codecs:
             if codec.name not in known:
-                self.curve(codec, source, in_turn(codec.parameters(VIDEO_POINTS, [])))
+                self.curve(codec, source, each_of(codec.parameters(VIDEO_POINTS, [])))
 
     def dense(self, source: Source) -> list[Dense]:
-        """Where curves of this volume are compared, as far as the points of other codecs tell."""
-        region = (source.name, source.roi)
-        known = aggregate.curves_by_region([*self.rivals, *rd_points(self.points)]).get(region, {})
+        """Where curves of this volume are compared, from the points of other codecs."""
+        by_region = aggregate.curves_by_region([*self.known, *rd_points(self.points)])
+        curves = by_region.get((source.name, source.roi), {})
         anchor, high = (
-            _range(*aggregate.columns(known.get(codec, [])), rates)
-            for codec, rates in ((ANCHOR, ANCHOR_RATES), (JPEG2000, tables.HIGH_RATES))
+            _range(*aggregate.columns(curves.get(codec, [])), rates)
+            for codec, rates in ((ANCHOR, ANCHOR_RATES), (JPEG2000, HIGH_RATES))
         )
-        found = []
+        dense: list[Dense] = []
         if anchor is not None:
-            found += [
-                (anchor, DENSE_POINTS),
-                ((max(MIN_JPEG2000_PSNR, anchor[0]), anchor[1]), MIN_POINTS),
-            ]
-        return [*found, *([(high, MIN_POINTS)] if high is not None else [])]
+            dense.append((anchor, DENSE_POINTS))
+            dense.append(((max(MIN_JPEG2000_PSNR, anchor[0]), anchor[1]), MIN_POINTS))
+        if high is not None:
+            dense.append((high, MIN_POINTS))
+        return dense
 
-    def own(self, codec: Codec, source: Source) -> list[Point]:
-        """A curve of this project, dense where it is compared; of effort high there alone, at qualities of the default's."""
+    def project_curve(self, codec: Codec, source: Source) -> list[Point]:
+        """A curve of this project, dense where it is compared.
+
+        Of effort high only there, at qualities of the default effort.
+        """
         dense = self.dense(source)
         if codec.name == SLOW and dense:
-            usual = [
-                p
-                for p in self.results.points
-                if (p.codec, p.volume, p.roi) == (tables.OWN, source.name, source.roi)
-            ]
+            key = (PROJECT, source.name, source.roi)
+            usual = [p for p in self.results.points if (p.codec, p.volume, p.roi) == key]
             if qualities := covering(usual, dense[0][0]):
-                return self.curve(codec, source, in_turn(qualities))
+                return self.curve(codec, source, each_of(qualities))
         return self.curve(codec, source, lambda points: next_quality(points, dense))
 
     def finish(self, text: str) -> None:
@@ -284,12 +285,26 @@ class Bench:
             raise click.exceptions.Exit(1)
 
 
-def live_videos(names: Sequence[str] = tuple(LIVE)) -> list[Codec]:
+def summary(points: Sequence[Point], known: Sequence[RdPoint] = ()) -> str:
+    """All tables that the points allow."""
+    lossy = LossyTables.of(points, known)
+    parts = []
+    if lossy.codecs:
+        parts.append(lossy.by_class())
+        parts += [f"{codec}, every volume:\n\n{lossy.by_volume(codec)}" for codec in lossy.codecs]
+        parts.append(lossy.default_quality())
+    samples = [p for p in rd_points(points) if p.codec == MricodecLossless.name]
+    baselines = [p for p in rd_points(points) if not p.codec.startswith(PROJECT)]
+    parts.append(lossless_tables.lossless([*samples, *baselines, *known], MricodecLossless.name))
+    return "\n\n".join(part for part in parts if part) or "no points"
+
+
+def video_codecs(names: Sequence[str] = VIDEO) -> list[Codec]:
     """The video codecs that run here; the others are named on stderr."""
-    found, missing = available_baselines(names)
+    available, missing = available_baselines(names)
     for name, reason in missing.items():
         click.echo(f"not run: {name}: {reason}", err=True)
-    return found
+    return available
 
 
 def use_threads(threads: int | None) -> None:
@@ -299,7 +314,29 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def scans_of(data: Sequence[Path], split: str) -> list[Path]:
+    """The scans to measure; what differs from volumes.csv goes to stderr.
+
+    UsageError, in one line, if there are none.
+    """
+    try:
+        paths = volumes.scans(data, split)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for line in volumes.differences(paths, split):
+        click.echo(f"note: {line}", err=True)
+    return paths
+
+
+# Arguments and options that the commands share.
 DATA = click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+SPLIT = click.option(
+    "--split",
+    type=click.Choice(volumes.SPLITS),
+    default=volumes.SPLITS[0],
+    show_default=True,
+    help="Folder of a data folder that is measured.",
+)
 OUTPUT = click.option(
     "-o",
     "--output",
@@ -307,17 +344,28 @@ OUTPUT = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help="JSON lines.",
 )
-PEERS = click.option("--peers", "csvs", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
-                     help="CSV with points of other codecs on the same volumes; may be given several times.")  # fmt: skip
 THREADS = click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."
 )
 
 
+def peers_option(*defaults: Path) -> Callable[..., Any]:
+    """CSV files with points of other codecs; the committed ones by default."""
+    return click.option(
+        "--peers",
+        "csvs",
+        multiple=True,
+        default=defaults,
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="CSV with points of other codecs on the same volumes; default: those of peers/.",
+    )
+
+
 @click.command()
 @DATA
+@SPLIT
 @OUTPUT
-@PEERS
+@peers_option(LOSSY_PEERS, LOSSLESS_PEERS)
 @click.option(
     "--model",
     "models",
@@ -326,46 +374,62 @@ THREADS = click.option(
     default=("default",),
     show_default=True,
 )
-@click.option("--effort", "efforts", multiple=True, type=click.Choice(EFFORTS), default=("default",), show_default=True,
-              help="Effort of the encoder; may be given twice.")  # fmt: skip
-@click.option("--video", "live", multiple=True, type=click.Choice(tuple(LIVE)), default=tuple(LIVE), show_default=True,
-              help="Video codecs to run where the CSVs have no points.")  # fmt: skip
+@click.option(
+    "--effort",
+    "efforts",
+    multiple=True,
+    type=click.Choice(EFFORTS),
+    default=("default",),
+    show_default=True,
+    help="Effort of the encoder; may be given several times.",
+)
+@click.option(
+    "--video",
+    "videos",
+    multiple=True,
+    type=click.Choice(VIDEO),
+    default=VIDEO,
+    show_default=True,
+    help="Video codecs to run where the CSVs have no points.",
+)
+@click.option("--run-peers", is_flag=True, help="Run them where the CSVs have points, too.")
 @click.option("--only", type=click.Choice(("lossy", "lossless")), help="Leave out the other.")
 @THREADS
-def main(
-    data: tuple[Path, ...],
-    output: Path,
-    csvs: tuple[Path, ...],
-    models: tuple[str, ...],
-    efforts: tuple[Effort, ...],
-    live: tuple[str, ...],
-    only: str | None,
-    threads: int | None,
-) -> None:
-    """Measure every codec on the scans of DATA (files and folders) and print tables; repeat to resume."""
-    use_threads(threads)
+def main(**options: Any) -> None:
+    """Measure every codec on the scans of DATA and print tables; repeat to resume.
+
+    DATA: scans, folders of scans, or a data folder with test/ (or another --split).
+    """
+    use_threads(options["threads"])
+    only = options["only"]
     try:
-        bench = Bench(data, output, csvs)
-        own = [
+        scans = scans_of(options["data"], options["split"])
+        bench = Bench(scans, options["output"], options["csvs"])
+        models = [
             Mricodec(name, effort=effort)
-            for name in dict.fromkeys(models)
-            for effort in dict.fromkeys(efforts)
+            for name in dict.fromkeys(options["models"])
+            for effort in dict.fromkeys(options["efforts"])
         ]
         jpeg2000, lossless = still.jpeg2000(), [MricodecLossless(), *still.lossless()]
     except (MissingExtra, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    videos = live_videos(live) if only != "lossless" else []
+    videos = video_codecs(options["videos"]) if only != "lossless" else []
+    if options["run_peers"]:
+        rerun = {codec.name for codec in videos}
+        bench.known = [point for point in bench.known if point.codec not in rerun]
     for whole, part in bench.sources():
         if only != "lossless":
-            bench.curve(jpeg2000, part, in_turn(TARGETS))
-            bench.videos(part, videos)
-            for model in own:
-                bench.own(model, part)
+            bench.curve(jpeg2000, part, each_of(TARGETS))
+            bench.video_curves(part, videos)
+            for model in models:
+                bench.project_curve(model, part)
         if only != "lossy":
             for codec in lossless:
-                bench.curve(codec, whole, in_turn([0.0]))
-    bench.finish(tables.summary([p for p in bench.points if only is None or math.isinf(p.psnr) == (only == "lossless")],
-                                bench.rivals))  # fmt: skip
+                bench.curve(codec, whole, each_of([0.0]))
+    points = bench.points
+    if only is not None:
+        points = [p for p in points if math.isinf(p.psnr) == (only == "lossless")]
+    bench.finish(summary(points, bench.known))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""Times and memory of a whole volume: `python -m benchmarks.speed SCAN`, on an otherwise idle machine.
+"""Times and memory of a whole volume, on an otherwise idle machine.
 
-Best and median of five, after a first that loads what is kept. `--profile` says instead where the time of one process goes.
+    python -m benchmarks.speed SCAN
+
+Best and median of five runs, after a first that loads the model. With `--profile`, the share of
+each part of the default model in the time of one process instead.
 """
 
 from __future__ import annotations
@@ -15,24 +18,26 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from mricodec import codec
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.codec.evaluation.rate_distortion import Source
 
+# Timed runs.
 RUNS = 5
 
 
 def peak_memory() -> float:
     """GB, this process and its helpers together, since each began (Linux)."""
-    own = Path("/proc") / str(os.getpid())
-    helpers = [pid for file in own.glob("task/*/children") for pid in file.read_text().split()]
-    states = [(Path("/proc") / pid / "status").read_text() for pid in (own.name, *helpers)]
+    process = Path("/proc") / str(os.getpid())
+    helpers = [pid for file in process.glob("task/*/children") for pid in file.read_text().split()]
+    states = [(Path("/proc") / pid / "status").read_text() for pid in (process.name, *helpers)]
     return sum(int(re.findall(r"VmHWM:\s+(\d+) kB", state)[0]) for state in states) / 1e6
 
 
 def timed_parts() -> dict[str, float]:
-    """From now on the seconds of the processor in each part of the default model; none of the functions calls another."""
+    """CPU seconds in each part of the default model from now on; no part calls another."""
     from mricodec.models.lossy import lapped_transform as transform
     from mricodec.models.lossy import pass_symbols, rdo, sign_hiding
     from mricodec.models.lossy.band_networks import BandNet, ContextPass
@@ -65,8 +70,8 @@ def timed_parts() -> dict[str, float]:
 
         return wrapped
 
-    for part, places in parts.items():
-        for owner, name in places:
+    for part, functions in parts.items():
+        for owner, name in functions:
             wrapped = timed(part, getattr(owner, name))
             setattr(
                 owner,
@@ -77,7 +82,7 @@ def timed_parts() -> dict[str, float]:
 
 
 def shares(work: Callable[[], object], spent: dict[str, float]) -> str:
-    """Seconds of the processor, and the share of each part."""
+    """CPU seconds, and the share of each part."""
     spent.update(dict.fromkeys(spent, 0.0))
     start = time.process_time()
     work()
@@ -88,48 +93,57 @@ def shares(work: Callable[[], object], spent: dict[str, float]) -> str:
     )
 
 
+def profile(voxels: NDArray[Any]) -> None:
+    """Print where the time of one process goes at the default quality."""
+    # torch and the helper processes read it.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    encoder, decoder = codec.Encoder(), codec.Decoder()
+    stream = encoder.encode(voxels) or b""
+    decoder.decode(stream)
+    spent = timed_parts()
+    click.echo(f"encode {shares(lambda: encoder.encode(voxels), spent)}")
+    click.echo(f"decode {shares(lambda: decoder.decode(stream), spent)}")
+
+
+def measure(name: str, encoder: codec.Encoder, voxels: NDArray[Any]) -> None:
+    """Print times, rate and memory of one setting."""
+    decoder = codec.Decoder()
+    decoder.decode(encoder.encode(voxels) or b"")
+    stream = b""
+    times: dict[str, list[float]] = {"encode": [], "decode": []}
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        stream = encoder.encode(voxels) or b""
+        encoded = time.perf_counter()
+        decoder.decode(stream)
+        times["encode"].append(encoded - start)
+        times["decode"].append(time.perf_counter() - encoded)
+    memory = peak_memory()
+    rate = 8 * len(stream) / voxels.size
+    text = ", ".join(
+        f"{direction} {min(seconds):.1f} s (median {statistics.median(seconds):.1f})"
+        for direction, seconds in times.items()
+    )
+    click.echo(f"{name}: {text}, {rate:.3f} bpv, peak {memory:.2f} GB")
+
+
 @click.command()
-@click.argument("scan", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--profile", is_flag=True, help="Of the default quality in one process, where the time goes."
-)
-def main(scan: Path, profile: bool) -> None:
-    """Encode and decode the voxels of SCAN; the slices are taken along i where that axis is shorter than k."""
-    voxels = Source.of_file(scan).voxels
+@click.argument("scan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--profile", "profiled", is_flag=True, help="Print where the time goes instead.")
+def main(scan: Path, profiled: bool) -> None:
+    """Encode and decode the voxels of SCAN; slices are taken along i where that axis is shorter."""
+    try:
+        voxels = Source.of_file(scan).voxels
+    except ValueError as error:
+        raise click.ClickException(f"{scan}: {error}") from error
     if voxels.shape[-1] < voxels.shape[0]:
         voxels = np.ascontiguousarray(np.moveaxis(voxels, -1, 0))
     click.echo(f"{voxels.shape} {voxels.dtype}, {voxels.nbytes / 1e6:.1f} MB")
-    if profile:
-        os.environ["OMP_NUM_THREADS"] = "1"  # of which torch and the helper processes take notice
-        encoder, decoder = codec.Encoder(), codec.Decoder()
-        stream = encoder.encode(voxels) or b""
-        decoder.decode(stream)
-        spent = timed_parts()
-        click.echo(f"encode {shares(lambda: encoder.encode(voxels), spent)}")
-        click.echo(f"decode {shares(lambda: decoder.decode(stream), spent)}")
+    if profiled:
+        profile(voxels)
         return
-    for name, encoder in (
-        ("lossless", codec.Encoder(lossless=True)),
-        ("default quality", codec.Encoder()),
-    ):
-        decoder = codec.Decoder()
-        decoder.decode(encoder.encode(voxels) or b"")
-        stream = b""
-        encoding, decoding = [], []
-        for _ in range(RUNS):
-            start = time.perf_counter()
-            stream = encoder.encode(voxels) or b""
-            encoding.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            decoder.decode(stream)
-            decoding.append(time.perf_counter() - start)
-        memory = peak_memory()
-        rate = 8 * len(stream) / voxels.size
-        ways = ", ".join(
-            f"{way} {min(times):.1f} s (median {statistics.median(times):.1f})"
-            for way, times in (("encode", encoding), ("decode", decoding))
-        )
-        click.echo(f"{name}: {ways}, {rate:.3f} bpv, peak {memory:.2f} GB")
+    measure("lossless", codec.Encoder(lossless=True), voxels)
+    measure("default quality", codec.Encoder(), voxels)
 
 
 if __name__ == "__main__":

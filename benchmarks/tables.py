@@ -1,218 +1,90 @@
-"""What the points say, as tables in Markdown: bits at equal PSNR, the default quality, lossless sizes."""
+"""All tables of README.md from the committed results and points of peers; nothing is measured.
+
+python -m benchmarks.tables
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 
-from mricodec.codec.evaluation import aggregate, bd_rate
-from mricodec.codec.evaluation.aggregate import (
-    ANCHOR,
-    ANCHOR_RATES,
-    JPEG2000,
-    BdRow,
-    Mean,
-    markdown,
-)
-from mricodec.codec.evaluation.codecs import MricodecLossless
-from mricodec.codec.evaluation.points import RdPoint, rd_points
-from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Point
-from mricodec.codec.voxels.metrics import Range
+import click
+
+from mricodec.codec.evaluation.points import PointFile, RdPoint, rd_points, read_csv
+from mricodec.codec.evaluation.rate_distortion import Point
 from mricodec.codec.voxels.quality import DEFAULT_QUALITY
 
-OWN = "mricodec"  # how the names of this project's codecs begin
-REFERENCES = (ANCHOR, "x265-veryslow", "vvenc-medium", JPEG2000)
-HIGH_RATES = (0.8, 1.6)  # bits per voxel of JPEG 2000, a range of its own
-WORST_PSNRS = (28.0, 52.0)  # dB between which no volume may need more bits than JPEG 2000
-LOSSLESS_REFERENCE = "jxl-e7"
+from . import lossless_tables, lossy_tables, volumes
+from .lossy_tables import PROJECT, LossyTables
 
-NEAR_ISOTROPIC, THICK, DIFFUSION, BODY = "near-isotropic", "thick slices", "diffusion", "body"
-CLASSES = {
-    "mri10yr": NEAR_ISOTROPIC, "saganon": NEAR_ISOTROPIC, "studyforrest": NEAR_ISOTROPIC,
-    "openms": THICK, "sctms": THICK,
-    "dcmqacanon61": DIFFUSION, "dcmqauih": DIFFUSION,
-    "prostatex": BODY,
-}  # fmt: skip
-_OF_GEOMETRY = {"4-D": DIFFUSION}  # other names of `rate_distortion.group_of`
-
-
-def classes(points: Iterable[Point]) -> dict[str, str]:
-    """The class of each volume: by the beginning of its name, or of the scan's geometry for a name that is not known."""
-    return {
-        p.volume: CLASSES.get(p.volume.partition("_")[0], _OF_GEOMETRY.get(p.group, p.group))
-        for p in points
-    }
+FOLDER = Path(__file__).parent
+# Points of codecs that were measured elsewhere, see peers/README.md.
+PEER_CSVS = LOSSY_PEERS, LOSSLESS_PEERS, NEAR_PEERS = tuple(
+    FOLDER / "peers" / f"{name}.csv" for name in ("lossy", "lossless", "near")
+)
+# From the simplest model to the whole, by the names that `benchmarks.ablation` gives them.
+ABLATION = (
+    f"{PROJECT}-factorized",
+    f"{PROJECT}-hyperprior",
+    f"{PROJECT} + context",
+    f"{PROJECT} + slices",
+    PROJECT,
+    f"{PROJECT}-high",
+)
+# Codecs of the table of lossless sizes by their names in the results.
+LOSSLESS = f"{PROJECT}-default"
 
 
-def summary(points: Sequence[Point], rivals: Sequence[RdPoint] = ()) -> str:
-    """All tables that the points allow; `rivals` are points of codecs that were not run, lossless ones among them."""
-    samples = rd_points(points)
-    finite = [point for point in points if math.isfinite(point.psnr)]
-    codecs = list(dict.fromkeys(point.codec for point in finite if point.codec.startswith(OWN)))
-    of_volume = classes(points)
-    parts = []
-    if codecs:
-        rows = aggregate.bd_rows(samples, rivals, codecs, REFERENCES)
-        high = aggregate.bd_rows(samples, rivals, codecs, [JPEG2000], {JPEG2000: HIGH_RATES})
-        low, top = ANCHOR_RATES
-        parts += [
-            f"Bits at equal PSNR, % (negative: fewer), over the PSNRs of {ANCHOR} at {low:g} to {top:g} bits per voxel; "
-            f"{aggregate.CONFIDENCE:g} % bootstrap intervals over the volumes",
-            by_class(rows, of_volume),
-            f"The same against {JPEG2000} alone, at its {HIGH_RATES[0]:g} to {HIGH_RATES[1]:g} bits per voxel",
-            by_class(high, of_volume),
-        ]
-        for codec in codecs:
-            parts += [
-                f"{codec}, every volume",
-                by_volume(samples, rivals, codec, rows, high, of_volume),
-            ]
-        parts += [f"Default quality, {DEFAULT_QUALITY:g}", default_quality(finite, of_volume)]
-    lossless = lossless_table([*samples, *rivals])
-    if lossless:
-        parts += ["Lossless, bits per voxel of whole volumes", lossless]
-    return "\n\n".join(part for part in parts if part) or "no points"
+def committed(name: str) -> list[Point]:
+    """The points of a committed file of results."""
+    return PointFile(FOLDER / f"{name}.jsonl", dict).points
 
 
-def by_class(rows: Sequence[BdRow], of_volume: dict[str, str]) -> str:
-    """A line for each pair of codecs: means of the classes and of all volumes, and the worst of these."""
-    if not rows:
-        return "no pair of codecs has points on the same volume"
-    groups = _ordered(of_volume[row.volume] for row in rows)
-    lines = []
-    for pair in aggregate.pairs(rows):
-        *each, every = aggregate.class_means(rows, pair, groups, of_volume)
-        named = aggregate.worst_case(rows, pair)
-        lines.append([*pair, *map(Mean.text, each), every.text(), str(every.volumes), named])
-    return markdown(["codec", "against", *groups, "mean", "volumes", "worst"], lines)
+def peers(path: Path) -> list[RdPoint]:
+    """The points of a CSV of peers."""
+    return list(read_csv(path).points)
 
 
-def by_volume(
-    samples: Sequence[RdPoint], rivals: Sequence[RdPoint], codec: str,
-    rows: Sequence[BdRow], high: Sequence[BdRow], of_volume: dict[str, str],
-) -> str:  # fmt: skip
-    """BD-rates of a codec; "*": fewer than 8 of its points in the range. Where it does worst beside JPEG 2000."""
-    own = {row.volume: row for row in high if row.codec == codec}
-    references = [
-        name
-        for name in REFERENCES
-        if any(row.reference == name and row.codec == codec for row in rows)
-    ]
-    worst = excesses(samples, rivals, codec)
-    low, top = WORST_PSNRS
-    lines = []
-    for volume, group in of_volume.items():
-        of_pair = {row.reference: row for row in rows if (row.volume, row.codec) == (volume, codec)}
-        if not of_pair and volume not in worst:
-            continue
-        first = next((row.result for row in of_pair.values() if row.result), None)
-        span = f"{first.low:.1f} to {first.high:.1f} ({first.points})" if first else "-"
-        found = [_percent(of_pair.get(name)) for name in references]
-        excess = "{:+.1f} at {:.1f} dB".format(*worst[volume]) if volume in worst else "-"
-        lines.append([volume, group, span, *found, _percent(own.get(volume)), excess])
-    last = [
-        f"{JPEG2000} at {HIGH_RATES[0]:g} to {HIGH_RATES[1]:g}",
-        f"most against {JPEG2000}, {low:g} to {top:g} dB",
-    ]
-    table = markdown(["volume", "class", "common range, dB (points)", *references, *last], lines)
-    worse = [volume for volume, (percent, _) in worst.items() if percent > 0]
-    if not worst:
-        return table
-    return f"{table}\n\nWorse than {JPEG2000} somewhere between {low:g} and {top:g} dB: {', '.join(worse) or 'nowhere'}"
+def sections() -> Iterator[tuple[str, str]]:
+    """Title and content of every table."""
+    yield from _lossy_sections()
+    yield from _exact_sections()
 
 
-def excesses(
-    samples: Iterable[RdPoint], rivals: Iterable[RdPoint], codec: str, psnrs: Range = WORST_PSNRS
-) -> dict[str, tuple[float, float]]:
-    """By volume, the most bits that a codec needs more than JPEG 2000 at any PSNR of the range: (percent, dB)."""
-    known = aggregate.curves_by_region(rivals)
-    found = {}
-    for region, measured in aggregate.curves_by_region(samples).items():
-        curves = known.get(region, {}) | measured
-        if codec in curves and JPEG2000 in curves:
-            own, reference = (aggregate.columns(curves[name]) for name in (codec, JPEG2000))
-            try:
-                found[region[0]] = bd_rate.largest_excess(*own, *reference, *psnrs)
-            except ValueError:  # too few points, nothing in common
-                continue
-    return found
+def _lossy_sections() -> Iterator[tuple[str, str]]:
+    points, known = committed("results"), peers(LOSSY_PEERS)
+    codecs = (PROJECT, f"{PROJECT}-high")
+    test = LossyTables(points, known, codecs)
+    yield "Lossy, test volumes", test.by_class()
+    yield f"Lossy, the default quality ({DEFAULT_QUALITY:g})", test.default_quality()
+    for codec in codecs:
+        yield f"Lossy, every test volume: {codec}", test.by_volume(codec)
+    validation = LossyTables(committed("validation"), (), [PROJECT])
+    yield "Lossy, validation volumes", validation.by_class()
+    ablated = {point.volume for point in points if point.codec == f"{PROJECT} + context"}
+    part = [point for point in points if point.volume in ablated]
+    yield "Ablation", lossy_tables.ablation(part, known, ABLATION)
 
 
-def default_quality(points: Iterable[Point], of_volume: dict[str, str]) -> str:
-    """Rate and error at the default quality, and their range."""
-    found = [p for p in points if p.param == DEFAULT_QUALITY and p.codec.startswith(OWN)]
-    lines = [
-        [
-            p.volume,
-            of_volume[p.volume],
-            p.codec,
-            f"{p.bpv:.3f}",
-            f"{p.psnr:.2f}",
-            f"{p.ssim:.4f}",
-            f"{p.rmse_noise:.3f}",
-        ]
-        for p in found
-    ]
-    for codec in dict.fromkeys(p.codec for p in found):
-        for title, pick in _EXTREMES.items():
-            each = (
-                [getattr(p, name) for p in found if p.codec == codec]
-                for name in ("bpv", "psnr", "ssim", "rmse_noise")
-            )
-            cells = [
-                f"{pick(values):{form}}"
-                for values, form in zip(each, (".3f", ".2f", ".4f", ".3f"), strict=True)
-            ]
-            lines.append([title, "", codec, *cells])
-    return (
-        markdown(["volume", "class", "codec", "bpv", "PSNR", "SSIM", "RMSE/noise"], lines)
-        if found
-        else ""
-    )
+def _exact_sections() -> Iterator[tuple[str, str]]:
+    exact, known = committed("exact"), peers(LOSSLESS_PEERS)
+    test_names = {volume.name for volume in volumes.listed() if volume.split == "test"}
+    test = [point for point in exact if point.volume in test_names]
+    ours = [point for point in test if point.codec == LOSSLESS]
+    yield "Lossless, bits per voxel", lossless_tables.lossless([*rd_points(ours), *known], LOSSLESS)
+    yield "Lossless, efforts", lossless_tables.efforts(test, known)
+    bounded = lossless_tables.near_lossless(test, peers(NEAR_PEERS), f"{PROJECT}-near")
+    yield "Bounded error", bounded
+    yield "Layers", lossless_tables.layers(exact)
+    yield "4-D scans without loss", lossless_tables.series_4d(exact)
 
 
-_EXTREMES: dict[str, Callable[[Iterable[float]], float]] = {"least": min, "most": max}
+@click.command()
+def main() -> None:
+    """Print every table."""
+    for title, content in sections():
+        click.echo(f"## {title}\n\n{content}\n")
 
 
-def lossless_table(samples: Iterable[RdPoint]) -> str:
-    """Bits per voxel on the volumes that `MricodecLossless` has, of the codecs that have all of them, smallest mean first.
-
-    "" without volumes. Files of lossy codecs that happen to be exact do not count.
-    """
-    rates: dict[str, dict[str, float]] = {}
-    for sample in samples:
-        if sample.roi == "full" and math.isinf(sample.psnr):
-            rates.setdefault(sample.codec, {}).setdefault(sample.volume, sample.bpv)
-    names = sorted(rates.get(MricodecLossless.name, ()))
-    rates = {
-        codec: of
-        for codec, of in rates.items()
-        if codec == MricodecLossless.name or not codec.startswith(OWN)
-    }
-    whole = {
-        codec: [of[name] for name in names]
-        for codec, of in rates.items()
-        if all(name in of for name in names)
-    }
-    if not names or not whole:
-        return ""
-    means = {codec: sum(of) / len(of) for codec, of in whole.items()}
-    reference = means.get(LOSSLESS_REFERENCE)
-    lines = []
-    for codec, mean in sorted(means.items(), key=lambda item: item[1]):
-        relative = f"{100 * (mean / reference - 1):+.1f} %" if reference else "-"
-        lines.append([codec, f"{mean:.3f}", relative, *(f"{rate:.3f}" for rate in whole[codec])])
-    return markdown(["codec", "mean", f"to {LOSSLESS_REFERENCE}", *names], lines)
-
-
-def _ordered(groups: Iterable[str]) -> list[str]:
-    """Each once, the usual ones first."""
-    there = set(groups)
-    usual = [group for group in (NEAR_ISOTROPIC, THICK, DIFFUSION, BODY) if group in there]
-    return usual + sorted(there.difference(usual))
-
-
-def _percent(row: BdRow | None) -> str:
-    if row is None or row.result is None:
-        return "-"
-    return f"{row.result.percent:+.1f}" + ("*" if row.result.points < MIN_POINTS else "")
+if __name__ == "__main__":
+    main()

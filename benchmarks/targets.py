@@ -1,7 +1,10 @@
-"""How near targets are met and what that takes: `python -m benchmarks.targets DATA`, on an otherwise idle machine.
+"""How near targets are met and how long that takes, on an otherwise idle machine.
 
-Of every volume of over a million voxels (of a 4-D scan the first): PSNR and size as measured on the file and what decodes from
-it; the time beside that of the quality that it comes to, each once, after a run that loads what is kept.
+    python -m benchmarks.targets DATA...
+
+Of every volume of more than a million voxels (of a 4-D scan the first): PSNR and size as measured
+on the file and on what it decodes to; the time relative to that of the quality that the search ends
+at, each once, after a run that loads the model.
 """
 
 from __future__ import annotations
@@ -10,18 +13,22 @@ import io
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mricodec import codec
-from mricodec.benchmarks.run import scans
 from mricodec.codec.evaluation.rate_distortion import Source
 from mricodec.codec.pipeline.writing import EncodeReport
 from mricodec.codec.voxels import metrics
 from mricodec.codec.voxels.quality import DEFAULT_QUALITY, QUALITY_PER_OCTAVE, STEP_AT_DEFAULT
 
+from . import run
+
+# Smaller volumes are over too soon to be timed.
 MIN_VOXELS = 1_000_000
-TARGETS = (
+# Kind and value of each target; PSNR in dB, bpv in bits per voxel.
+TARGETS: tuple[tuple[str, float], ...] = (
     ("psnr", 32.0),
     ("psnr", 44.0),
     ("bpv", 0.2),
@@ -39,57 +46,83 @@ def timed(encoder: codec.Encoder, source: Source) -> tuple[float, bytes, EncodeR
 
 
 def same_quality(report: EncodeReport) -> codec.Encoder:
-    """An encoder with the step of a stream."""
+    """An encoder with the quantiser step of a stream."""
     assert report.fidelity is not None
     octaves = math.log2(report.fidelity.step / (STEP_AT_DEFAULT * report.fidelity.sigma_hat))
-    return codec.Encoder(
-        quality=min(max(DEFAULT_QUALITY - QUALITY_PER_OCTAVE * octaves, 0.0), 100.0)
-    )
+    quality = DEFAULT_QUALITY - QUALITY_PER_OCTAVE * octaves
+    return codec.Encoder(quality=min(max(quality, 0.0), 100.0))
 
 
 def reached(kind: str, source: Source, stream: bytes) -> float:
+    """What the stream has of the kind of a target."""
     if kind == "psnr":
         return metrics.psnr(source.voxels, codec.decode(stream).array)
-    return (
-        8 * len(stream) / source.voxels.size
-        if kind == "bpv"
-        else source.voxels.nbytes / len(stream)
-    )
+    if kind == "bpv":
+        return 8 * len(stream) / source.voxels.size
+    return source.voxels.nbytes / len(stream)
+
+
+class Summary:
+    """The largest deviations and times of all targets."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, float] = {}
+        self._slowest, self._missed, self._count = 0.0, 0, 0
+
+    def measure(self, kind: str, target: float, source: Source) -> str:
+        """Encode with one target; a line about it."""
+        settings: dict[str, Any] = {kind: target}
+        seconds, stream, report = timed(codec.Encoder(**settings), source)
+        usual, _, _ = timed(same_quality(report), source)
+        value = reached(kind, source, stream)
+        error = abs(value - target) if kind == "psnr" else abs(value / target - 1)
+        self._count += 1
+        self._slowest = max(self._slowest, seconds / usual)
+        note = ""
+        if report.missed is None:
+            self._errors[kind] = max(self._errors.get(kind, 0.0), error)
+        else:
+            self._missed += 1
+            note = f", {report.missed}"
+        line = f"{source.name} {kind} {target:g}: {value:.4g}, "
+        return line + f"{seconds / usual:.1f} times {usual:.1f} s{note}"
+
+    def __str__(self) -> str:
+        errors = ", ".join(
+            f"{kind} {error:.2f} dB" if kind == "psnr" else f"{kind} {error:.1%}"
+            for kind, error in self._errors.items()
+        )
+        return (
+            f"{self._count} targets, {self._missed} missed with a warning; largest deviation of "
+            f"the others: {errors or '-'}; at most {self._slowest:.1f} times as long"
+        )
 
 
 @click.command()
-@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-def main(data: tuple[Path, ...]) -> None:
-    """Encode the scans of DATA with targets and print how near each is met, and the worst of all."""
-    worst: dict[str, float] = {}
-    slowest, missed, count = 0.0, 0, 0
-    for path in scans(data):
-        source = Source.bare(path)
+@run.DATA
+@run.SPLIT
+def main(data: tuple[Path, ...], split: str) -> None:
+    """Encode the scans of DATA with targets, print how near each is met, and the largest deviation.
+
+    DATA: scans, folders of scans, or a data folder with test/ (or another --split).
+    """
+    summary, failures = Summary(), 0
+    for path in run.scans_of(data, split):
+        try:
+            source = Source.bare(path)
+        except (ValueError, OSError) as error:
+            failures += 1
+            click.echo(f"left out: {path}: {error}", err=True)
+            continue
         if source.voxels.size < MIN_VOXELS:
             continue
-        kept = codec.Encoder()  # and with it the model and its processes
-        kept.encode(source.voxels)
-        for kind, wanted in TARGETS:
-            seconds, stream, report = timed(codec.Encoder(**{kind: wanted}), source)  # type: ignore[arg-type]
-            usual, _, _ = timed(same_quality(report), source)
-            found = reached(kind, source, stream)
-            error = abs(found - wanted) if kind == "psnr" else abs(found / wanted - 1)
-            count, slowest = count + 1, max(slowest, seconds / usual)
-            if report.missed is None:
-                worst[kind] = max(worst.get(kind, 0.0), error)
-            else:
-                missed += 1
-            note = "" if report.missed is None else f", {report.missed}"
-            click.echo(
-                f"{source.name} {kind} {wanted:g}: {found:.4g}, {seconds / usual:.1f} times {usual:.1f} s{note}"
-            )
-    errors = ", ".join(
-        f"{kind} {error:.2f} dB" if kind == "psnr" else f"{kind} {error:.1%}"
-        for kind, error in worst.items()
-    )
-    click.echo(
-        f"{count} targets, {missed} missed with a warning; worst of the others: {errors}; at most {slowest:.1f} times"
-    )
+        encoder = codec.Encoder()  # While it lives, the model and its processes are kept.
+        encoder.encode(source.voxels)
+        for kind, target in TARGETS:
+            click.echo(summary.measure(kind, target, source))
+    click.echo(str(summary))
+    if failures:
+        raise click.exceptions.Exit(1)
 
 
 if __name__ == "__main__":

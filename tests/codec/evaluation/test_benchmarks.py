@@ -1,4 +1,4 @@
-"""The benchmarks: peers lose nothing, curves are dense where they are compared, tables are right, parts can be switched off."""
+"""Benchmarks: baselines, dense curves, tables of the committed results, data folders, ablation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def point(
     values: dict[str, Any] = {
         field.name: "" if field.type == "str" else 1 for field in fields(Point)
     }
-    given = {
+    basic = {
         "codec": codec_name,
         "param": param,
         "bpv": bpv,
@@ -55,7 +55,7 @@ def point(
         "volume": volume,
         "roi": "full",
     }
-    return Point(**values | given | others)
+    return Point(**values | basic | others)
 
 
 def curve(codec_name: str, factor: float, volume: str = "mri10yr_a", **others: Any) -> list[Point]:
@@ -140,35 +140,35 @@ def test_a_curve_ends_at_the_finest_psnr_or_error(bench: Bench) -> None:
 
 
 def test_bd_rates_use_the_range_of_x265(bench: Bench) -> None:
-    tables = bench("tables")
-    own = curve("mricodec", 0.5) + curve("mricodec", 1.5, "sctms_b")
-    rivals = [
+    lossy_tables = bench("lossy_tables")
+    points = curve("mricodec", 0.5) + curve("mricodec", 1.5, "sctms_b")
+    known = [
         sample
         for volume in ("mri10yr_a", "sctms_b")
         for name, factor in (("x265-medium", 1.0), ("jpeg2000", 2.0), ("unlisted", 1.0))
         for sample in rd_points(curve(name, factor, volume))
     ]
-    rows = aggregate.bd_rows(rd_points(own), rivals, ["mricodec"], tables.REFERENCES)
+    rows = aggregate.bd_rows(rd_points(points), known, ["mricodec"], lossy_tables.REFERENCES)
     x265, jpeg2000 = (row for row in rows if row.volume == "mri10yr_a")
     assert x265.result is not None
     assert jpeg2000.result is not None
     assert x265.result.low == pytest.approx(20 + 4 * math.log2(0.05 / 0.02), abs=0.05)
     assert x265.result.high == pytest.approx(20 + 4 * math.log2(0.8 / 0.02), abs=0.05)
     assert jpeg2000.result.low == pytest.approx(max(25, x265.result.low))
-    text = tables.summary(own, rivals)
-    assert "| codec | against | near-isotropic | thick slices | mean | volumes | worst |" in text
+    text = bench("run").summary(points, known)
+    assert "| against | near-isotropic (1) | thick slices (1) | mean | volumes | worst" in text
+    # Two volumes have no interval, and few points are marked everywhere.
     assert "| mricodec | x265-medium | -50.0* | +50.0* | +0.0* | 2 | sctms_b (+50.0*) |" in text
     assert "| mricodec | jpeg2000 | -75.0* | -25.0* | -50.0* | 2 | sctms_b (-25.0*) |" in text
+    assert "* fewer than 8 points" in text
     assert "unlisted" not in text
-    # few points are marked; the range stands beside them
-    assert (
-        "| mri10yr_a | near-isotropic | 25.3 to 41.3 (4) | -50.0* | -75.0* | -75.0* | -75.0 at"
-        in text
-    )
-    assert "Worse than jpeg2000 somewhere between 28 and 52 dB: nowhere" in text
-    text = tables.summary(
-        curve("mricodec", 2.1) + curve("jpeg2000", 2.0)
-    )  # measured here, the anchor not known
+    row = "| mri10yr_a | near-isotropic | 25.3 to 41.3 (4) | -50.0* | -75.0* | -75.0* | -75.0 at"
+    assert row in text
+    assert "More bits than jpeg2000 somewhere between 28 and 52 dB: nowhere" in text
+
+
+def test_volumes_that_need_more_bits_than_jpeg2000_are_named(bench: Bench) -> None:
+    text = bench("run").summary(curve("mricodec", 2.1) + curve("jpeg2000", 2.0))
     assert "+5.0 at" in text
     assert "28 and 52 dB: mri10yr_a" in text
 
@@ -180,50 +180,155 @@ def test_classes_are_those_of_the_names_and_else_of_the_geometry(bench: Bench) -
         "a": "4-D",
         "b": "thick slices",
     }
-    found = bench("tables").classes(
+    classes = bench("lossy_tables").classes(
         point("mricodec", 0, 1, 30, name, group=group) for name, group in names.items()
     )
-    assert list(found.values()) == ["body", "thick slices", "diffusion", "thick slices"]
+    assert list(classes.values()) == ["body", "thick slices", "diffusion", "thick slices"]
 
 
-def test_the_default_quality_is_shown_with_its_extremes(bench: Bench) -> None:
+def test_the_default_quality_is_compared_at_its_psnr(bench: Bench) -> None:
     points = [
-        point("mricodec", 50, 0.5, 40, "a", rmse_noise=0.6), point("mricodec", 50, 1.5, 30, "b", rmse_noise=0.8),
-        point("mricodec", 40, 0.2, 20, "a", rmse_noise=2),
-    ]  # fmt: skip
-    text = bench("tables").default_quality(points, {"a": "x", "b": "y"})
-    assert "| a | x | mricodec | 0.500 | 40.00 | 1.0000 | 0.600 |" in text
-    assert "| most |  | mricodec | 1.500 | 40.00 | 1.0000 | 0.800 |" in text
-    assert len(text.splitlines()) == 6
+        point("mricodec", 50, 0.5, 40, "a", rmse_noise=0.6, group="x"),
+        point("mricodec", 50, 1.5, 30, "b", rmse_noise=0.8, group="y"),
+        point("mricodec", 40, 0.2, 20, "a", rmse_noise=2, group="x"),
+    ]
+    known = rd_points(curve("x265-medium", 1.0, "a"))
+    text = bench("lossy_tables").LossyTables.of(points, known).default_quality()
+    assert text.splitlines()[2:] == [
+        "| a | x | 0.500 | 40.00 | 0.60 | 0.640 |",
+        "| b | y | 1.500 | 30.00 | 0.80 | - |",
+        "| mean; of the others the mean ratio (volumes) |  | 1.000 | 35.00 | 0.70 | × 1.28 (1) |",
+    ]
 
 
 def test_lossless_table(bench: Bench) -> None:
-    own = [
+    points = [
         point("mricodec-lossless", 0, rate, math.inf, volume)
         for volume, rate in (("a", 3.0), ("b", 5.0))
     ]
-    rivals = [
+    known = [
         RdPoint(volume, "full", "jxl-e7", rate, math.inf)
         for volume, rate in (("a", 4.0), ("b", 4.0), ("c", 1.0))
     ]
-    rivals += [
+    known += [
         RdPoint("a", "full", "part", 1.0, math.inf),
         RdPoint("a", "slab8", "jxl-e7", 9, math.inf),
     ]
-    text = bench("tables").summary(own, rivals)
+    text = bench("run").summary(points, known)
     assert "| mricodec-lossless | 4.000 | +0.0 % | 3.000 | 5.000 |" in text
     assert "part" not in text
-    exact = [
-        point("mricodec", 80, 6, math.inf, "a"),
-        point("jpeg2000", 80, 6, math.inf, "a"),
-    ]  # of curves that end there
-    assert bench("tables").summary(exact) == "no points"
+    # Curves that end without loss are no lossless codecs.
+    exact = [point("mricodec", 80, 6, math.inf, "a"), point("jpeg2000", 80, 6, math.inf, "a")]
+    assert bench("run").summary(exact) == "no points"
+
+
+def test_near_lossless_table_names_where_a_baseline_is_smaller(bench: Bench) -> None:
+    points = [point("mricodec-near", 2.0, 1.0, 60, volume, exact=0) for volume in ("a", "b")]
+    known = [
+        RdPoint(volume, "full", codec_name, rate, 59, param=2)
+        for volume in ("a", "b")
+        for codec_name, rate in (("quant+jxl-e7", 1.25), ("sz3", 1.5 if volume == "a" else 0.9))
+    ]
+    text = bench("lossless_tables").near_lossless(points, known, "mricodec-near")
+    assert "| 2 | 2 | 1.000 | 60.00 | 1.250 | 59.00 | 20.0 % | b (sz3) |" in text
+
+
+def test_the_tables_of_the_readme_are_those_of_the_committed_results(bench: Bench) -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    sections = dict(bench("tables").sections())
+    assert len(sections) == 11
+    for title, content in sections.items():
+        assert "|" in content, title
+        if title.startswith("Lossy, every test volume"):
+            continue
+        tables = [part for part in content.split("\n\n") if part.startswith("|")]
+        if title == "Lossless, bits per voxel":  # The README leaves out the columns of volumes.
+            tables = [" | ".join(line.split(" | ")[:3]) for line in content.splitlines()]
+        if title == "Lossy, validation volumes":
+            tables = tables[:1]
+        for table in tables:
+            assert table in text, title
+
+
+def test_the_main_table_of_the_readme_has_the_figures_of_the_committed_results(
+    bench: Bench,
+) -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text().replace("−", "-").replace("*", "")
+    tables = bench("tables")
+    points, known = tables.committed("results"), tables.peers(tables.LOSSY_PEERS)
+    rows = bench("lossy_tables").LossyTables(points, known, ["mricodec"]).rows
+    for label, reference in (
+        ("JPEG 2000", "jpeg2000"),
+        ("x265 medium", "x265-medium"),
+        ("x265 veryslow", "x265-veryslow"),
+        ("SVT-AV1 preset 5", "svtav1-p5"),
+        ("VVenC medium", "vvenc-medium"),
+    ):
+        mean = aggregate.class_means(rows, ("mricodec", reference), [], {})[-1]
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {label} |"))
+        assert f"| {mean.value:+.1f} % [" in line
 
 
 def write_scan(path: Path, voxels: NDArray[Any]) -> Path:
     nibabel = pytest.importorskip("nibabel")
     nibabel.Nifti1Image(voxels.T, np.eye(4)).to_filename(path)
     return path
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path) -> Path:
+    """Laid out like the corpus: scans in folders by split."""
+    for split in ("test", "validation"):
+        (tmp_path / "corpus" / split).mkdir(parents=True)
+        write_scan(tmp_path / "corpus" / split / f"{split}_x.nii", np.eye(9, dtype=np.uint8)[None])
+    (tmp_path / "corpus" / "MANIFEST.csv").write_text("file\n")
+    return tmp_path / "corpus"
+
+
+def test_a_data_folder_a_scan_and_an_empty_folder(
+    bench: Bench, data_folder: Path, tmp_path: Path
+) -> None:
+    scans = bench("volumes").scans
+    first = data_folder / "test" / "test_x.nii"
+    assert scans([data_folder]) == scans([data_folder / "test"]) == scans([first]) == [first]
+    assert [path.name for path in scans([data_folder], "validation")] == ["validation_x.nii"]
+    (tmp_path / "empty").mkdir()
+    for name in ("run", "exact", "ablation", "targets", "dicom"):
+        arguments = [str(tmp_path / "empty")]
+        if name in ("run", "exact", "ablation"):
+            arguments += ["-o", str(tmp_path / "results.jsonl")]
+        result = CliRunner().invoke(bench(name).main, arguments)
+        assert result.exit_code in (1, 2), name
+        (line,) = (text for text in result.stderr.splitlines() if text.startswith("Error: "))
+        assert "expected" in line, name
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_volumes_are_checked_by_their_digests(
+    bench: Bench, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes = bench("volumes")
+    assert len({volume.file for volume in volumes.listed()}) == len(volumes.listed()) > 20
+    assert all(len(volume.sha256) == 64 for volume in volumes.listed())
+    good, lacking = data_folder / "test" / "test_x.nii", "test/other_y.nii"
+    rows = [f"test/{good.name},a,b,c,{volumes.digest(good)}", f"{lacking},host/repo,abc,d,0"]
+    (data_folder / "dicom" / "s").mkdir(parents=True)
+    (data_folder / "dicom" / "s" / "1.dcm").write_bytes(b"x")
+    rows.append("dicom/s,a,b,c," + volumes.digest(data_folder / "dicom" / "s"))
+    (tmp_path / "list.csv").write_text("\n".join(["file,repository,commit,licence,sha256", *rows]))
+    monkeypatch.setattr(volumes, "LIST", tmp_path / "list.csv")
+    result = CliRunner().invoke(volumes.main, [str(data_folder)])
+    assert result.exit_code == 1
+    assert "test/test_x.nii: as listed" in result.output
+    assert "dicom/s: as listed" in result.output
+    assert f"{lacking}: missing; from host/repo at abc" in result.output
+    assert not volumes.differences([good])
+    good.write_bytes(b"changed")
+    assert "SHA-256 differs" in volumes.differences([good])[0]
+    assert (
+        "test/test_x.nii: SHA-256 differs"
+        in CliRunner().invoke(volumes.main, [str(data_folder)]).output
+    )
 
 
 def test_slabs_are_the_central_slices_with_the_range_of_the_whole(
@@ -279,7 +384,8 @@ def test_one_command_measures_and_resumes(
     ]
     run = CliRunner().invoke(bench("run").main, arguments)
     assert run.exit_code == 1
-    for named in ("broken.nii", "another volume", "wrong.csv: expected the columns", "none.csv"):
+    faults = ("broken.nii", "another volume", "wrong.csv: expected the columns", "none.csv")
+    for named in faults:
         assert (
             sum(named in line for line in run.stderr.splitlines() if line.startswith("left out: "))
             == 1
@@ -287,11 +393,11 @@ def test_one_command_measures_and_resumes(
     assert "not run: x265: ffmpeg is not installed" in run.stderr
     assert "| mricodec | x265-medium |" in run.stdout
     assert "| mricodec-lossless |" in run.stdout
-    assert "| sctms_x | thick slices | mricodec |" in run.stdout
+    assert "| sctms_x | thick slices |" in run.stdout
     content = output.read_bytes()
     points = bench("run").PointFile(output, dict).points
-    least, most = (np.interp(rate, RATES, np.linspace(low, high, 8)) for rate in (0.05, 0.8))
-    assert sum(least <= p.psnr <= most for p in points if p.codec == "mricodec") >= 8
+    lowest, highest = (np.interp(rate, RATES, np.linspace(low, high, 8)) for rate in (0.05, 0.8))
+    assert sum(lowest <= p.psnr <= highest for p in points if p.codec == "mricodec") >= 8
     again = CliRunner().invoke(bench("run").main, arguments)
     assert again.stdout == run.stdout
     assert output.read_bytes() == content
@@ -318,16 +424,16 @@ def test_videos_run_where_the_csv_has_no_points(bench: Bench, scan: Path, tmp_pa
     runs = bench("run").Bench([scan], tmp_path / "results.jsonl", [])
     ((_, part),) = runs.sources()
     assert runs.dense(part) == []
-    runs.videos(part, [Shifted()])
+    runs.video_curves(part, [Shifted()])
     assert len(runs.points) == 7
     ((low, high), wanted), *_ = runs.dense(part)
     assert wanted == 13
     assert min(p.psnr for p in runs.points) <= low < high <= max(p.psnr for p in runs.points)
-    runs.rivals = [RdPoint(part.name, part.roi, "x265-medium", 1, 30)]
-    runs.videos(part, [Broken()])
+    runs.known = [RdPoint(part.name, part.roi, "x265-medium", 1, 30)]
+    runs.video_curves(part, [Broken()])
     assert not runs.failures
-    runs.rivals = []
-    runs.videos(part, [Broken()])
+    runs.known = []
+    runs.video_curves(part, [Broken()])
     assert runs.failures == ["sctms_x with x265-medium: ffmpeg failed"]
 
 
@@ -378,7 +484,8 @@ def test_the_ablation_compares_each_step_with_the_one_before(bench: Bench) -> No
     points = [
         p for factor, name in ((2.0, "a"), (1.0, "b"), (0.5, "c")) for p in curve(name, factor)
     ]
-    text = bench("ablation").table(points, rd_points(curve("x265-medium", 1.0)), ["a", "b", "c"])
+    known = rd_points(curve("x265-medium", 1.0))
+    text = bench("lossy_tables").ablation(points, known, ["a", "b", "c"])
     for row in (
         "| a | x265-medium | +100.0* |",
         "| b | a | -50.0* |",
