@@ -1,4 +1,4 @@
-"""What the coders of slabs have in common, and what they ask of a lossy model."""
+"""What the coders of slabs have in common, and what they require of a lossy model."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ from numpy.typing import NDArray
 from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from mricodec.codec.volume import to_file_order
 
-BATCH_VOXELS = 13_000_000  # coded side by side
-
+# Voxels of the slabs that are coded together.
+BATCH_VOXELS = 13_000_000
 
 Shape = tuple[int, int, int]
-References = Sequence[
-    NDArray[np.int32]
-]  # codes that the decoder has already, of the shape of the one slab that is coded
+# Samples of other slabs of the same shape, which the decoder has already.
+References = Sequence[NDArray[np.int32]]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LossyParams:
-    """What a lossy model is told of a volume, in both directions; `effort` in encoding alone."""
+    """The parameters of a volume for a lossy model.
 
-    step: float  # quantiser step in codes, a float32
-    peak: int  # the largest code
-    spacing_mm: tuple[float, float, float]  # of the axes of a slab: across the slices first
-    effort: str = "default"  # "high": the encoder may search longer, for the same decoder; a model may ignore it
+    step: of the quantiser in samples, a float32.
+    peak: the largest sample.
+    spacing_mm: along the axes of a slab, across the slices first.
+    effort: "high" lets the encoder search longer for the same decoder; a model may ignore it.
+    """
+
+    step: float
+    peak: int
+    spacing_mm: tuple[float, float, float]
+    effort: str = "default"
 
 
 class LossyModel(Protocol):
     """A learned model of models/zoo.py. Stateless: threads may share it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name for users."""
+
     @property
     def model_id(self) -> bytes:
         """First 8 bytes of the SHA-256 of its weights."""
@@ -48,17 +55,38 @@ class LossyModel(Protocol):
 
     @property
     def by_id(self) -> bool:
-        """Whether `loader.load_model` gives the same of its id, on a CPU: other processes can work for it."""
+        """Whether `loader.load_model` gives the same of its id on a CPU, in any process."""
 
     def encode(
         self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: LossyParams
     ) -> NDArray[np.int32]:
-        """Codes [S, K, H, W] -> what the decoder will give."""
+        """Samples [S, K, H, W] -> the samples that the decoder will give."""
 
     def decode(
         self, shape: tuple[int, int, int, int], params: LossyParams, coder: SymbolCoder
     ) -> NDArray[np.int32]:
-        """Codes [S, K, H, W]."""
+        """The decoded samples [S, K, H, W]."""
+
+
+class SlabCoder(Protocol):
+    """Slabs of stored values [n, h, w] <-> payloads.
+
+    batch_voxels: voxels of the slabs that are best coded in one call. exact: whether every machine
+    decodes to the same values. References are given with a single slab only.
+    """
+
+    batch_voxels: int
+    exact: bool
+
+    def encode(
+        self, slabs: Sequence[NDArray[Any]], references: References = ()
+    ) -> list[tuple[bytes, NDArray[Any]]]:
+        """The payload of each slab, and the values that it decodes to."""
+
+    def decode(
+        self, payloads: Sequence[bytes], shapes: Sequence[Shape], references: References = ()
+    ) -> list[NDArray[Any]]:
+        """Values in native byte order; FormatError if a payload is damaged."""
 
 
 def checksum(slab: NDArray[Any], dtype: np.dtype[Any]) -> int:
@@ -66,29 +94,12 @@ def checksum(slab: NDArray[Any], dtype: np.dtype[Any]) -> int:
     return zlib.crc32(to_file_order(slab, dtype))
 
 
-class SlabCoder(Protocol):
-    """Stored values of slabs, [n, h, w] each <-> payloads; `beside` belongs to the only one."""
-
-    batch_voxels: int  # how many it wants at once, at most
-    exact: bool  # whether every machine decodes to the same values
-
-    def encode(
-        self, slabs: Sequence[NDArray[Any]], beside: References = ()
-    ) -> list[tuple[bytes, NDArray[Any]]]:
-        """The payload of each slab, and the values that it decodes to."""
-
-    def decode(
-        self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: References = ()
-    ) -> list[NDArray[Any]]:
-        """Values in native byte order; FormatError if a payload is damaged."""
-
-
-def windows(slabs: Iterable[T], voxels: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Consecutive slabs of at most `most` voxels together, but at least one."""
+def windows(slabs: Iterable[T], voxels: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Consecutive slabs of at most `limit` voxels together, but at least one."""
     window: list[T] = []
     held = 0
     for slab in slabs:
-        if window and held + voxels(slab) > most:
+        if window and held + voxels(slab) > limit:
             yield window
             window, held = [], 0
         window.append(slab)

@@ -26,7 +26,7 @@ class StoreCoder:
         self.stored = dtype.newbyteorder("<")
 
     def encode(
-        self, slabs: Sequence[NDArray[Any]], beside: References = ()
+        self, slabs: Sequence[NDArray[Any]], references: References = ()
     ) -> list[tuple[bytes, NDArray[Any]]]:
         itemsize = self._dtype.itemsize
         return [
@@ -34,7 +34,7 @@ class StoreCoder:
         ]
 
     def decode(
-        self, payloads: Sequence[bytes], shapes: Sequence[Shape], beside: References = ()
+        self, payloads: Sequence[bytes], shapes: Sequence[Shape], references: References = ()
     ) -> list[NDArray[Any]]:
         return [
             self._decode(payload, shape) for payload, shape in zip(payloads, shapes, strict=True)

@@ -1,7 +1,9 @@
-"""Work in helper processes: small array operations and the entropy coder hold the interpreter's lock, so threads don't help.
+"""Work in helper processes, as the entropy coder and small array operations hold the
+interpreter's lock and threads would not help.
 
-A helper is an interpreter of its own that reads tasks from a pipe; nothing is asked of the program that uses the codec, such
-as a guard around its main module. A task is settings (JSON) and arrays, its result is arrays. OMP_NUM_THREADS limits them.
+A helper is an interpreter of its own that reads tasks from a pipe; the program that uses the codec
+needs no guard around its main module. A task is settings (JSON) and arrays, its result is arrays.
+OMP_NUM_THREADS limits the number of processes.
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 8  # processes, this one included
-POLL = 0.05  # seconds
-# Helpers keep the memory that they have had, in the words of the GNU C library: to get it anew took 4 % of their time.
+# Processes, this one included.
+MAX_PROCESSES = 8
+# Seconds between looks at whether a helper is ready.
+POLL = 0.05
+# Helpers keep freed memory (variables of the GNU C library): to get it anew took 4 % of their time.
 _KEEP_MEMORY = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 32))
-PATIENCE = 0.3  # seconds that starting helpers are waited for where they are not needed
-# The package itself would load all that it has, of which a helper needs a part: it sees an empty one in the same folder.
-# An isolated interpreter (-I) has no current folder on its path: a module that lies beside the data never runs.
+# Seconds that starting helpers are waited for where they are not needed.
+PATIENCE = 0.3
+# The package itself would load all of the codec: a helper sees an empty package in the same folder.
+# An isolated interpreter (-I) has no current folder on its path: no module next to the data runs.
 _START = """
 import gc, json, os, sys, types
 gc.set_threshold(100_000)
@@ -53,24 +58,27 @@ def cores() -> int:
 def processes() -> int:
     """How many should work side by side."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores(), MOST, int(limit) if limit.isdecimal() else MOST))
+    return max(1, min(cores(), MAX_PROCESSES, int(limit) if limit.isdecimal() else MAX_PROCESSES))
 
 
 class Workers:
-    """Helper processes, started when first needed; they end with this object. Threads may share it."""
+    """Helper processes, started when first needed; they end with this object.
+
+    Threads may share it.
+    """
 
     _alive: ClassVar[weakref.WeakValueDictionary[str, Workers]] = weakref.WeakValueDictionary()
 
     @classmethod
     def shared(cls, work: Work, needs: str = "") -> Workers:
-        """Those that are alive, or others."""
+        """The workers for this function that are alive, or others."""
         workers = cls._alive.get(work.__name__)
         if workers is None:
             workers = cls._alive[work.__name__] = cls(work, needs)
         return workers
 
     def __init__(self, work: Work, needs: str = "") -> None:
-        """work: a function that helpers import by its module and name; needs: a module that they import at the start."""
+        """work: helpers import it by module and name; needs: a module to import at the start."""
         self._work = work
         self._needs = needs
         self._lock = threading.Lock()
@@ -85,7 +93,10 @@ class Workers:
                 self._lock.release()
 
     def ready(self, count: int) -> int:
-        """How many helpers, `count` at most, would begin at once; those that there are not begin to start."""
+        """How many helpers, `count` at most, would begin at once.
+
+        Missing ones begin to start.
+        """
         if count < 1 or not self._lock.acquire(blocking=False):
             return 0
         try:
@@ -101,54 +112,36 @@ class Workers:
         self,
         tasks: Sequence[Task],
         here: Work | None = None,
-        beside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        alongside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> list[list[NDArray[Any]]]:
         """The results, in order. Raises what the work raises.
 
-        here: how this process does the same work; beside: a context in which it does while helpers work.
+        here: the same work in this process; alongside: its context while helpers work.
         """
         work = here or self._work
-        waiting = sorted(
-            range(len(tasks)), key=lambda n: sum(array.nbytes for array in tasks[n][1])
-        )
-        results: dict[int, list[NDArray[Any]]] = {}
-
-        def take() -> int | None:  # the largest first, so that none is left alone at the end
-            try:
-                return waiting.pop()
-            except IndexError:
-                return None
-
-        def ask(helper: _Helper) -> None:
-            while waiting and not helper.ready.wait(POLL):
-                pass
-            while (n := take()) is not None:
-                found = helper.ask(tasks[n])
-                if found is None:
-                    return
-                results[n] = found
-
+        queue = _Queue(tasks)
         threads, helpers = [], list[_Helper]()
-        free = self._lock.acquire(blocking=False)  # or they work for another thread
+        free = self._lock.acquire(blocking=False)  # Otherwise they work for another thread.
         try:
             helpers = self._enough(len(tasks) - 1) if free else []
             for helper in helpers:
-                threads.append(threading.Thread(target=ask, args=(helper,), daemon=True))
+                threads.append(threading.Thread(target=queue.serve, args=(helper,), daemon=True))
                 threads[-1].start()
-            while (n := take()) is not None:
-                with beside() if helpers else contextlib.nullcontext():
-                    results[n] = work(*tasks[n])
-        except BaseException:  # what they do is not needed any more, and may take long
+            while (n := queue.take()) is not None:
+                with alongside() if helpers else contextlib.nullcontext():
+                    queue.results[n] = work(*tasks[n])
+        except BaseException:  # The work of the helpers is not needed any more, and may take long.
             for helper in helpers:
                 helper.close()
             raise
         finally:
-            waiting.clear()
+            queue.waiting.clear()
             for thread in threads:
                 thread.join()
             if free:
                 self._lock.release()
-        # What failed there fails here too, with its error; or the helper died, and it does not.
+        # What failed in a helper fails here too, with its error, unless the helper died.
+        results = queue.results
         return [results[n] if n in results else work(*task) for n, task in enumerate(tasks)]
 
     def _enough(self, count: int) -> list[_Helper]:
@@ -164,6 +157,33 @@ class Workers:
             self._helpers.append(helper)
             weakref.finalize(self, helper.close)
         return self._helpers
+
+
+class _Queue:
+    """Tasks that wait, and results of those that are done; used by several threads."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        sizes = [sum(array.nbytes for array in arrays) for _, arrays in tasks]
+        self.waiting = sorted(range(len(tasks)), key=sizes.__getitem__)
+        self.results: dict[int, list[NDArray[Any]]] = {}
+
+    def take(self) -> int | None:
+        """The largest task first, so that none is left alone at the end."""
+        try:
+            return self.waiting.pop()
+        except IndexError:
+            return None
+
+    def serve(self, helper: _Helper) -> None:
+        """Let a helper do tasks until none is left, or one fails."""
+        while self.waiting and not helper.ready.wait(POLL):
+            pass
+        while (n := self.take()) is not None:
+            result = helper.ask(self._tasks[n])
+            if result is None:
+                return
+            self.results[n] = result
 
 
 class _Helper:

@@ -95,7 +95,10 @@ def test_no_interpreter_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two")
 def test_errors_are_those_of_the_work() -> None:
     damaged: list[Any] = [
-        ({"max_error": 0, "within": 0, "shape": [2, 30, 30]}, [np.zeros(7, np.uint8)])
+        (
+            {"max_error": 0, "within": 0, "effort": "fast", "decoded_shape": [2, 30, 30]},
+            [np.zeros(7, np.uint8)],
+        )
     ] * 3
     with pytest.raises(codec.FormatError):
         workers.Workers(predictive.predictive_part).run(damaged)
@@ -105,10 +108,10 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 64)
     for given, expected in (
         ("3", 3),
-        ("100", workers.MOST),
+        ("100", workers.MAX_PROCESSES),
         ("0", 1),
-        ("4,2", workers.MOST),
-        ("", workers.MOST),
+        ("4,2", workers.MAX_PROCESSES),
+        ("", workers.MAX_PROCESSES),
     ):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         assert workers.processes() == expected
