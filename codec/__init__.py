@@ -6,7 +6,7 @@
     volume = codec.decode("scan.mrc", slices=(80, 100))
     volume.array[k, j, i], volume.affine, volume.spacing_mm
 
-torch is imported only when a learned model is needed, and what codes only when it is first asked for.
+torch is imported only when a learned model is needed, and coders when they are first asked for.
 """
 
 import importlib

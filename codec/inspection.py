@@ -1,6 +1,6 @@
-"""What a stream says of itself, without decoding it: what `info` and `verify` answer at once.
+"""The description and the checks of a stream, mostly without decoding it.
 
-It imports only what reads streams; coders, torch and the readers of scans are for `api`.
+Only what reads streams is imported; coders, torch and the readers of scans are for `api`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo,
 
 
 def info(source: Source, *, limits: Limits | None = None) -> StreamInfo:
-    """What a stream says of itself; needs neither torch nor weights. FormatError if it is none or damaged."""
+    """The description of a stream, without torch and weights. FormatError if it is damaged."""
     with opened(source) as file:
         return Stream(file, limits or DEFAULT_LIMITS).info()
 
@@ -23,7 +23,7 @@ def verify(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> StreamInfo:
-    """Check every checksum of a stream, without torch; `deep` decodes it too and compares the digest.
+    """Check every checksum of a stream, without torch; `deep` decodes it too, and compares digests.
 
     FormatError (ChecksumMismatch, Truncated, ...) if it is damaged.
     """

@@ -13,7 +13,7 @@ Effort = Literal["fast", "default", "high"]
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "high")
 # The error stays below the scan's own noise at this quality.
 DEFAULT_QUALITY = 50.0
-# Quality of a lossy layer under a finer one: a better one costs more than it saves in the refinement.
+# Quality of a lossy layer under a finer one: a better one costs more than it saves.
 LAYER_QUALITY = 25.0
 # Kinds of targets; their numbers in a stream are 1, 2, 3. They are only appended to.
 TARGET_KINDS = ("psnr", "bpv", "ratio")
@@ -38,7 +38,7 @@ class Target:
 
     @classmethod
     def of(cls, psnr: float | None, bpv: float | None, ratio: float | None) -> Target | None:
-        """The one that is not None; ValueError for more than one, or a value that can be no target."""
+        """The one that is not None; ValueError for more than one, or a value out of range."""
         values = zip(TARGET_KINDS, (psnr, bpv, ratio), strict=True)
         chosen = [(kind, value) for kind, value in values if value is not None]
         if len(chosen) > 1:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Slices up to which a volume is one slab; a deeper one has an even number of slabs, for two processes.
+# Slices up to which a volume is one slab; a deeper one has an even number, for two processes.
 SLAB_SLICES = 48
 # Slices of a slab: enough for transform and prediction across slices, few enough for random access.
 MAX_SLICES = 64
@@ -24,11 +24,12 @@ COARSER = 1.5
 
 @dataclass(frozen=True)
 class Tiling:
-    """Volumes of `shape` (..., k, j, i) cut along `axis` (0: k, 1: j, 2: i), up to `slices` slices a slab.
+    """Volumes of `shape` (..., k, j, i) cut along `axis` (0: k, 1: j, 2: i) into slabs.
 
-    All slabs of a volume have as many but the last two, which share evenly what is left, in multiples of `SLICE_GROUP`:
-    two processes that work on halves of the slabs then have about as much to do. Slabs are numbered volume by volume.
-    A slab array is [n, h, w]: the slab axis first, then the other two.
+    All slabs of a volume have `slices` slices but the last two, which share the rest evenly, in
+    multiples of `SLICE_GROUP`: two processes that work on halves of the slabs then have about as
+    much to do. Slabs are numbered volume by volume. A slab array is [n, h, w]: the slab axis first,
+    then the other two.
     """
 
     shape: tuple[int, ...]
@@ -117,7 +118,7 @@ class FileOrder:
 
 
 def choose(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> Tiling:
-    """Slabs along k, unless another axis is clearly coarser; of even depth, so that none is a thin rest.
+    """Slabs along k, unless another axis is clearly coarser, of about even depth.
 
     A volume with an axis of length 1 is one slice, whatever that axis is.
     """

@@ -1,7 +1,7 @@
 """A scan as it is stored: voxels, geometry, and the bytes around the voxels.
 
-Arrays are in C order, ``array[k, j, i]`` (3-D) or ``array[t, k, j, i]`` (4-D, further axes in front): the
-NIfTI array transposed, i (x) varying fastest. Values are the stored ones; ``slope`` and ``inter`` are never
+Arrays are in C order, array[k, j, i] (3-D) or array[t, k, j, i] (4-D, further axes in front): the
+NIfTI array transposed, i (x) varying fastest. Values are the stored ones; slope and inter are never
 applied to them.
 """
 
@@ -37,7 +37,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """The name of a stored type, whatever its byte order; ValueError for a type that no stream can hold."""
+    """The name of a stored type, whatever its byte order.
+
+    ValueError for a type that no stream can hold.
+    """
     native = dtype.newbyteorder("=")
     for name, known in DTYPES.items():
         if native == known:
@@ -94,7 +97,7 @@ class Volume:
         if not self.array.dtype.isnative:
             raise ValueError(
                 f"array: expected native byte order, found {self.array.dtype}; "
-                "use Volume.from_array, or array.astype(array.dtype.newbyteorder('=')) and big_endian"
+                "use Volume.from_array"
             )
 
     @classmethod
@@ -171,7 +174,7 @@ class Scan(Protocol):
 
     @property
     def envelope(self) -> Envelope:
-        """What surrounds the voxels; its trailer is complete once the blocks were read to the end."""
+        """What surrounds the voxels; the trailer is complete after the last block was read."""
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         """Every slab in the order of `tiling`: [n, h, w], slab axis first, native byte order."""

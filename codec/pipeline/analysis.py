@@ -1,4 +1,4 @@
-"""The first pass over a scan: what its values are, and its noise. One object answers every caller."""
+"""The first pass over a scan: statistics of its values, and its noise."""
 
 from __future__ import annotations
 

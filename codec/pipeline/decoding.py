@@ -33,7 +33,7 @@ Salvage = Callable[
 
 @dataclass(frozen=True)
 class Selection:
-    """Part of a scan: volumes (leading axes counted as one) and slices of the third-last axis, k."""
+    """Part of a scan: volumes (leading axes counted as one) and slices of the axis k."""
 
     volumes: tuple[int, int]
     slices: tuple[int, int]

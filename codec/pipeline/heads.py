@@ -25,7 +25,8 @@ ERRORS_BYTES = 4
 class Distortion:
     """The distance of a lossy stream from the scan, in stored units.
 
-    sigma_hat: estimated noise of the scan; step: the quantiser's; peak: maximum - minimum of the scan.
+    sigma_hat: estimated noise of the scan. step: of the quantiser. peak: maximum - minimum of the
+    scan.
     """
 
     sigma_hat: float
@@ -48,8 +49,8 @@ class PredictiveHead:
     map | chain varint | if bounded: max_error varint, bound f64, sigma f32
 
     chain: volumes of a chain, of which each but the first has the ones before as references; 0: no
-    volume has references. max_error: in samples. bound: in stored units, as it was asked for. sigma:
-    noise of the scan in stored units.
+    volume has references. max_error: in samples. bound: as asked for, in stored units. sigma: noise
+    of the scan in stored units.
     """
 
     sample_map: SampleMap
@@ -162,8 +163,8 @@ def _errors(payload: bytes, unit: float) -> tuple[float, float]:
     rmse, max_error = struct.unpack("<ee", payload[:ERRORS_BYTES])
     if not (rmse >= 0 and max_error >= 0):
         raise FormatError(
-            f"expected two errors from 0 on in {ERRORS.decode()}, found {rmse:g} and {max_error:g}: "
-            "the file is damaged"
+            f"expected two errors from 0 on in {ERRORS.decode()}, "
+            f"found {rmse:g} and {max_error:g}: the file is damaged"
         )
     return rmse * unit, max_error * unit
 

@@ -32,8 +32,8 @@ def decode_to_nifti(
 ) -> None:
     """Write .nii, .nii.gz or a .hdr/.img pair, by the name; .nii into a file object.
 
-    A .nii.gz is the one that was encoded if the stream has the recipe for it. ValueError for another
-    name, or a pair from a scan that was none.
+    A .nii.gz is the one that was encoded if the stream has the recipe for it. ValueError for a name
+    of another format, or a pair from a scan that was none.
     """
     stream = layered.stream
     envelope = selection.envelope(stream)

@@ -1,4 +1,4 @@
-"""The preview of a stream without loss: the reduced scan, coded within a bound that keeps it small."""
+"""The preview in a stream without loss: the reduced scan within a bound that keeps it small."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ReducedScan:
         sigma: float,
         encode: Callable[[Volume, float], bytes],
     ) -> None:
-        """sigma: noise in stored units; encode: a volume, and a largest error -> a bounded stream."""
+        """sigma: noise in stored units. encode: (volume, largest error) -> a bounded stream."""
         self._tiling = tiling
         self._sigma = sigma
         self._encode = encode
