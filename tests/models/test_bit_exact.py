@@ -45,17 +45,19 @@ from mricodec.models.lossy.rdo import ErrorCompensation
 def encode(
     model: loader.LossyModel, x: NDArray[np.int32], params: Params
 ) -> tuple[list[bytes], NDArray[np.int32], float]:
-    coder = Streams([EntropyEncoder() for _ in x])
+    streams = [EntropyEncoder() for _ in x]
+    coder = Streams(streams)
     decoded = model.encode(x, params.step, coder, params)
-    return [stream.finish() for stream in coder.streams], decoded, sum(coder.counted)
+    return [stream.finish() for stream in streams], decoded, sum(coder.counted)
 
 
 def decode(
     model: loader.LossyModel, payloads: list[bytes], shape: tuple[int, ...], params: Params
 ) -> NDArray[np.int32]:
-    coder = Streams([EntropyDecoder(payload) for payload in payloads])
-    decoded = model.decode((len(payloads), *shape[1:]), params, coder)  # type: ignore[arg-type]
-    for stream in coder.streams:
+    streams = [EntropyDecoder(payload) for payload in payloads]
+    size = (len(payloads), shape[1], shape[2], shape[3])
+    decoded = model.decode(size, params, Streams(streams))
+    for stream in streams:
         stream.finish()
     return decoded
 
