@@ -1,1 +1,1 @@
-"""DICOM series: read, never re-serialised; encoded, restored, derived, cleaned."""
+"""DICOM series: read, encoded, restored, derived, de-identified, wrapped (README.md)."""

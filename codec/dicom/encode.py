@@ -1,4 +1,4 @@
-"""A DICOM series as one stream (bitstream/FORMAT.md, "Series").
+"""A DICOM series as one stream (bitstream/format/series.md).
 
     files --> stacks --StackScan, Encoder--> slabs of the largest stack; STCK: streams of others
       +-----> DICM: table of files; DHDR: heads and tails; DRAW: what is kept as bytes
