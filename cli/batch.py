@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import byte_count as _bytes
+from . import console
 
 if TYPE_CHECKING:
-    from mricodec.codec.integrations.batch import Outcome, Summary
+    from mricodec.codec.integrations.batch import Outcome, Progress, Summary
 
-NAMES = {
+# Kinds of files, in the order of the table, and their names in it.
+_KINDS = {
     "scan": "NIfTI scans",
     "series": "DICOM folders",
     "stream": "streams",
     "file": "other files",
 }
-SECONDS_BETWEEN = 0.2  # updates of the progress
 
 
 @click.command()
@@ -35,8 +34,8 @@ SECONDS_BETWEEN = 0.2  # updates of the progress
     "--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler, instead of processes."
 )
 @click.option("--device", help="As for encode.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every file.")
+@console.quiet_option
+@console.verbose_option
 def batch(
     in_dir: Path,
     out_dir: Path,
@@ -49,100 +48,82 @@ def batch(
 ) -> None:
     """Encode the tree IN_DIR into the tree OUT_DIR, or restore it with --decode.
 
-    NIfTI scans become streams (scan.nii.gz -> scan.nii.gz.mrc), and so does every DICOM series of a folder; all else is copied.
-    Run again, it goes on where it was stopped: what is there, unchanged and sound, is skipped. OUT_DIR/mricodec-batch.jsonl
-    says what became of every file.
+    NIfTI scans become streams (scan.nii.gz -> scan.nii.gz.mrc), and so does every DICOM series of
+    a folder; all else is copied. The same command again goes on where it was stopped: what is
+    there, unchanged and sound, is skipped. OUT_DIR/mricodec-batch.jsonl has a line for every file.
     """
     from mricodec.codec.integrations import batch as batches
 
     settings = {name: value for name, value in options.items() if value not in (None, False)}
     if decode and settings:
         raise click.UsageError(f"--decode takes no --{next(iter(settings))}")
-    if options["lossless"] and len(settings.keys() - {"device"}) > 1:
-        raise click.UsageError("--lossless takes neither --quality nor --model")
     if jobs is not None and scheduler is not None:
         raise click.UsageError("--jobs or --scheduler, not both: a scheduler has its own workers")
-    shown = _Progress(quiet, verbose)
     start = time.perf_counter()
-    summary = batches.run(
-        in_dir,
-        out_dir,
-        decode=decode,
-        settings=settings,
-        jobs=jobs,
-        scheduler=scheduler,
-        report=shown.report,
-    )
-    shown.clear()
+    with console.Bar("decode" if decode else "encode", quiet=quiet) as bar:
+        summary = batches.run(
+            in_dir,
+            out_dir,
+            decode=decode,
+            settings=settings,
+            jobs=jobs,
+            scheduler=scheduler,
+            report=_Progress(bar, quiet, verbose).report,
+        )
     if not quiet:
-        click.echo(_table(summary, time.perf_counter() - start), err=True)
+        console.say(_table(summary, time.perf_counter() - start))
     if summary.failures or summary.damages:
         raise click.exceptions.Exit(1)
 
 
 class _Progress:
-    """A line that is written over, on a terminal; failures as they come where no table will name them."""
+    """The bar; a line for every file if verbose, for failures if quiet."""
 
-    def __init__(self, quiet: bool, verbose: bool) -> None:
-        self._quiet, self._verbose = quiet, verbose and not quiet
-        self._alive = not quiet and sys.stderr.isatty()
-        self._last = 0.0
+    def __init__(self, bar: console.Bar, quiet: bool, verbose: bool) -> None:
+        self._bar, self._quiet, self._verbose = bar, quiet, verbose and not quiet
         self._failed = self._bytes_in = self._bytes_out = 0
 
-    def report(self, outcome: Outcome, number: int, total: int) -> None:
-        if outcome.status == "failed":
+    def report(self, outcome: Outcome, progress: Progress) -> None:
+        failed = outcome.status == "failed"
+        if failed:
             self._failed += 1
             if self._quiet or self._verbose:
-                self.clear()
-                click.echo(f"{outcome.source}: {outcome.reason}", err=True)
+                console.say(f"{outcome.source}: {outcome.reason}")
         else:
             self._bytes_in += outcome.bytes_in
             self._bytes_out += outcome.bytes_out
-            if self._verbose:
-                self.clear()
-                note = f" ({outcome.reason})" if outcome.reason else ""
-                sizes = f"{_bytes(outcome.bytes_in)} -> {_bytes(outcome.bytes_out)}"
-                click.echo(
-                    f"{outcome.source}: {outcome.status}, {sizes}, {outcome.seconds:.1f} s{note}",
-                    err=True,
-                )
-        if self._alive and time.monotonic() - self._last > SECONDS_BETWEEN:
-            self._last = time.monotonic()
-            sizes = f"{_bytes(self._bytes_in)} -> {_bytes(self._bytes_out)}"
-            failed = f", {self._failed} failed" if self._failed else ""
-            click.echo(f"\r\033[K{number} of {total} files, {sizes}{failed} ", nl=False, err=True)
+        if self._verbose and not failed:
+            note = f" ({outcome.reason})" if outcome.reason else ""
+            sizes = _sizes(outcome.bytes_in, outcome.bytes_out)
+            console.say(
+                f"{outcome.source}: {outcome.status}, {sizes}, {outcome.seconds:.1f} s{note}"
+            )
+        sizes = _sizes(self._bytes_in, self._bytes_out)
+        detail = f"{progress.files} of {progress.total_files} files, {sizes}"
+        if self._failed:
+            detail += f", {self._failed} failed"
+        self._bar.update(progress.fraction, detail)
 
-    def clear(self) -> None:
-        if self._alive:
-            click.echo("\r\033[K", nl=False, err=True)
+
+def _sizes(bytes_in: int, bytes_out: int) -> str:
+    return f"{console.byte_count(bytes_in)} -> {console.byte_count(bytes_out)}"
 
 
 def _table(summary: Summary, seconds: float) -> str:
     rows = [("", "files", "skipped", "failed", "in", "out", "ratio")]
-    for kind, totals in sorted(summary.totals.items(), key=lambda item: list(NAMES).index(item[0])):
+    for kind, title in _KINDS.items():
+        if kind not in summary.totals:
+            continue
+        totals = summary.totals[kind]
         counts = (str(totals.files), str(totals.skipped), str(totals.failed))
-        rows.append(
-            (
-                NAMES[kind],
-                *counts,
-                _bytes(totals.bytes_in),
-                _bytes(totals.bytes_out),
-                f"{totals.ratio:.2f}",
-            )
-        )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        lines.append("  ".join(cells))
-    lines.append(f"{seconds:.1f} s")
-    for name, outcomes in (
+        sizes = (console.byte_count(totals.bytes_in), console.byte_count(totals.bytes_out))
+        rows.append((title, *counts, *sizes, f"{totals.ratio:.2f}"))
+    lines = [console.columns(rows), f"{console.duration(seconds)} in all"]
+    for title, outcomes in (
         ("damaged, kept as they are", summary.damages),
         ("failed", summary.failures),
     ):
         if outcomes:
-            lines.append(f"{name} ({len(outcomes)}):")
+            lines.append(f"{title} ({len(outcomes)}):")
             lines += [f"  {outcome.source}: {outcome.reason}" for outcome in outcomes]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import click
 # Types of arguments: '-' is stdin or stdout.
 SOURCE = click.Path(exists=True, allow_dash=True)
 INPUT_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+PATH = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(allow_dash=True)
 
 

@@ -1,15 +1,18 @@
-"""`mricodec info` and `verify`."""
+"""`mricodec info`, `verify` and `compare`."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, files
+from . import console, dicom, files
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mricodec.codec import Finding, StreamInfo
 
 
@@ -66,6 +69,55 @@ def verify(streams: tuple[str, ...], deep: bool, device: str, quiet: bool, verbo
                 click.echo(console.table(rows(about)))
     if damaged:
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("original", type=files.PATH)
+@click.argument("decoded", type=files.PATH)
+@console.json_option
+def compare(original: Path, decoded: Path, as_json: bool) -> None:
+    """PSNR, SSIM and largest error of DECODED against ORIGINAL, in stored units.
+
+    Both may be scans, streams or DICOM folders; of a DICOM series the largest stack is compared.
+    """
+    from mricodec.codec.voxels import metrics
+
+    (source, _), (voxels, size) = _voxels(original), _voxels(decoded)
+    if voxels.shape != source.shape:
+        raise click.UsageError(
+            f"expected scans of one shape, found {source.shape} and {voxels.shape}"
+        )
+    distortion = metrics.compare(source, voxels)
+    bits = 8 * size / source.size
+    if as_json:
+        values = {**dataclasses.asdict(distortion), "bytes": size, "bits_per_voxel": bits}
+        click.echo(console.json_text(values))
+        return
+    click.echo(
+        f"PSNR {distortion.psnr:.2f} dB (peak {distortion.peak:g}), SSIM {distortion.ssim:.4f}, "
+        f"RMSE {distortion.rmse:.4g}, largest error {distortion.max_error:g}; "
+        f"{decoded.name}: {bits:.3f} bits per voxel"
+    )
+
+
+def _voxels(path: Path) -> tuple[NDArray[Any], int]:
+    """The voxels of a scan, a stream or a DICOM series, and the bytes of all its files."""
+    from mricodec import codec
+    from mricodec.codec.dicom.stack_scan import series_voxels
+    from mricodec.codec.filenames import is_stream
+
+    if dicom.is_dicom(str(path)):
+        (series, *others) = codec.find_series(path)
+        if others:
+            raise click.UsageError(f"{path}: expected one DICOM series, found {1 + len(others)}")
+        return series_voxels(series), series.size
+    size = sum(file.stat().st_size for file in files.both_files(path))
+    if is_stream(path):
+        with files.naming(str(path)):
+            return codec.decode(path).array, size
+    from mricodec.codec.evaluation.rate_distortion import Source
+
+    return Source.of_file(path).voxels, size
 
 
 def rows(info: StreamInfo) -> list[tuple[str, str]]:

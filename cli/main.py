@@ -21,7 +21,7 @@ _COMMANDS = {
     "augment": ("study", "augment", "Pictures between or beyond training scans."),
     "batch": ("batch", "batch", "Encode or decode a tree of scans."),
     "cache": ("train", "cache", "Pack a folder of scans into one file for training."),
-    "compare": ("evaluate", "compare", "PSNR, SSIM and largest error of a decoded scan."),
+    "compare": ("inspect", "compare", "PSNR, SSIM and largest error of a decoded scan."),
     "decode": ("decode", "decode", "Restore scans from streams, or a part of one."),
     "encode": ("encode", "encode", "Compress scans and DICOM series."),
     "info": ("inspect", "info", "What a stream holds."),

@@ -490,6 +490,10 @@ def test_full_disk(
 def test_compare(scan: Path, stream: Path, tmp_path: Path) -> None:
     shown = run("compare", scan, stream).stdout
     assert "PSNR inf dB" in shown and "largest error 0" in shown
+    values = json.loads(run("compare", scan, stream, "--json").stdout, parse_constant=pytest.fail)
+    assert values["psnr"] is None and values["ssim"] == 1 and values["max_error"] == 0
+    assert values["bytes"] == stream.stat().st_size
+    assert values["bits_per_voxel"] == 8 * values["bytes"] / (2 * 12 * 40 * 36)
     newer = bytearray(stream.read_bytes())
     newer[8] = 2
     (tmp_path / "newer.mrc").write_bytes(newer)

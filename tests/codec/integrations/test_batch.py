@@ -24,6 +24,7 @@ from nifti_files import single, smooth, write_pair
 from mricodec import codec
 from mricodec.cli import main
 from mricodec.codec.integrations import batch
+from mricodec.codec.integrations.batch import job as job_module
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -114,7 +115,7 @@ def test_there_and_back(tree: Path, tmp_path: Path) -> None:
     }
     assert files(out).keys() == expected
     assert codec.info(out / "sub-01/dwi/sub-01_dwi.nii.mrc").mode == "lossless"
-    assert not (out / batch.WORKSHOP).exists()
+    assert not (out / batch.STAGING).exists()
     size_in = sum(
         (tree / name).stat().st_size
         for name in ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/dwi/sub-01_dwi.nii")
@@ -144,9 +145,25 @@ def test_the_ledger_says_what_became_of_every_file(tree: Path, tmp_path: Path) -
         and record["state"] == f"{source.name}:{stat.st_size}:{stat.st_mtime_ns}"
     )
     [[name, digest]] = record["outputs"]
-    assert digest == batch._sha256(tmp_path / "out" / name)
+    assert digest == job_module._sha256(tmp_path / "out" / name)
     assert record["bytes_out"] == (tmp_path / "out" / name).stat().st_size
     assert record["settings"] == {"decode": False, "lossless": True}
+
+
+def test_progress_is_by_bytes_and_ends_with_all(tree: Path, tmp_path: Path) -> None:
+    (tree / "link").symlink_to(tree / "derivatives")  # A failure before the first job.
+    fractions: list[tuple[float, int, int]] = []
+    batch.run(
+        tree,
+        tmp_path / "out",
+        settings={"lossless": True},
+        jobs=1,
+        report=lambda _, at: fractions.append((at.fraction, at.files, at.total_files)),
+    )
+    assert fractions == sorted(fractions) and fractions[-1] == (1.0, 10, 10)
+    largest = (tree / "sub-01/dwi/sub-01_dwi.nii").stat().st_size
+    total = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
+    assert fractions[1][0] == pytest.approx(largest / total)
 
 
 def test_a_second_run_does_only_what_is_missing_changed_or_damaged(
@@ -366,7 +383,7 @@ def test_one_run_at_a_time(tree: Path, tmp_path: Path) -> None:
 
 
 def test_what_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(job_module, "WAIT_SECONDS", 0.0)
     [job] = jobs_of(["a"], tmp_path)
     attempts: list[int] = []
 
@@ -386,7 +403,7 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
         (3, errno.EIO, "failed", 3),
         (1, errno.ENOSPC, "failed", 1),
     ]:
-        monkeypatch.setattr(batch, "_done", failing(times, code))
+        monkeypatch.setattr(job_module, "_convert", failing(times, code))
         outcome = batch.run_job(job)
         assert (outcome.status, len(attempts)) == (status, tries)
         assert (outcome.reason is None) == (status == "done")
@@ -455,7 +472,7 @@ def test_a_killed_run_leaves_no_half_files_and_goes_on(tree: Path, tmp_path: Pat
     process.kill()
     process.wait()
     for path in out.rglob("*.mrc"):
-        if path.name != "map.mrc" and batch.WORKSHOP not in path.parts:
+        if path.name != "map.mrc" and batch.STAGING not in path.parts:
             codec.verify(path, deep=True)
     deadline = time.monotonic() + 60  # its processes end with it, and the folder is free again
     while True:
