@@ -1,1 +1,1 @@
-"""What is known and done of stored values: maps to integers, noise, quality, errors."""
+"""Stored values: their maps to integer samples, noise, quality, distortion, background, preview."""

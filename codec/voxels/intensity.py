@@ -1,4 +1,4 @@
-"""Stored values <-> integer codes from 0 on, and which volumes no lossy code can stand for."""
+"""Affine maps of stored values to integer samples, and which scans must be coded without loss."""
 
 from __future__ import annotations
 
@@ -13,83 +13,95 @@ from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader, pack_varint
 from mricodec.bitstream.symbols import unzigzag, zigzag
 
-CODES = 1 << 16  # of a lossy volume whose values do not fit as they are
-EXACT_SPAN = 1 << 24  # a lossless coder takes integers of a smaller range
-WIDEST = 1 << 62  # integers from here on are not mapped at all
-FEW = 16  # integers with so few distinct values are labels or a mask, no scan
-SCALES = (1e-140, 1e140)  # of codes, in stored units: beyond, float64 has no squares of errors
-FLAT = 0.5  # of neighbours being equal in the foreground: scans reach 0.2, label maps exceed 0.6
-_SAMPLE = 1 << 16
-_PAIRS = 1 << 18  # of neighbours in a block are enough, from slices ...
-_MAX_DISTANCE = 4  # ... no farther apart
+# Samples of a lossy scan lie below this; wider ranges are quantised to it.
+LOSSY_SAMPLES = 1 << 16
+# Samples of the predictive coder lie below this.
+EXACT_SPAN = 1 << 24
+# Integers of this magnitude or above are not mapped.
+MAX_INTEGER = 1 << 62
+# Integers with at most this many distinct values are labels or a mask, not a scan.
+MAX_LABELS = 16
+# Scales, in stored units per sample, between which squared errors are normal float64 numbers.
+SCALE_RANGE = (1e-140, 1e140)
+# Share of equal neighbours in the foreground of label maps: scans reach 0.2, label maps exceed 0.6.
+LABEL_FLATNESS = 0.5
+# Voxels of a block that are examined for its common values.
+_EXAMINED_VOXELS = 1 << 16
+# Pairs of neighbours that are enough to tell labels from scans.
+_ENOUGH_PAIRS = 1 << 18
+# The largest distance of the slices from which these pairs are drawn.
+_MAX_SLICE_DISTANCE = 4
 
+# Kinds of maps in a stream.
 _EXACT, _SCALED, _FLOAT = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """value = minimum + code * scale, never beyond the range of the volume.
+    """An affine map: value = minimum + sample * scale, at most maximum.
 
-    minimum and maximum are integers where all values are (of whatever type); then scale is one too, and 1
-    where codes are exact. Else all three are float64.
+    dtype: the stored type in native byte order. minimum, maximum and scale are integers if all
+    values are, of whatever type, and scale is 1 if samples are exact; else all three are float64.
     """
 
-    dtype: np.dtype[Any]  # native
+    dtype: np.dtype[Any]
     minimum: int | float
     maximum: int | float
     scale: int | float
 
     @classmethod
     def exact(cls, dtype: np.dtype[Any], minimum: int, maximum: int) -> Intensity:
+        """The map of integers by their distance from the minimum."""
         return cls(dtype, minimum, maximum, 1)
 
     @classmethod
     def for_lossy(
         cls, dtype: np.dtype[Any], minimum: int | float, maximum: int | float
     ) -> Intensity:
-        """Codes below 2**16: the integers themselves if they fit, else evenly spaced ones over the range."""
+        """A map to samples below 2**16: exact if the integers fit, else quantised evenly."""
         if isinstance(minimum, int) and isinstance(maximum, int):
-            return cls.spread(dtype, minimum, maximum, CODES)
-        return cls(dtype, minimum, maximum, (maximum - minimum) / (CODES - 1))
+            return cls.quantised(dtype, minimum, maximum, LOSSY_SAMPLES)
+        return cls(dtype, minimum, maximum, (maximum - minimum) / (LOSSY_SAMPLES - 1))
 
     @classmethod
-    def spread(cls, dtype: np.dtype[Any], minimum: int, maximum: int, most: int) -> Intensity:
-        """Integers as at most so many codes."""
-        return cls(dtype, minimum, maximum, max(1, -(-(maximum - minimum) // (most - 1))))
+    def quantised(cls, dtype: np.dtype[Any], minimum: int, maximum: int, limit: int) -> Intensity:
+        """A map of integers to samples below `limit`, with the smallest scale that allows it."""
+        return cls(dtype, minimum, maximum, max(1, -(-(maximum - minimum) // (limit - 1))))
 
     @property
     def peak(self) -> int:
-        """The largest code."""
+        """The largest sample."""
         if isinstance(self.scale, int):
             return -(-int(self.maximum - self.minimum) // self.scale)
-        return CODES - 1
+        return LOSSY_SAMPLES - 1
 
     @property
     def max_error(self) -> float:
-        """Largest error of the map itself, in stored units, before rounding to the stored type."""
+        """Largest error of the map, in stored units, before rounding to the stored type."""
         return float(self.scale // 2) if isinstance(self.scale, int) else self.scale / 2
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        """Stored values within the range -> codes of the same shape."""
+        """Stored values within the range -> samples of the same shape."""
         if not isinstance(self.minimum, int):
             above = values.astype(np.float64) - self.minimum
             return np.clip(np.rint(above / self.scale), 0, self.peak).astype(np.int32)
-        above = values.astype(_roomy(values.dtype)) - self.minimum
+        above = values.astype(_difference_type(values.dtype)) - self.minimum
         if self.scale > 1:
             above = (above + self.scale // 2) // self.scale
         return above.astype(np.int32, copy=False)
 
-    def values(self, codes: NDArray[np.int32]) -> NDArray[Any]:
-        """Codes -> stored values; codes outside 0 .. peak are taken for the nearest."""
-        codes = np.clip(codes, 0, self.peak)
+    def values(self, samples: NDArray[np.int32]) -> NDArray[Any]:
+        """Samples -> stored values of the same shape; samples are clipped to 0 .. peak."""
+        samples = np.clip(samples, 0, self.peak)
         if self.scale != 1 or self.dtype.itemsize > 2:
-            codes = codes.astype(np.int64)
-        values = codes * self.scale + self.minimum
+            samples = samples.astype(np.int64)
+        values = samples * self.scale + self.minimum
         if self.scale != 1:
             values = np.minimum(values, self.maximum)
         return values.astype(self.dtype)
 
     def pack(self) -> bytes:
+        """The bytes of the map in HEAD.params."""
         if isinstance(self.minimum, int) and isinstance(self.maximum, int):
             kind = _EXACT if self.scale == 1 else _SCALED
             return (
@@ -100,8 +112,13 @@ class Intensity:
         return struct.pack(_limits(self.dtype), _FLOAT, self.minimum, self.maximum)
 
     @classmethod
-    def unpack(cls, fields: ByteReader, dtype: np.dtype[Any], most: int = CODES) -> Intensity:
-        """FormatError if the map does not suit the type. most: codes of integers that do not fit as they are."""
+    def unpack(
+        cls, fields: ByteReader, dtype: np.dtype[Any], limit: int = LOSSY_SAMPLES
+    ) -> Intensity:
+        """The inverse of `pack`; limit: of the samples of quantised integers.
+
+        FormatError if the map does not suit the type.
+        """
         kind = fields.take(1)[0]
         if kind == _FLOAT and dtype.kind == "f":
             layout = _limits(dtype)
@@ -115,31 +132,38 @@ class Intensity:
             if _holds(dtype, minimum, minimum + span) and (kind == _SCALED or span < EXACT_SPAN):
                 if kind == _EXACT:
                     return cls.exact(dtype, minimum, minimum + span)
-                return cls.spread(dtype, minimum, minimum + span, most)
+                return cls.quantised(dtype, minimum, minimum + span, limit)
         raise FormatError(
-            f"expected a map of intensities for {dtype} in HEAD, found kind {kind}: the file is damaged"
+            f"expected a map of intensities for {dtype} in HEAD, found kind {kind}: "
+            "the file is damaged"
         )
 
 
 class Statistics:
-    """What is known of the stored values after every block was added."""
+    """Statistics of stored values, complete after every block of a scan was added.
+
+    numeric: real numbers of at most 64 bits.
+    finite: no NaN and no infinity; what follows is valid only then.
+    integral: all values are integers below 2**62, of whatever type.
+    negative_zero: -0.0 occurs, which integers can't represent.
+    at_minimum: voxels that have the minimum.
+    """
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.numeric = dtype.kind in "iufb" and dtype.itemsize <= 8
         self.finite = True
-        self.integral = self.numeric  # all values so far are integers below 2**62
+        self.integral = self.numeric
         self.negative_zero = False
         self.minimum: int | float = 0
         self.maximum: int | float = 0
-        self.at_minimum = 0  # voxels that have the minimum
+        self.at_minimum = 0
         self.voxels = 0
-        self._distinct: set[float] | None = set()  # None: more than FEW
-        self._pairs = self._equal = self._near = (
-            0  # neighbours: all, of equal value, of nearly equal value
-        )
+        self._distinct: set[float] | None = set()  # None if there are more than MAX_LABELS.
+        # Pairs of neighbours in the foreground: all, of equal values, of nearly equal values.
+        self._pairs = self._equal = self._near = 0
 
     def add(self, block: NDArray[Any]) -> None:
-        """Count in a block [n, h, w] of the volume."""
+        """Add a block [n, h, w] of the scan."""
         if not (self.numeric and self.finite):
             return
         if block.dtype == bool:
@@ -149,7 +173,7 @@ class Statistics:
             self.finite = False
             return
         self._add_range(block, low, high)
-        self.integral = self.integral and max(abs(low), abs(high)) < WIDEST and _is_integral(block)
+        self.integral = self.integral and _is_integral(block, low, high)
         if self.integral:
             if block.dtype.kind == "f":
                 self.negative_zero = self.negative_zero or bool(
@@ -166,26 +190,25 @@ class Statistics:
         self.voxels += block.size
 
     def _add_neighbours(self, block: NDArray[Any]) -> None:
-        sample = block.reshape(-1)[:: -(-block.size // _SAMPLE)]
-        found, counts = np.unique(sample, return_counts=True)
+        examined = block.reshape(-1)[:: -(-block.size // _EXAMINED_VOXELS)]
+        distinct, counts = np.unique(examined, return_counts=True)
         if self._distinct is not None:
-            if len(found) <= FEW:
-                found = np.unique(block)
-            self._distinct.update(found.tolist())
-            if len(self._distinct) > FEW:
+            if len(distinct) <= MAX_LABELS:
+                distinct = np.unique(block)
+            self._distinct.update(distinct.tolist())
+            if len(self._distinct) > MAX_LABELS:
                 self._distinct = None
-        part = block[:: min(max(block.size // _PAIRS, 1), _MAX_DISTANCE)]
+        part = block[:: min(max(block.size // _ENOUGH_PAIRS, 1), _MAX_SLICE_DISTANCE)]
         left, right = part[..., :-1], part[..., 1:]
-        counted = (left != found[counts.argmax()]) & (
-            left != self.minimum
-        )  # the background is flat in scans too
-        self._pairs += int(np.count_nonzero(counted))
-        self._equal += int(np.count_nonzero(counted & (left == right)))
-        apart = np.abs(left.astype(_roomy(left.dtype)) - right)
-        self._near += int(np.count_nonzero(counted & (apart > 0) & (apart <= 2)))
+        # The background is flat in scans, too: neither its common value nor the minimum counts.
+        foreground = (left != distinct[counts.argmax()]) & (left != self.minimum)
+        self._pairs += int(np.count_nonzero(foreground))
+        self._equal += int(np.count_nonzero(foreground & (left == right)))
+        distance = np.abs(left.astype(_difference_type(left.dtype)) - right)
+        self._near += int(np.count_nonzero(foreground & (distance > 0) & (distance <= 2)))
 
-    def whole_range(self) -> tuple[int, int] | None:
-        """Minimum and maximum as integers, if a lossless integer coder can take the volume bit by bit."""
+    def integer_range(self) -> tuple[int, int] | None:
+        """Minimum and maximum, if integers of a range below 2**24 hold every bit; else None."""
         if not (self.numeric and self.finite and self.integral) or self.negative_zero:
             return None
         if self.maximum - self.minimum >= EXACT_SPAN:
@@ -193,20 +216,20 @@ class Statistics:
         return int(self.minimum), int(self.maximum)
 
     def looks_like_labels(self) -> bool:
+        """Whether the values are labels: few of them, or neighbours that are equal or unrelated."""
         if not self.integral:
             return False
         if self._distinct is not None:
             return True
-        # Neighbours in a label map are equal or jump anywhere; in a scan of few grey levels they are close.
-        return self._equal >= FLAT * self._pairs > 0 and self._near < 0.5 * (
-            self._pairs - self._equal
-        )
+        # Neighbours that differ are close in a scan of few grey levels, but not in a label map.
+        flat = self._equal >= LABEL_FLATNESS * self._pairs > 0
+        return flat and self._near < 0.5 * (self._pairs - self._equal)
 
 
 def lossless_reason(
     dtype: np.dtype[Any], statistics: Statistics, sigma: float, *, declared_labels: bool
 ) -> str | None:
-    """Why this volume must not be coded with loss, or None. `sigma`: its noise, in stored units."""
+    """Why a scan must not be coded with loss, or None; sigma: its noise, in stored units."""
     if dtype.names:
         return "it holds RGB colours"
     if dtype.kind == "c" or dtype.itemsize > 16:
@@ -222,39 +245,43 @@ def lossless_reason(
     if dtype.kind != "f" and not statistics.integral:
         return "its range is too wide for 16 bits"
     intensity = Intensity.for_lossy(dtype, *lossy_range(statistics))
-    if intensity.scale < SCALES[0]:
+    if intensity.scale < SCALE_RANGE[0]:
         return "its range is too narrow for floating point"
-    if intensity.scale > SCALES[1] or (intensity.scale != 1 and 0 < sigma < intensity.scale):
+    if intensity.scale > SCALE_RANGE[1] or (intensity.scale != 1 and 0 < sigma < intensity.scale):
         return "its range is too wide for 16 bits"
     return None
 
 
 def lossy_range(statistics: Statistics) -> tuple[int, int] | tuple[float, float]:
-    """Minimum and maximum: integers if all values are."""
+    """Minimum and maximum of a scan: integers if all values are."""
     if statistics.integral:
         return int(statistics.minimum), int(statistics.maximum)
     return float(statistics.minimum), float(statistics.maximum)
 
 
-def _is_integral(block: NDArray[Any]) -> bool:
+def _is_integral(block: NDArray[Any], low: int | float, high: int | float) -> bool:
+    """Whether all values of a block, from low to high, are integers that can be mapped."""
+    if max(abs(low), abs(high)) >= MAX_INTEGER:
+        return False
     if block.dtype.kind != "f":
         return True
-    sample = block.reshape(-1)[:1024]
-    return bool((sample == np.rint(sample)).all()) and bool((block == np.rint(block)).all())
+    first = block.reshape(-1)[:1024]
+    return bool((first == np.rint(first)).all()) and bool((block == np.rint(block)).all())
 
 
-def _roomy(dtype: np.dtype[Any]) -> type[np.signedinteger[Any]]:
-    """A signed type for differences of integers of this type below 2**62."""
+def _difference_type(dtype: np.dtype[Any]) -> type[np.signedinteger[Any]]:
+    """A signed type that holds the differences of integers of a type, if these are below 2**62."""
     return np.int32 if dtype.kind in "iu" and dtype.itemsize <= 2 else np.int64
 
 
 def _limits(dtype: np.dtype[Any]) -> str:
-    """Layout of a map of real numbers: kind, minimum, maximum, no wider than the stored type."""
+    """Layout of a map of floats: kind, minimum, maximum, no wider than the stored type."""
     return "<Bdd" if dtype.itemsize == 8 else "<Bff"
 
 
 def _holds(dtype: np.dtype[Any], minimum: int, maximum: int) -> bool:
-    if max(abs(minimum), abs(maximum)) >= WIDEST:
+    """Whether a stored type can have these integers as its minimum and maximum."""
+    if max(abs(minimum), abs(maximum)) >= MAX_INTEGER:
         return False
     return dtype.kind == "f" or (
         dtype.kind in "iu" and np.iinfo(dtype).min <= minimum <= maximum <= np.iinfo(dtype).max

@@ -1,13 +1,13 @@
-"""Stored values of any numeric type <-> integer codes for the predictive coder, without loss or with a bound.
+"""Sample maps: stored values of any numeric type <-> integer samples for the predictive coder.
 
-By what the volume holds, the first of
+Without loss, the first of these that fits the scan:
 
-    integers of a range below 2**24     Intensity.exact: value = minimum + code
-    floats on a grid                    FloatGridMap: value = minimum + code * scale, verified bit by bit
-    few distinct values                 PaletteMap: their ranks; NaN, infinities and -0.0 are values like any other
-    anything else                       BitOrderMap: the bits as an integer in the order of the values, cut in two
+    integers of a range below 2**24   AffineMap    value = minimum + sample
+    floats on a grid                  FloatGridMap value = minimum + sample * scale, bit by bit
+    few distinct values               PaletteMap   ranks; NaN, infinities and -0.0 are values, too
+    anything else                     BitOrderMap  the upper bits of an order-preserving integer
 
-and with a bound on the error: integers, or a grid over the range.
+Within a bound on the error: an AffineMap of integers, or a FloatGridMap over the range.
 """
 
 from __future__ import annotations
@@ -27,101 +27,117 @@ from mricodec.bitstream.sections import compress, decompress
 
 from .intensity import EXACT_SPAN, Intensity, Statistics, lossy_range
 
-MAX_PALETTE = 1 << 16  # distinct values
-PALETTE_SHARE = 16  # voxels that each of them must stand for
-FINENESS = 8  # a grid within a bound: codes on either side of a value that are within it
+# Distinct values of the largest palette.
+MAX_PALETTE = 1 << 16
+# Voxels per distinct value from which on a palette is used.
+MIN_VOXELS_PER_VALUE = 16
+# Steps of a grid that fit into the bound on either side of a value.
+BOUND_STEPS = 8
 Float = NDArray[np.float64]
 
-_SAMPLE = 1 << 16
-_GRID, _PALETTE, _ORDERED = 3, 4, 5  # after the kinds of `Intensity`
+# Voxels of a block that are examined before all of its distinct values are sorted.
+_EXAMINED_VOXELS = 1 << 16
+# Kinds of maps in a stream, after the three of `Intensity`.
+_GRID, _PALETTE, _BIT_ORDER = 3, 4, 5
 
 
 class SampleMap(Protocol):
-    """One of the maps."""
+    """A map of stored values to integer samples from 0 to `peak`."""
 
     @property
     def low_bits(self) -> int:
-        """Of the integer of a voxel, those that are not in its code; 0 but for `BitOrderMap`."""
+        """Low bits of a value that its sample does not hold; 0 for all maps but `BitOrderMap`."""
 
     @property
     def exact(self) -> bool:
-        """Whether `values` gives back, bit by bit, what `codes` was given."""
+        """Whether values(samples(x), low bits of x) is x, bit by bit."""
 
     @property
     def peak(self) -> int:
-        """The largest code, below 2**24."""
+        """The largest sample, below 2**24."""
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        """Stored values -> codes of the same shape, 0 .. peak for the values of the volume."""
+        """Stored values -> samples of the same shape, from 0 to peak."""
 
     def values(
-        self, codes: NDArray[np.int32], low: NDArray[np.uint64] | None = None
+        self, samples: NDArray[np.int32], low: NDArray[np.uint64] | None = None
     ) -> NDArray[Any]:
-        """The inverse; low: the low bits, if there are any. Codes outside 0 .. peak are taken for the nearest."""
+        """Samples, clipped to 0 .. peak, -> stored values; low: their low bits, 0 if omitted."""
 
     def pack(self) -> bytes:
-        """As it stands in HEAD.params."""
+        """The bytes of the map in HEAD.params."""
 
 
 @dataclass(frozen=True)
 class AffineMap:
-    """`Intensity` as a `SampleMap`: integers, of a range below 2**24 or divided by a scale."""
+    """An `Intensity` of integers as a `SampleMap`; exact where its scale is 1."""
 
     intensity: Intensity
     low_bits = 0
 
     @property
     def exact(self) -> bool:
+        """Whether the integers are not quantised."""
         return self.intensity.scale == 1
 
     @property
     def peak(self) -> int:
+        """The largest sample."""
         return self.intensity.peak
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        if values.dtype.kind == "f":  # those of a forged layer may be beyond any integer
+        """Stored values, clipped to the range, -> samples of the same shape."""
+        if values.dtype.kind == "f":  # Those of a forged layer may exceed every integer.
             values = np.clip(values, self.intensity.minimum, self.intensity.maximum)
         return self.intensity.samples(values)
 
     def values(
-        self, codes: NDArray[np.int32], low: NDArray[np.uint64] | None = None
+        self, samples: NDArray[np.int32], low: NDArray[np.uint64] | None = None
     ) -> NDArray[Any]:
-        return self.intensity.values(codes)
+        """Samples -> stored values of the same shape."""
+        return self.intensity.values(samples)
 
     def pack(self) -> bytes:
+        """The bytes of the map in HEAD.params."""
         return self.intensity.pack()
 
 
 @dataclass(frozen=True)
 class FloatGridMap:
-    """value = minimum + code * scale in float64, at most maximum if it has one, then rounded to the type."""
+    """value = minimum + sample * scale in float64, rounded to the stored type.
 
-    dtype: np.dtype[Any]  # native
+    dtype: float in native byte order. The map is not exact by itself: a lossless stream uses it
+    where every distinct value was verified, and its digest confirms it.
+    """
+
+    dtype: np.dtype[Any]
     minimum: float
     scale: float
     peak: int
     low_bits = 0
-    exact = False  # where it is meant to be, the digest sees to it
+    exact = False
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
+        """Stored values -> the nearest samples, of the same shape."""
         above = (values.astype(np.float64) - self.minimum) / self.scale
         return np.clip(np.rint(above), 0, self.peak).astype(np.int32)
 
     def values(
-        self, codes: NDArray[np.int32], low: NDArray[np.uint64] | None = None
+        self, samples: NDArray[np.int32], low: NDArray[np.uint64] | None = None
     ) -> NDArray[Any]:
+        """Samples -> stored values of the same shape."""
         with np.errstate(over="ignore"):
-            values: NDArray[Any] = (
-                np.clip(codes, 0, self.peak) * self.scale + self.minimum
-            ).astype(self.dtype)
+            exact = np.clip(samples, 0, self.peak) * self.scale + self.minimum
+            values: NDArray[Any] = exact.astype(self.dtype)
         return values
 
     def pack(self) -> bytes:
+        """The bytes of the map in HEAD.params."""
         return struct.pack("<Bdd", _GRID, self.minimum, self.scale) + pack_varint(self.peak)
 
     @classmethod
     def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> FloatGridMap:
-        """After the kind."""
+        """From the fields after the kind. FormatError if the map does not suit the type."""
         minimum, scale = struct.unpack("<dd", fields.take(16))
         peak = fields.varint()
         if (
@@ -136,47 +152,43 @@ class FloatGridMap:
 
 
 class PaletteMap:
-    """The distinct values of a volume, by their bits; a code is a rank."""
+    """The distinct values of a scan in the order of `ordered_bits`; a sample is a rank."""
 
     low_bits = 0
     exact = True
 
     def __init__(self, dtype: np.dtype[Any], ordered: NDArray[np.uint64]) -> None:
-        """ordered: rising, of `ordered_bits`."""
+        """ordered: the distinct values as rising `ordered_bits`; dtype: in native byte order."""
         self._dtype = dtype
         self._ordered = ordered
         self._stored = from_ordered(ordered, dtype)
 
     @property
     def peak(self) -> int:
+        """The largest rank."""
         return self._ordered.size - 1
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
+        """Stored values -> ranks of the same shape."""
         ranks = self._ordered.searchsorted(ordered_bits(values))
         return np.minimum(ranks, self.peak).astype(np.int32)
 
     def values(
-        self, codes: NDArray[np.int32], low: NDArray[np.uint64] | None = None
+        self, samples: NDArray[np.int32], low: NDArray[np.uint64] | None = None
     ) -> NDArray[Any]:
-        return self._stored[np.clip(codes, 0, self.peak)]
+        """Ranks -> stored values of the same shape."""
+        return self._stored[np.clip(samples, 0, self.peak)]
 
     def pack(self) -> bytes:
-        size = self._dtype.itemsize
-        planes = (
-            np.diff(self._ordered, prepend=np.uint64(0))
-            .astype("<u8")
-            .view(np.uint8)
-            .reshape(-1, 8)
-            .T[:size]
-        )
-        packed = compress(planes.tobytes())
-        return (
-            bytes((_PALETTE,)) + pack_varint(len(self._ordered)) + pack_varint(len(packed)) + packed
-        )
+        """The bytes of the map in HEAD.params: differences of the values, in byte planes."""
+        steps = np.diff(self._ordered, prepend=np.uint64(0)).astype("<u8").view(np.uint8)
+        packed = compress(steps.reshape(-1, 8).T[: self._dtype.itemsize].tobytes())
+        count = pack_varint(len(self._ordered))
+        return bytes((_PALETTE,)) + count + pack_varint(len(packed)) + packed
 
     @classmethod
     def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> PaletteMap:
-        """After the kind."""
+        """From the fields after the kind. FormatError if the map does not suit the type."""
         count, size = fields.varint(), fields.varint()
         packed = fields.take(size)
         if dtype.kind not in "iuf" or dtype.itemsize > 8 or not 0 < count <= MAX_PALETTE:
@@ -184,13 +196,14 @@ class PaletteMap:
         content = decompress(packed, count * dtype.itemsize, "the palette in HEAD")
         if len(content) != count * dtype.itemsize:
             raise FormatError(
-                f"expected {count} values in the palette in HEAD, found {len(content)} bytes: the file is damaged"
+                f"expected {count} values in the palette in HEAD, found {len(content)} bytes: "
+                "the file is damaged"
             )
         steps = np.zeros((8, count), np.uint8)
         steps[: dtype.itemsize] = np.frombuffer(content, np.uint8).reshape(dtype.itemsize, count)
         ordered = np.add.accumulate(steps.T.copy().view("<u8").reshape(-1), dtype=np.uint64)
-        most = np.uint64(256**dtype.itemsize - 1)
-        if (ordered[1:] <= ordered[:-1]).any() or ordered[-1] > most:
+        limit = np.uint64(256**dtype.itemsize - 1)
+        if (ordered[1:] <= ordered[:-1]).any() or ordered[-1] > limit:
             raise FormatError(
                 "expected rising values in the palette in HEAD, found others: the file is damaged"
             )
@@ -199,9 +212,13 @@ class PaletteMap:
 
 @dataclass(frozen=True)
 class BitOrderMap:
-    """The bits of a value as an unsigned integer that rises with it; the code is its upper part, less the least."""
+    """The sample is the upper part of the `ordered_bits` of a value, less that of the minimum.
 
-    dtype: np.dtype[Any]  # native
+    dtype: in native byte order; minimum, maximum: ordered bits of the range of the scan; low_bits:
+    bits below the upper part.
+    """
+
+    dtype: np.dtype[Any]
     minimum: int
     maximum: int
     low_bits: int
@@ -209,7 +226,7 @@ class BitOrderMap:
 
     @classmethod
     def over(cls, dtype: np.dtype[Any], minimum: int, maximum: int) -> BitOrderMap:
-        """With as few low bits as the range allows."""
+        """The map of a range with as few low bits as possible."""
         low_bits = max(0, (maximum - minimum).bit_length() - 24)
         while (maximum >> low_bits) - (minimum >> low_bits) >= EXACT_SPAN:
             low_bits += 1
@@ -217,55 +234,56 @@ class BitOrderMap:
 
     @property
     def peak(self) -> int:
+        """The largest sample."""
         return (self.maximum >> self.low_bits) - (self.minimum >> self.low_bits)
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        shift = np.uint64(self.low_bits)
-        least = np.uint64(self.minimum >> self.low_bits)
-        upper = np.clip(
-            ordered_bits(values) >> shift, least, np.uint64(self.maximum >> self.low_bits)
-        )
-        codes: NDArray[np.int32] = (upper - least).astype(np.int32)
-        return codes
+        """Stored values, clipped to the range, -> samples of the same shape."""
+        lowest = np.uint64(self.minimum >> self.low_bits)
+        highest = np.uint64(self.maximum >> self.low_bits)
+        upper = np.clip(ordered_bits(values) >> np.uint64(self.low_bits), lowest, highest)
+        samples: NDArray[np.int32] = (upper - lowest).astype(np.int32)
+        return samples
 
     def low(self, values: NDArray[Any]) -> NDArray[np.uint64]:
-        """The low bits of each value."""
+        """The low bits of each stored value."""
         return ordered_bits(values) & np.uint64((1 << self.low_bits) - 1)
 
     def values(
-        self, codes: NDArray[np.int32], low: NDArray[np.uint64] | None = None
+        self, samples: NDArray[np.int32], low: NDArray[np.uint64] | None = None
     ) -> NDArray[Any]:
-        upper = np.clip(codes, 0, self.peak).astype(np.uint64) + np.uint64(
-            self.minimum >> self.low_bits
-        )
+        """Samples and their low bits -> stored values of the same shape."""
+        lowest = np.uint64(self.minimum >> self.low_bits)
+        upper = np.clip(samples, 0, self.peak).astype(np.uint64) + lowest
         bits = upper << np.uint64(self.low_bits)
         return from_ordered(bits if low is None else bits | low, self.dtype)
 
     def pack(self) -> bytes:
-        return struct.pack("<BQQ", _ORDERED, self.minimum, self.maximum)
+        """The bytes of the map in HEAD.params."""
+        return struct.pack("<BQQ", _BIT_ORDER, self.minimum, self.maximum)
 
     @classmethod
     def unpack(cls, fields: ByteReader, dtype: np.dtype[Any]) -> BitOrderMap:
-        """After the kind."""
+        """From the fields after the kind. FormatError if the map does not suit the type."""
         minimum, maximum = struct.unpack("<QQ", fields.take(16))
         if (
             dtype.kind not in "iuf"
             or dtype.itemsize > 8
             or not minimum <= maximum < 256**dtype.itemsize
         ):
-            raise _bad(_ORDERED, dtype)
+            raise _bad(_BIT_ORDER, dtype)
         return cls.over(dtype, minimum, maximum)
 
 
 def unpack_map(fields: ByteReader, dtype: np.dtype[Any]) -> SampleMap:
-    """From HEAD.params of the predictive coder. FormatError if the map does not suit the type."""
+    """The map in HEAD.params of the predictive coder. FormatError if it does not suit the type."""
     kind = fields.peek()
-    if kind in (_GRID, _PALETTE, _ORDERED):
+    maps: dict[int, Any] = {_GRID: FloatGridMap, _PALETTE: PaletteMap, _BIT_ORDER: BitOrderMap}
+    if kind in maps:
         fields.take(1)
-        readers: dict[int, Any] = {_GRID: FloatGridMap, _PALETTE: PaletteMap, _ORDERED: BitOrderMap}
-        found: SampleMap = readers[kind].unpack(fields, dtype)
-        return found
-    intensity = Intensity.unpack(fields, dtype, most=EXACT_SPAN)
+        sample_map: SampleMap = maps[kind].unpack(fields, dtype)
+        return sample_map
+    intensity = Intensity.unpack(fields, dtype, limit=EXACT_SPAN)
     if not isinstance(intensity.scale, int):
         raise _bad(kind, dtype)
     return AffineMap(intensity)
@@ -274,57 +292,64 @@ def unpack_map(fields: ByteReader, dtype: np.dtype[Any]) -> SampleMap:
 def exact_map(
     dtype: np.dtype[Any], statistics: Statistics, blocks: Iterator[NDArray[Any]]
 ) -> SampleMap | None:
-    """The map for a volume without loss, None if only zstd can take it; blocks: the volume once more."""
-    whole = statistics.whole_range() if dtype.kind != "b" else None
-    if whole is not None:
-        return AffineMap(Intensity.exact(dtype, *whole))
+    """The map of a scan without loss; None if only the store coder can take it.
+
+    blocks: the scan from its start; they are read only if the statistics do not suffice.
+    """
+    limits = statistics.integer_range() if dtype.kind != "b" else None
+    if limits is not None:
+        return AffineMap(Intensity.exact(dtype, *limits))
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         return None
-    found = _BitStatistics()
+    bits = _BitStatistics()
     for block in blocks:
-        found.add(block)
-    distinct = found.distinct()
+        bits.add(block)
+    distinct = bits.distinct()
     if distinct is not None and distinct.size >= 2:
         grid = find_grid(from_ordered(distinct, dtype)) if dtype.kind == "f" else None
         if grid is not None:
             return grid
-        if distinct.size * PALETTE_SHARE <= found.voxels:
+        if distinct.size * MIN_VOXELS_PER_VALUE <= bits.voxels:
             return PaletteMap(dtype, distinct)
-    return BitOrderMap.over(dtype, found.minimum, found.maximum)
+    return BitOrderMap.over(dtype, bits.minimum, bits.maximum)
 
 
 def bounded_map(
     dtype: np.dtype[Any], statistics: Statistics, max_error: float
 ) -> tuple[SampleMap, int] | None:
-    """A map, and the largest error in codes, that together keep each value within `max_error`.
+    """A map and a largest error in samples that keep each value within `max_error` stored units.
 
-    None if none but a lossless one does. The statistics are those of finite numbers that are no labels.
+    None if only a lossless map does. The statistics are of finite numbers that are not labels.
     """
     if statistics.integral:
-        minimum, maximum = lossy_range(statistics)
-        assert isinstance(minimum, int) and isinstance(maximum, int)
-        whole = math.floor(min(max_error, maximum - minimum))
-        if maximum - minimum < EXACT_SPAN:
-            exact = AffineMap(Intensity.exact(dtype, minimum, maximum))
-            return (exact, whole) if whole >= 1 and _fits(dtype, minimum, maximum) else None
-        intensity = Intensity.spread(dtype, minimum, maximum, EXACT_SPAN)
-        rest = whole - int(intensity.scale) // 2
-        return (
-            (AffineMap(intensity), rest // int(intensity.scale))
-            if rest >= 0 and _fits(dtype, minimum, maximum)
-            else None
-        )
+        return _bounded_integer_map(dtype, statistics, max_error)
     low, high = (float(v) for v in lossy_range(statistics))
     rounding = float(np.finfo(dtype).eps) * max(abs(low), abs(high))
-    room = (max_error - rounding) * (1 - 2.0**-20)  # float64's own rounding is far below
+    room = (max_error - rounding) * (1 - 2.0**-20)  # The rounding of float64 is far smaller.
     if not room > 8 * rounding or not math.isfinite(high - low):
         return None
-    for steps in (FINENESS, 0):
+    for steps in (BOUND_STEPS, 0):
         scale = room / (steps + 0.5)
         peak = math.ceil((high - low) / scale)
         if 0 < peak < EXACT_SPAN - 1 and scale > 0:
             return FloatGridMap(dtype, low, scale, peak), steps
     return None
+
+
+def _bounded_integer_map(
+    dtype: np.dtype[Any], statistics: Statistics, max_error: float
+) -> tuple[SampleMap, int] | None:
+    """`bounded_map` of integers: exact samples where the range allows it, else quantised ones."""
+    minimum, maximum = int(statistics.minimum), int(statistics.maximum)
+    if not _fits(dtype, minimum, maximum):
+        return None
+    bound = math.floor(min(max_error, maximum - minimum))
+    if maximum - minimum < EXACT_SPAN:
+        return (AffineMap(Intensity.exact(dtype, minimum, maximum)), bound) if bound >= 1 else None
+    intensity = Intensity.quantised(dtype, minimum, maximum, EXACT_SPAN)
+    scale = int(intensity.scale)
+    rest = bound - scale // 2
+    return (AffineMap(intensity), rest // scale) if rest >= 0 else None
 
 
 def _fits(dtype: np.dtype[Any], minimum: int, maximum: int) -> bool:
@@ -335,46 +360,45 @@ def _fits(dtype: np.dtype[Any], minimum: int, maximum: int) -> bool:
 
 
 def find_grid(values: NDArray[Any]) -> FloatGridMap | None:
-    """The grid on which all of these distinct, rising floats lie, bit by bit, if there is one.
+    """The grid on which all of these distinct, rising floats lie, bit by bit; None without one.
 
-    Scanners' software makes them as integer * slope + intercept in the header's float32; so these are tried.
+    Reconstruction software computes integer * slope + intercept with float32 numbers of a header,
+    so that steps and origins of float32 are tried, too.
     """
     if not np.isfinite(values).all() or ((values == 0) & np.signbit(values)).any():
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         x = values.astype(np.float64)
-        scale = _step(x)
+        scale = _grid_step(x)
         if scale is None:
             return None
-        codes = np.rint((x - x[0]) / scale)
-        slope, start = np.polyfit(codes, x, 1) if x.size > 2 else (scale, x[0])
+        samples = np.rint((x - x[0]) / scale)
+        slope, start = np.polyfit(samples, x, 1) if x.size > 2 else (scale, x[0])
         zero = np.rint(start / slope)
-        last = codes[-1] + zero
-        for step in (
-            float(np.float32(slope)),
-            float(slope),
-            float(np.float32(x[-1] / last)) if last else 0.0,
-        ):
+        last = samples[-1] + zero
+        from_last = float(np.float32(x[-1] / last)) if last else 0.0
+        for step in (float(np.float32(slope)), float(slope), from_last):
             for first in (zero * step, np.float32(start), start, np.rint(start), x[0]):
-                if 0 < step < math.inf and math.isfinite(first + codes[-1] * step):
-                    grid = FloatGridMap(values.dtype, float(first), step, int(codes[-1]))
-                    if grid.values(codes.astype(np.int32)).tobytes() == values.tobytes():
+                if 0 < step < math.inf and math.isfinite(first + samples[-1] * step):
+                    grid = FloatGridMap(values.dtype, float(first), step, int(samples[-1]))
+                    if grid.values(samples.astype(np.int32)).tobytes() == values.tobytes():
                         return grid
     return None
 
 
-def _step(x: Float) -> float | None:
-    """The step of a grid that the rising numbers may lie on, if its codes are below 2**24.
+def _grid_step(x: Float) -> float | None:
+    """The step of a grid on which rising numbers may lie; None if it has 2**24 samples or more.
 
-    From ever wider parts of the range, so that what its error adds up to never reaches half a step.
+    It is refined over ever wider parts of the range, so that its accumulated error stays below half
+    a step.
     """
     scale = float(np.diff(x).min())
     reach = 1.0
     while scale > 0 and (x[-1] - x[0]) / np.float64(scale) < EXACT_SPAN:
         near = x[x <= x[0] + reach * scale]
-        codes = np.rint((near[-1] - near[0]) / scale)
-        if codes > 0:
-            scale = float((near[-1] - near[0]) / codes)
+        steps = np.rint((near[-1] - near[0]) / scale)
+        if steps > 0:
+            scale = float((near[-1] - near[0]) / steps)
         if near.size == x.size:
             return scale
         reach *= 4
@@ -382,7 +406,7 @@ def _step(x: Float) -> float | None:
 
 
 class _BitStatistics:
-    """Range and distinct values of the bits of blocks."""
+    """Range and distinct values of the `ordered_bits` of the blocks of a scan."""
 
     def __init__(self) -> None:
         self.voxels = 0
@@ -390,32 +414,36 @@ class _BitStatistics:
         self._distinct: NDArray[np.uint64] | None = np.zeros(0, np.uint64)
 
     def add(self, block: NDArray[Any]) -> None:
+        """Add a block of the scan."""
         bits = ordered_bits(block).reshape(-1)
         self.voxels += bits.size
         self.minimum = min(self.minimum, int(bits.min()))
         self.maximum = max(self.maximum, int(bits.max()))
         if self._distinct is None:
             return
-        sample = np.unique(bits[:: -(-bits.size // _SAMPLE)])
-        self._merge(sample)
-        if sample.size * 2 > _SAMPLE:  # more would only be sorted in vain
+        examined = np.unique(bits[:: -(-bits.size // _EXAMINED_VOXELS)])
+        self._merge(examined)
+        if examined.size * 2 > _EXAMINED_VOXELS:  # All values are too many for a palette.
             self._distinct = None
         if self._distinct is not None:
             self._merge(np.unique(bits))
 
-    def _merge(self, found: NDArray[np.uint64]) -> None:
+    def _merge(self, values: NDArray[np.uint64]) -> None:
         if self._distinct is not None:
-            self._distinct = np.union1d(self._distinct, found)
+            self._distinct = np.union1d(self._distinct, values)
             if self._distinct.size > MAX_PALETTE:
                 self._distinct = None
 
     def distinct(self) -> NDArray[np.uint64] | None:
-        """All values, if they are few."""
+        """The distinct values in rising order; None if they are too many for a palette."""
         return self._distinct
 
 
 def ordered_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Numbers of up to 64 bits -> unsigned integers that rise with them; NaN at the ends, -0.0 below 0.0."""
+    """Numbers of up to 64 bits -> unsigned integers that rise with them, of the same shape.
+
+    NaN stand at both ends, by their sign, and -0.0 stands below 0.0.
+    """
     size = values.dtype.itemsize
     bits = np.ascontiguousarray(values).view(f"u{size}").astype(np.uint64)
     sign = np.uint64(1 << (8 * size - 1))

@@ -1,7 +1,7 @@
-"""Fidelity of decoded voxels and the distance between two rate-distortion curves; numpy only.
+"""Distortion of decoded voxels: squared and largest error, PSNR, SSIM, MS-SSIM; numpy only.
 
-Voxels are stored values `[..., j, i]` of any real type; every function walks over the two-dimensional slices
-of the last two axes, so that a memory map is enough and only a few slices of float64 exist at a time.
+Voxels are stored values [..., j, i] of any real type. Every function iterates over the slices of
+the last two axes, so that a memory map can be passed and few slices exist as float64 at a time.
 """
 
 from __future__ import annotations
@@ -14,42 +14,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# (minimum, maximum) of stored values.
+Range = tuple[float, float]
 
-def _limits(original: NDArray[Any], limits: Range | None) -> Range:
-    low, high = value_range(original) if limits is None else limits
-    if not (high > low and math.isfinite(high - low)):
-        raise ValueError(
-            f"PSNR and SSIM need finite values that differ, these lie in {low:g} ... {high:g}"
-        )
-    return low, high
-
-
-Range = tuple[float, float]  # (lowest, highest)
-
-SSIM_WINDOW = 7  # voxels a side
-_K1, _K2 = 0.01, 0.03  # Wang, Bovik, Sheikh, Simoncelli 2004
-MS_SSIM_SIDE = 176  # voxels, the least of both sides of a slice: 5 scales of an 11 x 11 window
-_MS_SSIM_WEIGHTS = (
-    0.0448,
-    0.2856,
-    0.3001,
-    0.2363,
-    0.1333,
-)  # Wang, Simoncelli, Bovik 2003; finest first
+# Voxels along a side of the SSIM window.
+SSIM_WINDOW = 7
+# Constants of SSIM (Wang, Bovik, Sheikh, Simoncelli 2004).
+_K1, _K2 = 0.01, 0.03
+# Voxels that both sides of a slice must have for MS-SSIM: 5 scales of an 11 x 11 window.
+MS_SSIM_SIDE = 176
+# Weights of the scales of MS-SSIM, finest first (Wang, Simoncelli, Bovik 2003).
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+# The window of MS-SSIM along one axis: a Gaussian of sigma 1.5.
 _GAUSSIAN = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 _GAUSSIAN /= _GAUSSIAN.sum()
-_FOR_WINDOWS = 1 << 20  # voxels are enough for percentiles
-_GAUSS = 0.5 / math.sqrt(3.0)  # two nodes integrate a cubic exactly
+# Voxels that are enough for the percentiles of a volume.
+_PERCENTILE_VOXELS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Distortion:
-    mse: float  # stored units squared
-    rmse: float  # stored units
-    max_error: float  # stored units
-    psnr: float  # dB; inf if identical
-    ssim: float  # nan where a slice is smaller than the window
-    peak: float  # of psnr and ssim: maximum - minimum, stored units
+    """The distance of decoded voxels from the original, in stored units but for psnr and ssim.
+
+    mse: mean squared error; rmse: its root; max_error: largest absolute difference.
+    psnr: dB, infinite for identical voxels; ssim: NaN if a slice is smaller than the window.
+    peak: maximum - minimum of the original, the peak of psnr and ssim.
+    """
+
+    mse: float
+    rmse: float
+    max_error: float
+    psnr: float
+    ssim: float
+    peak: float
 
 
 def value_range(voxels: NDArray[Any]) -> Range:
@@ -58,13 +55,23 @@ def value_range(voxels: NDArray[Any]) -> Range:
 
 
 def errors(original: NDArray[Any], decoded: NDArray[Any]) -> tuple[float, float]:
-    """`mse` and `max_error`, sooner."""
+    """(`mse`, `max_error`) in one pass."""
     total, largest = 0.0, 0.0
     for x, y in _slices(original, decoded):
         difference = (x - y).ravel()
         total += float(difference @ difference)
         largest = max(largest, float(np.abs(difference, out=difference).max()))
     return total / original.size, largest
+
+
+def _limits(original: NDArray[Any], limits: Range | None) -> Range:
+    """Minimum and maximum, of the original unless stated. ValueError if they do not differ."""
+    low, high = value_range(original) if limits is None else limits
+    if not (high > low and math.isfinite(high - low)):
+        raise ValueError(
+            f"PSNR and SSIM need finite values that differ, these lie in {low:g} ... {high:g}"
+        )
+    return low, high
 
 
 def mse(original: NDArray[Any], decoded: NDArray[Any]) -> float:
@@ -83,10 +90,10 @@ def max_error(original: NDArray[Any], decoded: NDArray[Any]) -> float:
 
 
 def psnr(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, peak = maximum - minimum; inf where nothing differs.
+    """Peak signal-to-noise ratio in dB, peak = maximum - minimum; infinite for identical voxels.
 
-    `limits` = (minimum, maximum) of the whole volume in stored units, needed if `original` is a part of it.
-    ValueError if they do not differ: a constant volume has no PSNR.
+    limits: (minimum, maximum) of the whole volume in stored units, where `original` is a part of
+    it. ValueError if they do not differ: a constant volume has no PSNR.
     """
     low, high = _limits(original, limits)
     return _psnr(mse(original, decoded), high - low)
@@ -95,15 +102,17 @@ def psnr(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None 
 def ssim(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> float:
     """Mean over the slices of the two-dimensional SSIM (Wang et al. 2004), K1 = 0.01, K2 = 0.03.
 
-    Uniform window of 7 x 7 voxels, wholly inside the slice; sample covariance (n - 1). `limits` as in `psnr`:
-    the data range is maximum - minimum, and values count from the minimum. Equals scikit-image's
-    `structural_similarity(x - minimum, y - minimum, win_size=7, data_range=maximum - minimum)`, averaged over
-    the slices. ValueError if a slice is smaller than the window.
+    Uniform window of 7 x 7 voxels, wholly inside the slice; sample covariance (n - 1). limits: as
+    in `psnr`; the data range is maximum - minimum, and values count from the minimum. Equals
+    scikit-image's `structural_similarity(x - minimum, y - minimum, win_size=7,
+    data_range=maximum - minimum)`, averaged over the slices. ValueError if a slice is smaller than
+    the window.
     """
     low, high = _limits(original, limits)
     if original.ndim < 2 or min(original.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs slices of {SSIM_WINDOW} x {SSIM_WINDOW} voxels at least, got {original.shape}"
+            f"SSIM needs slices of {SSIM_WINDOW} x {SSIM_WINDOW} voxels at least, "
+            f"found {original.shape}"
         )
     total, count = 0.0, 0
     for x, y in _slices(original, decoded):
@@ -113,16 +122,18 @@ def ssim(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None 
 
 
 def ms_ssim(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None) -> float:
-    """Mean over the slices of the two-dimensional multi-scale SSIM (Wang, Simoncelli, Bovik 2003), `limits` as in `ssim`.
+    """Mean over the slices of two-dimensional multi-scale SSIM (Wang, Simoncelli, Bovik 2003).
 
-    Five scales, each half the one before (means of 2 x 2 voxels, an odd last row or column left out), weights 0.0448,
-    0.2856, 0.3001, 0.2363, 0.1333; Gaussian window of 11 x 11 voxels, sigma 1.5, wholly inside the slice; K1 = 0.01,
-    K2 = 0.03; negative terms count as 0. ValueError if a side of a slice is below 176 voxels.
+    Five scales, each half the size of the previous one (means of 2 x 2 voxels, an odd last row or
+    column left out), weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333; Gaussian window of 11 x 11
+    voxels, sigma 1.5, wholly inside the slice; K1 = 0.01, K2 = 0.03; negative terms count as 0.
+    limits: as in `ssim`. ValueError if a side of a slice is below 176 voxels.
     """
     low, high = _limits(original, limits)
     if original.ndim < 2 or min(original.shape[-2:]) < MS_SSIM_SIDE:
         raise ValueError(
-            f"MS-SSIM needs slices of {MS_SSIM_SIDE} x {MS_SSIM_SIDE} voxels at least, got {original.shape}"
+            f"MS-SSIM needs slices of {MS_SSIM_SIDE} x {MS_SSIM_SIDE} voxels at least, "
+            f"found {original.shape}"
         )
     values = [_ms_ssim_of_slice(x, y, low, high - low) for x, y in _slices(original, decoded)]
     return sum(values) / len(values)
@@ -130,16 +141,24 @@ def ms_ssim(original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | No
 
 @dataclass(frozen=True)
 class Windows:
-    """Ranges of stored values that a viewer may display, each (black, white)."""
+    """Ranges of stored values that a viewer may display, each (black, white).
 
-    full: Range  # percentiles 0.5 to 99.5 of all voxels
-    narrow: Range  # percentiles 25 to 75 of the foreground
-    bright: Range  # percentiles 75 to 99.5 of the foreground
+    full: percentiles 0.5 to 99.5 of all voxels.
+    narrow: percentiles 25 to 75 of the foreground.
+    bright: percentiles 75 to 99.5 of the foreground.
+    """
+
+    full: Range
+    narrow: Range
+    bright: Range
 
 
 def display_windows(voxels: NDArray[Any]) -> Windows:
-    """Three display windows of a volume; its foreground is what lies above half the mean, counted from the minimum."""
-    sample = voxels.reshape(-1)[:: -(-voxels.size // _FOR_WINDOWS)].astype(np.float64)
+    """Three display windows of a volume.
+
+    The foreground: voxels above half the mean, both counted from the minimum.
+    """
+    sample = voxels.reshape(-1)[:: -(-voxels.size // _PERCENTILE_VOXELS)].astype(np.float64)
     low = float(voxels.min())
     foreground = sample[sample - low > 0.5 * (sample - low).mean()]
     if not foreground.size:
@@ -150,10 +169,10 @@ def display_windows(voxels: NDArray[Any]) -> Windows:
 
 
 def psnr_in_window(original: NDArray[Any], decoded: NDArray[Any], window: Range) -> float:
-    """PSNR (dB) of what a viewer shows with this window: values beyond are black or white, peak = white - black.
+    """PSNR in dB of the displayed voxels: clipped to the window, peak = white - black.
 
-    The mean is taken over the voxels whose original lies inside the window, so that no black background flatters it.
-    inf if none of them differs; nan for an empty window.
+    The mean is taken over the voxels whose original lies inside the window, so that a black
+    background does not improve it. Infinite if none of them differs; NaN for an empty window.
     """
     low, high = window
     if not high > low:
@@ -170,7 +189,7 @@ def psnr_in_window(original: NDArray[Any], decoded: NDArray[Any], window: Range)
 def compare(
     original: NDArray[Any], decoded: NDArray[Any], *, limits: Range | None = None
 ) -> Distortion:
-    """All figures of one decoded volume, `limits` as in `psnr`; `ssim` is nan if its window does not fit."""
+    """All measures of a decoded volume; limits: as in `psnr`. NaN for `ssim` on small slices."""
     low, high = _limits(original, limits)
     squared, largest = errors(original, decoded)
     large_enough = original.ndim >= 2 and min(original.shape[-2:]) >= SSIM_WINDOW
@@ -185,11 +204,12 @@ def compare(
 
 
 def _psnr(squared: float, peak: float) -> float:
+    """PSNR in dB of a mean squared error."""
     return math.inf if squared == 0 else 20 * math.log10(peak) - 10 * math.log10(squared)
 
 
 def _slices(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], ...]]:
-    """Corresponding slices [j, i] as float64."""
+    """Corresponding slices [j, i] as float64. ValueError for other shapes or no voxels."""
     shape = arrays[0].shape
     for array in arrays[1:]:
         if array.shape != shape:
@@ -205,7 +225,8 @@ def _slices(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], ...]]:
 def _ssim_of_slice(
     x: NDArray[np.float64], y: NDArray[np.float64], low: float, peak: float
 ) -> float:
-    # In units of the peak, around the middle of the range: differences of the integral image keep 10 digits.
+    # In units of the peak, around the middle of the range, so that differences of the integral
+    # image keep 10 digits.
     x, y = (x - low) / peak - 0.5, (y - low) / peak - 0.5
     count = SSIM_WINDOW**2
     mean_x, mean_y = _window_sums(x) / count, _window_sums(y) / count
@@ -239,7 +260,7 @@ def _ms_ssim_of_slice(
 
 
 def _blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Filtered by the Gaussian window along both axes, where it lies inside."""
+    """The image [j, i] filtered by the Gaussian window, where the window lies inside."""
     for axis in (0, 1):
         n = image.shape[axis] - len(_GAUSSIAN) + 1
         parts = (
@@ -253,6 +274,7 @@ def _blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _halved(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of 2 x 2 voxels of an image [j, i]."""
     j, i = (n // 2 * 2 for n in image.shape)
     image = image[:j, :i]
     return np.asarray(

@@ -1,4 +1,4 @@
-"""The noise of a volume, against which fidelity is measured."""
+"""An estimate of the noise of a volume, to which the quality of lossy coding is relative."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Median absolute deviation of the unit normal distribution.
 MAD_OF_UNIT_NORMAL = 0.6745
+# Fractional part of the golden ratio: its multiples modulo 1 are spread evenly.
 GOLDEN = (5**0.5 - 1) / 2
-MAX_SLICES = 12  # evenly spaced ones are enough for a median
-LINES = 1024  # of those along an axis, at least, are enough for a median of spectra
-FEWEST = 16  # coefficients in the foreground; with fewer, all that vary are taken
-SHORTEST = 32  # voxels along an axis from which its spectrum is looked at
-MIN_BAND = 0.4  # of the spectrum taken for occupied; scanners interpolate by 2 at most
-EDGE = 0.1  # half the width over which the edge of the occupied band is looked for, of the Nyquist frequency
-DROP = 2.0  # fall of the amplitude across such an edge; a 1/f spectrum falls by 1.3, 1/f**2 by 1.7 at most
+# Slices, evenly spaced, that are enough for a median.
+MAX_SLICES = 12
+# Lines along an axis that are enough for a median of their spectra.
+MIN_LINES = 1024
+# Coefficients that the foreground must have; with fewer, all blocks that are not empty count.
+MIN_FOREGROUND = 16
+# Voxels that an axis must have for its spectrum to be examined.
+MIN_LENGTH = 32
+# The smallest share of the spectrum that can be occupied: scanners interpolate by 2 at most.
+MIN_BAND = 0.4
+# Half the width of the window in which a band edge is sought, as a share of the Nyquist frequency.
+EDGE_WIDTH = 0.1
+# Fall of the amplitude across a band edge; a 1/f spectrum falls by 1.3 and 1/f**2 by 1.7 at most.
+MIN_DROP = 2.0
 
 
 def sampled(volume: NDArray[Any]) -> NDArray[Any]:
-    """The slices [n, h, w] that `sigma_hat` looks at."""
+    """The slices [n, h, w] of a volume that `sigma_hat` evaluates."""
     count = len(volume)
     return (
         volume
@@ -29,23 +38,23 @@ def sampled(volume: NDArray[Any]) -> NDArray[Any]:
 
 
 def sigma_hat(volume: NDArray[Any]) -> float:
-    """Standard deviation of the noise per voxel of ``volume`` [n, h, w] (slices first), in stored units.
+    """Standard deviation of the noise per voxel of a volume [n, h, w], in stored units.
 
-    Median absolute deviation over 0.6745 of the finest diagonal (HH) band of the orthonormal Haar wavelet in
-    the slices (Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994), over
-    the foreground: blocks brighter than half the mean.
+    Median absolute deviation over 0.6745 of the finest diagonal (HH) band of the orthonormal Haar
+    wavelet in the slices (Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage",
+    Biometrika 1994), over the foreground: blocks brighter than half the mean.
 
-    A scanner that interpolates fills the outer k-space with zeros, and one that filters fades it out: there
-    the finest band holds next to no noise. So each axis is first cut back to the part of its spectrum that is
-    occupied, which undoes the interpolation and keeps the noise per voxel. An exactly constant background
-    does not count. 0.0 for a volume without diagonal detail, such as a constant one or one of a single voxel.
-    Non-finite values must be replaced before.
+    A scanner that interpolates fills the outer k-space with zeros, and one that filters fades it
+    out: the finest band then has next to no noise. Therefore each axis is first cropped to the
+    occupied part of its spectrum, which undoes the interpolation and keeps the noise per voxel.
+    An exactly constant background does not count. The result is 0.0 for a volume without diagonal
+    detail, such as a constant one. All values must be finite.
     """
     voxels = np.asarray(sampled(volume), np.float64)
     voxels = voxels - voxels.min()
     bands = [_occupied(voxels, axis) for axis in (1, 2)]
     if min(bands) < 1.0:
-        return _mad(*_haar(_cut_spectrum(voxels, bands)))
+        return _mad(*_haar(_crop_spectrum(voxels, bands)))
     low, detail = _haar(voxels)
     if volume.dtype.kind in "iu":
         detail = detail + 0.5 * _dither(detail.size).reshape(detail.shape)
@@ -53,14 +62,15 @@ def sigma_hat(volume: NDArray[Any]) -> float:
 
 
 def _mad(low: NDArray[np.float64], detail: NDArray[np.float64]) -> float:
+    """The noise from the detail coefficients of the foreground; low: the means of the blocks."""
     foreground = detail[low > 0.5 * low.mean()] if low.size else detail
-    if foreground.size < FEWEST:
+    if foreground.size < MIN_FOREGROUND:
         foreground = detail[low > 0]
     return float(np.median(np.abs(foreground)) / MAD_OF_UNIT_NORMAL) if foreground.size else 0.0
 
 
 def _haar(voxels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean of each 2x2 block and its diagonal detail; an axis of length 1 is left as it is."""
+    """Mean of each 2 x 2 block and its diagonal detail; an axis of length 1 is left as it is."""
     low, detail = voxels, voxels
     for axis in (1, 2):
         n = voxels.shape[axis] // 2 * 2
@@ -76,25 +86,24 @@ def _haar(voxels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _dither(count: int) -> NDArray[np.float64]:
-    """Uniform in [-0.5, 0.5), the same every time: the median of integers would jump by whole steps."""
+    """Uniform in [-0.5, 0.5) and reproducible: the median of integers would jump by whole steps."""
     return np.asarray(np.arange(count) * GOLDEN % 1.0 - 0.5, np.float64)
 
 
 def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
-    """The part of the spectrum along an axis, from 0 to 1 = Nyquist, that the scanner has measured."""
+    """The band limit of the spectrum along an axis: 1.0, the Nyquist frequency, without one."""
     n = voxels.shape[axis]
-    if n < SHORTEST:
+    if n < MIN_LENGTH:
         return 1.0
-    lines = np.moveaxis(np.diff(voxels, axis=3 - axis), axis, 2).reshape(
-        -1, n
-    )  # differences across the lines: less signal
-    lines = lines[:: max(1, len(lines) // LINES)] * np.hanning(n)
+    across = np.diff(voxels, axis=3 - axis)  # Differences of adjacent lines have less signal.
+    lines = np.moveaxis(across, axis, 2).reshape(-1, n)
+    lines = lines[:: max(1, len(lines) // MIN_LINES)] * np.hanning(n)
     lines = lines[lines.any(1)]
     if not len(lines):
         return 1.0
     spectrum = np.fft.rfft(lines)
     power = np.median(np.ascontiguousarray((spectrum.real**2 + spectrum.imag**2).T), axis=1)
-    width = max(1, round(EDGE * len(power)))
+    width = max(1, round(EDGE_WIDTH * len(power)))
     sums = np.concatenate([[0.0], np.cumsum(power)])
     edges = np.arange(max(width, round(MIN_BAND * len(power))), len(power) - 1)
     stops = np.minimum(edges + width, len(power))
@@ -102,11 +111,11 @@ def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
     above = (sums[stops] - sums[edges]) / (stops - edges)
     drop = np.sqrt(below / np.maximum(above, np.finfo(float).tiny))
     best = int(np.argmax(drop))
-    return float(edges[best]) / (len(power) - 1) if drop[best] > DROP else 1.0
+    return float(edges[best]) / (len(power) - 1) if drop[best] > MIN_DROP else 1.0
 
 
-def _cut_spectrum(voxels: NDArray[np.float64], bands: list[float]) -> NDArray[np.float64]:
-    """Resample each axis to the occupied part of its spectrum, keeping the amplitude."""
+def _crop_spectrum(voxels: NDArray[np.float64], bands: list[float]) -> NDArray[np.float64]:
+    """Resample each axis of [n, h, w] to its band, given as a share of Nyquist; amplitudes stay."""
     for axis, band in zip((1, 2), bands, strict=True):
         n = voxels.shape[axis]
         kept = round(n * band)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.fields import ByteReader
 from mricodec.codec.voxels.intensity import (
-    CODES,
     EXACT_SPAN,
+    LOSSY_SAMPLES,
     Intensity,
     Statistics,
     lossless_reason,
@@ -49,11 +49,14 @@ def test_integers_of_a_small_range_are_exact(data: st.DataObject, kind: str) -> 
     dtype = np.dtype(kind)
     info = np.iinfo(dtype)
     low = data.draw(st.integers(max(info.min, -(1 << 61)), min(info.max, 1 << 61)))
-    high = data.draw(st.integers(low, min(low + CODES - 1, info.max)))
+    high = data.draw(st.integers(low, min(low + LOSSY_SAMPLES - 1, info.max)))
     values = data.draw(hnp.arrays(dtype, (2, 3, 4), elements=st.integers(low, high)))
     intensity = repacked(Intensity.for_lossy(dtype, int(values.min()), int(values.max())))
     codes = intensity.samples(values)
-    assert codes.dtype == np.int32 and 0 <= codes.min() <= codes.max() <= intensity.peak < CODES
+    assert (
+        codes.dtype == np.int32
+        and 0 <= codes.min() <= codes.max() <= intensity.peak < LOSSY_SAMPLES
+    )
     restored = intensity.values(codes)
     assert restored.dtype == dtype and (restored == values).all()
 
@@ -67,7 +70,7 @@ def test_the_error_of_a_wide_range_is_as_stated(data: st.DataObject, kind: str) 
     low, high = int(values.min()), int(values.max())
     intensity = repacked(Intensity.for_lossy(dtype, low, high))
     codes = intensity.samples(values)
-    assert 0 <= codes.min() <= codes.max() <= intensity.peak < CODES
+    assert 0 <= codes.min() <= codes.max() <= intensity.peak < LOSSY_SAMPLES
     restored = [int(v) for v in intensity.values(codes).ravel()]
     assert min(restored) >= low and max(restored) <= high
     errors = [abs(a - int(b)) for a, b in zip(restored, values.ravel(), strict=True)]
@@ -103,13 +106,13 @@ def test_codes_of_the_lossless_coder(low: int, span: int) -> None:
 def test_real_numbers_that_are_integers(kind: str) -> None:
     values = smooth((3, 16, 16)).astype(kind)
     found = statistics(values)
-    assert found.integral and found.whole_range() == (0, int(values.max()))
+    assert found.integral and found.integer_range() == (0, int(values.max()))
     intensity = Intensity.for_lossy(values.dtype, *lossy_range(found))
     assert intensity.scale == 1 and (intensity.values(intensity.samples(values)) == values).all()
     values[0, 0, 0] = -0.0
-    assert statistics(values).whole_range() is None
+    assert statistics(values).integer_range() is None
     values[0, 0, 0] = 0.5
-    assert statistics(values).whole_range() is None
+    assert statistics(values).integer_range() is None
 
 
 def test_codes_beyond_the_range_are_clipped() -> None:
