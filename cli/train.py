@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-BUDGET_MIB = 55.0
+from .console import (
+    Bar,
+    device_option,
+    force_option,
+    quiet_option,
+    say,
+    threads_option,
+    verbose_option,
+)
+from .files import check_target
+
+if TYPE_CHECKING:
+    from mricodec.codec.training.run import Reporting
 
 
 @click.command()
@@ -20,24 +36,25 @@ BUDGET_MIB = 55.0
 )
 @click.option(
     "--budget",
-    default=BUDGET_MIB,
+    default=55.0,
     show_default=True,
     type=click.FloatRange(min=0.01),
     help="Largest size in MiB.",
 )
-@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def cache(
-    data_dir: Path, output: Path, budget: float, force: bool, threads: int | None, quiet: bool
-) -> None:
-    """Pack the scans of DATA_DIR/train and DATA_DIR/validation into one file for training elsewhere.
+@force_option
+@threads_option
+@quiet_option
+def cache(data_dir: Path, output: Path, budget: float, force: bool, quiet: bool) -> None:
+    """Pack the scans of DATA_DIR/train and DATA_DIR/validation into one file for training.
 
-    Where DATA_DIR/MANIFEST.csv names licences, training scans whose licence does not allow it are left out.
+    A DATA_DIR without these folders is a training set by itself. Where DATA_DIR/MANIFEST.csv names
+    licences, training scans whose licence does not allow it are left out.
     """
-    if output.exists() and not force:
-        raise click.UsageError(f"{output} exists; use --force to overwrite it")
-    _build(data_dir, output, budget, threads, quiet)
+    from mricodec.codec.training.run import pack
+
+    check_target(output, set(), in_folder=False, force=force)
+    with _reporting(quiet=quiet) as reporting:
+        pack(data_dir, output, reporting, budget_mib=budget)
 
 
 @click.command()
@@ -50,102 +67,65 @@ def cache(
     help="Folder for the run.",
 )
 @click.option("--config", required=True, help="Named configuration; 'debug' ends within a minute.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.",
-)
+@device_option
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0),
     help="Stop after this time instead of the configuration's steps.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option(
-    "-v",
-    "--verbose",
-    is_flag=True,
-    help="Print every line of the log, not only those with a validation.",
-)
+@threads_option
+@quiet_option
+@verbose_option
 def train(
     data: Path,
     output: Path,
     config: str,
     device: str,
     minutes: float | None,
-    threads: int | None,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Train a model on DATA: a file made by 'mricodec cache', or a folder with train/ and validation/.
+    """Train a model on DATA: a file made by 'mricodec cache', or a folder as 'cache' takes.
 
-    A folder is packed into OUTPUT/cache.safetensors first. Repeating the command resumes an interrupted run
-    from its last checkpoint; a finished one ends with the weights in the form that is shipped, but for first stages.
+    A folder is packed into OUTPUT/cache.safetensors first ('debug' packs its smallest scans).
+    Repeating the command resumes an interrupted run from its last checkpoint; a finished one ends
+    with the weights in the form that is shipped, but for first stages. With -v every row of the log
+    is printed, not only those with a validation.
     """
-    import torch
+    from mricodec.codec.training import run
 
-    from mricodec.codec.training.cache import load_cache
-    from mricodec.models import zoo
-    from mricodec.models.training import export
-    from mricodec.models.training import loop as training
-
-    if config not in training.CONFIGS:
-        raise click.BadParameter(
-            f"{config!r} is none of {', '.join(training.CONFIGS)}", param_hint="--config"
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if threads is not None:
-        torch.set_num_threads(threads)
-    output.mkdir(parents=True, exist_ok=True)
-    if data.is_dir():
-        packed = output / "cache.safetensors"
-        if not packed.exists():  # else: made by the run that is resumed
-            _build(data, packed, BUDGET_MIB, threads, quiet)
-    else:
-        packed = data
-
-    def report(line: str) -> None:
-        if not quiet:
-            click.echo(line, err=True)
-
-    slabs = load_cache(packed)
-
-    def log(line: str) -> None:
-        if verbose or "validation" in line:
-            report(line)
-
-    first = training.CONFIGS[config].start
-    if first and not (output / f"{first}.safetensors").exists():
-        report(
-            f"{first}.safetensors is not in {output}: {config} starts from nothing; train {first} first to start from it"
-        )
-    trained = training.train(slabs, output, config, device=device, minutes=minutes, report=log)
-    if trained is None:
-        report(f"stopped after {minutes:g} minutes; the same command goes on")
-        return
-    recipe = training.CONFIGS[config]
-    if recipe.model not in zoo.NETWORKS:
-        report(f"{trained}: a further stage starts from these weights")
-        return
-    crops = min(export.CROPS, recipe.steps)
-    path, sha256 = export.export(recipe.model, trained, slabs, output, crops=crops, report=report)
-    report(f"{path}: SHA-256 {sha256}")
-
-
-def _build(data_dir: Path, output: Path, budget: float, threads: int | None, quiet: bool) -> None:
-    from mricodec.codec.training.cache import build_cache
-
-    report = build_cache(data_dir, output, budget, threads)
+    settings = run.TrainSettings(config, device, minutes)
+    with _reporting(quiet=quiet, every_row=verbose) as reporting:
+        trained = run.train(data, output, settings, reporting)
     if quiet:
         return
-    for scan in report.left_out:
-        click.echo(f"left out: {scan.file}: {scan.reason}", err=True)
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
-    sizes = ", ".join(
-        f"{voxels / 1e6:.1f} M voxels for {split}" for split, voxels in report.voxels.items()
-    )
-    click.echo(f"{output}: {report.size / 2**20:.2f} MiB, {report.slabs} slabs, {sizes}", err=True)
+    if trained is None:
+        say(f"stopped after {minutes:g} minutes; the same command goes on")
+    elif trained.shipped is None:
+        say(f"{trained.float_weights}: a further stage starts from these weights")
+    else:
+        say(f"{trained.shipped}: SHA-256 {trained.sha256}")
+
+
+@contextlib.contextmanager
+def _reporting(*, quiet: bool, every_row: bool = False) -> Iterator[Reporting]:
+    """Lines and rows of the log on stderr, and a progress bar for each phase."""
+    from mricodec.codec.training.run import Reporting
+
+    if quiet:
+        yield Reporting()
+        return
+    with contextlib.ExitStack() as stack:
+        bars: dict[str, Bar] = {}
+
+        def progress(fraction: float, phase: str) -> None:
+            if phase not in bars:
+                stack.close()
+                bars[phase] = stack.enter_context(Bar(phase))
+            bars[phase].update(fraction)
+
+        def row(values: dict[str, Any]) -> None:
+            if every_row or "validation" in values:
+                say(json.dumps(values))
+
+        yield Reporting(say, row, progress)

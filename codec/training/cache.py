@@ -1,24 +1,23 @@
 """A folder of scans packed into one small file for training, and that file read back.
 
-`build_cache` needs nibabel (imported when called); `load_cache` needs the standard library, numpy and
-safetensors only.
+`build_cache` needs nibabel (imported when called); `load_cache` needs the standard library, numpy
+and safetensors only.
 
 The file is safetensors. One uint8 tensor per slab, a raw LZMA2 stream of
-    voxels as unsigned integers [k, j, i] -> differences along i (and j, where "delta" is 2) -> zigzag -> byte
-    planes, lowest first,
-and one metadata entry "mricodec-cache", JSON {"version": 1, "slabs": [{name, split, shape, dtype, delta,
-spacing_mm, geometry, licence, volume, axis, start}, ...]}. On four real scans zigzag saved 10 to 13 %, LZMA2
-2 to 8 % against zlib.
+    voxels as unsigned integers [k, j, i]
+    -> differences along i (and j, where "delta" is 2) -> zigzag -> byte planes, lowest first,
+and one metadata entry "mricodec-cache", JSON {"version": 1, "slabs": [{name, split, shape, dtype,
+delta, spacing_mm, geometry, licence, volume, axis, start}, ...]}. On four real scans zigzag saved
+10 to 13 %, LZMA2 2 to 8 % against zlib.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import lzma
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,19 +30,32 @@ from safetensors.numpy import save
 
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.symbols import unzigzag_array, zigzag_array
+from mricodec.codec.atomic import replacing
 
-SPLITS = ("train", "validation")
-SLAB_SLICES = (
-    48  # of a scan cut down to its share: deep enough for a training crop, shallow enough to spread
-)
-MAX_VOLUMES = 4  # of one 4-D file: further ones show the same anatomy
-TRAIN_SHARE = 48 / 55  # of the budget; validation gets what train leaves
-NEAR_ISOTROPIC = 1.5  # largest ratio of the spacings
+from .data_folder import DataFolder, LeftOut, ScanFile, read_data_folder
+
+# Splits that are packed; test scans are never part of a training file.
+PACKED_SPLITS = ("train", "validation")
+# Slices of a slab of a scan that does not fit whole: deep enough for a training crop, shallow
+# enough to spread several over the scan.
+SLAB_SLICES = 48
+# Volumes of one 4-D file that are packed: further ones show the same anatomy.
+MAX_VOLUMES = 4
+# Share of the budget for training scans; validation scans get what those leave.
+TRAIN_SHARE = 48 / 55
+# Largest ratio of the voxel spacings of a near-isotropic scan.
+NEAR_ISOTROPIC = 1.5
+# Bytes of a slab's entry in the header of the file, rounded up.
+ENTRY_SIZE = 600
+# Share of the time of a scan that reading it and packing it whole take; the rest is for fitting it.
+PACKING_SHARE = 0.6
+
+Progress = Callable[[float, str], None]
 
 _KEY = "mricodec-cache"
+# lc = 4: the statistics of a byte depend on the magnitude of its left neighbour. pb = 0: byte
+# planes have no alignment. Matches are rare in noise: the quickest match finder does as well.
 _LZMA: list[dict[str, Any]] = [
-    # lc = 4: the code of a byte depends on the magnitude of its left neighbour; pb = 0: planes have no
-    # alignment; matches are rare in noise, so the quickest finder gives the same size
     {
         "id": lzma.FILTER_LZMA2,
         "dict_size": 1 << 24,
@@ -55,16 +67,11 @@ _LZMA: list[dict[str, Any]] = [
         "nice_len": 273,
     }
 ]
-_ALLOWED = re.compile(
-    r"\bCC[ -]?BY\b(?![ -]?(NC|ND|SA))|\bCC[0O]\b|\bMIT\b|\bBSD\b|\bPDDL\b|\bApache\b",
-    re.IGNORECASE,
-)
-_REFUSED = re.compile(r"not stated|no separate data licence|GPL", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Slab:
-    """One volume or consecutive slices of it: stored integers `voxels[k, j, i]`, native byte order."""
+    """A volume or consecutive slices of it: stored integers `voxels[k, j, i]`."""
 
     name: str
     split: str  # "train" or "validation"
@@ -78,13 +85,9 @@ class Slab:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class CacheReport:
+    """What `build_cache` wrote."""
+
     size: int  # bytes of the file
     slabs: int
     voxels: dict[str, int]  # by split
@@ -102,10 +105,27 @@ class _Scan:
     licence: str
 
     @property
+    def slices(self) -> int:
+        """Slices of a volume along `axis`."""
+        return int(self.volumes.shape[1 + self.axis])
+
+    @property
     def axis(self) -> int:
         """The slice axis: k, unless another axis is clearly coarser."""
         coarsest = int(np.argmax(self.spacing_mm))
         return coarsest if self.spacing_mm[coarsest] > NEAR_ISOTROPIC * self.spacing_mm[0] else 0
+
+
+@dataclass(frozen=True)
+class _PackedSlab:
+    slab: Slab
+    data: bytes
+    delta: int  # 1: differences along i; 2: along i and j
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return len(self.data) + ENTRY_SIZE
 
 
 def load_cache(path: str | Path) -> list[Slab]:
@@ -114,17 +134,17 @@ def load_cache(path: str | Path) -> list[Slab]:
     Raises OSError if the file can't be opened and FormatError if it is no such cache or is damaged.
     """
     path = Path(path)
-    with path.open("rb"):  # so that a missing file is an OSError with its name
+    with path.open("rb"):  # A missing file is an OSError with its name.
         pass
     try:
         with safe_open(path, framework="numpy") as file:
             entries = json.loads((file.metadata() or {})[_KEY])
             if entries["version"] != 1:
-                raise ValueError(f"version 1 expected, {entries['version']!r} found")
+                raise ValueError(f"expected version 1, found {entries['version']!r}")
             packed = [
                 (entry, file.get_tensor(f"{n:05d}")) for n, entry in enumerate(entries["slabs"])
             ]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # lzma releases the interpreter lock
+        with ThreadPoolExecutor(_thread_count()) as pool:  # lzma releases the GIL.
             return list(pool.map(lambda pair: _unpack(*pair), packed))
     except (SafetensorError, lzma.LZMAError, KeyError, TypeError, ValueError) as error:
         raise FormatError(
@@ -134,123 +154,113 @@ def load_cache(path: str | Path) -> list[Slab]:
 
 
 def build_cache(
-    data_dir: str | Path, out: str | Path, budget_mib: float = 55, threads: int | None = None
+    data_dir: str | Path,
+    out: str | Path,
+    budget_mib: float = 55,
+    *,
+    scans_per_split: int | None = None,
+    progress: Progress | None = None,
 ) -> CacheReport:
-    """Pack `data_dir`/train and `data_dir`/validation into one file of at most `budget_mib` MiB.
+    """Pack the training and validation scans of a data folder into at most `budget_mib` MiB.
 
-    Where MANIFEST.csv exists (columns file, licence, contrast, body_part), a training scan is taken only if
-    its licence allows it; without one every scan is taken. The budget is shared out by the square root of the
-    voxel count; a scan that does not fit its share gives evenly spaced slabs. The same scans give the same
-    bytes.
+    See `read_data_folder` for the folder; a training scan is taken only if its licence allows it.
+    The budget is shared out by the square root of the voxel count; a scan that does not fit its
+    share gives evenly spaced slabs. The same scans give the same bytes. With `scans_per_split` only
+    so many scans of a split are packed, the smallest files. `progress` receives the fraction of the
+    work that is done and the name of the scan in work.
 
-    Raises OSError for a folder that can't be read and ValueError if no scan is left.
+    OSError for a folder that can't be read, ValueError if no training scan is left.
     """
     data_dir, out = Path(data_dir), Path(out)
-    for folder in (out.parent, *(data_dir / split for split in SPLITS)):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: expected a folder, found none")
-    manifest = read_manifest(data_dir / "MANIFEST.csv")
-    left_out: list[LeftOut] = []
-    total = int(budget_mib * 2**20)
-    used = 0
-    kept: list[tuple[Slab, bytes, int]] = []
-    for split, share in zip(SPLITS, (TRAIN_SHARE, 1.0), strict=True):
-        scans = list(_read_scans(data_dir, split, manifest, left_out))
-        if not scans:
-            raise ValueError(
-                f"{data_dir / split}: expected at least one usable NIfTI scan, found none"
-            )
-        chosen = _fit(scans, int(total * share) - used, threads)
-        used += sum(_cost(data) for _, data, _ in chosen)
-        taken = {slab.name for slab, _, _ in chosen}
-        left_out += [
-            LeftOut(scan.name, "no slice fits its share")
-            for scan in scans
-            if scan.name not in taken
-        ]
-        kept += chosen
-    entries = []
-    for slab, _, delta in kept:
-        entry = {key: value for key, value in vars(slab).items() if key != "voxels"}
-        entries.append(
-            {**entry, "shape": slab.voxels.shape, "dtype": slab.voxels.dtype.name, "delta": delta}
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: expected a folder, found none")
+    data = read_data_folder(data_dir)
+    left_out = list(data.left_out)
+    files = {split: _choose(data, split, scans_per_split, left_out) for split in PACKED_SPLITS}
+    if not files["train"]:
+        reasons = "; ".join(sorted({item.reason for item in left_out}))
+        raise ValueError(
+            f"{data_dir}: expected at least one usable training scan, found none ({reasons})"
         )
-    tensors = {f"{n:05d}": np.frombuffer(data, np.uint8) for n, (_, data, _) in enumerate(kept)}
-    # a single metadata entry: safetensors writes several in no fixed order
-    metadata = {
-        _KEY: json.dumps({"version": 1, "slabs": entries}, sort_keys=True, separators=(",", ":"))
+    work = _Work([file for split in PACKED_SPLITS for file in files[split]], progress)
+    total = int(budget_mib * 2**20)
+    train_budget = int(total * TRAIN_SHARE) if files["validation"] else total
+    packed = _fit(files["train"], train_budget, work)
+    used = sum(slab.size for slab in packed)
+    packed += _fit(files["validation"], total - used, work)
+    fitting = {item.slab.name for item in packed}
+    left_out += [
+        LeftOut(file.name, "no slice fits its share of the budget")
+        for split in PACKED_SPLITS
+        for file in files[split]
+        if file.name not in fitting
+    ]
+    _write(out, packed)
+    voxels = {
+        split: sum(item.slab.voxels.size for item in packed if item.slab.split == split)
+        for split in PACKED_SPLITS
     }
-    part = out.with_name(out.name + ".part")
-    try:
-        part.write_bytes(save(tensors, metadata))
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return CacheReport(
-        size=out.stat().st_size,
-        slabs=len(kept),
-        voxels={
-            split: sum(slab.voxels.size for slab, _, _ in kept if slab.split == split)
-            for split in SPLITS
-        },
-        left_out=tuple(left_out),
-        notes=(
+    notes = _notes(data, has_validation=bool(files["validation"]))
+    return CacheReport(out.stat().st_size, len(packed), voxels, tuple(left_out), notes)
+
+
+class _Work:
+    """Progress, in bytes of scan files: each is read, packed, and fitted to its share."""
+
+    def __init__(self, files: list[ScanFile], progress: Progress | None) -> None:
+        self._progress = progress
+        self._sizes = {file.name: file.path.stat().st_size for file in files}
+        self._done = 0.0
+
+    def advance(self, name: str, share: float) -> None:
+        """`share` of the work on this scan is done."""
+        self._done += share * self._sizes[name]
+        if self._progress is not None:
+            self._progress(min(self._done / sum(self._sizes.values()), 1.0), name)
+
+
+def _notes(data: DataFolder, *, has_validation: bool) -> tuple[str, ...]:
+    if not has_validation:
+        return ("no validation scans: a training on this file is not measured",)
+    if data.has_manifest:
+        return (
             "validation is measured on, not trained on: its scans are taken whatever their licence",
         )
-        if manifest
-        else (),
-    )
+    return ()
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"file", "licence"} <= rows[0].keys():
-        raise ValueError(f"{path}: expected a table with the columns file and licence")
-    return {row["file"]: row for row in rows}
-
-
-def licence_refusal(licence: str | None) -> str | None:
-    """The reason not to train on data under this licence, or None."""
-    if licence is None:
-        return "not in MANIFEST.csv, so its licence is unknown"
-    if _REFUSED.search(licence) or not _ALLOWED.search(licence):
-        return f"licence not on the list of those that allow training: {licence}"
-    return None
-
-
-def _read_scans(
-    data_dir: Path, split: str, manifest: dict[str, dict[str, str]], left_out: list[LeftOut]
-) -> Iterator[_Scan]:
+def _choose(
+    data: DataFolder, split: str, limit: int | None, left_out: list[LeftOut]
+) -> list[ScanFile]:
+    """The scans of a split to pack, in the order of their names; all others join `left_out`."""
     import nibabel as nib
 
-    for path in sorted((data_dir / split).iterdir()):
-        if not path.name.endswith((".nii", ".nii.gz")):
-            continue
-        name = f"{split}/{path.name}"
-        row = manifest.get(name)
-        if (
-            manifest
-            and split == "train"
-            and (reason := licence_refusal(row["licence"] if row else None))
-        ):
-            left_out.append(LeftOut(name, reason))
-            continue
-        image: Any = nib.load(path)  # type: ignore[attr-defined, unused-ignore]
-        if image.get_data_dtype().kind not in "iu":
-            left_out.append(
-                LeftOut(name, f"expected stored integers, found {image.get_data_dtype()}")
-            )
-            continue
-        stored = np.asarray(image.dataobj.get_unscaled()).T
-        stored = stored.reshape((-1, *(1,) * max(0, 3 - stored.ndim), *stored.shape[-3:]))
-        volumes = np.ascontiguousarray(stored[:MAX_VOLUMES], dtype=stored.dtype.newbyteorder("="))
-        zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0, 1.0)
-        spacing_mm = (zooms[2], zooms[1], zooms[0])
-        geometry = _geometry(spacing_mm, stored.shape[0], row or {})
-        yield _Scan(name, split, volumes, spacing_mm, geometry, row["licence"] if row else "")
+    files = []
+    for file in data.of(split):
+        dtype = nib.load(file.path).get_data_dtype()  # type: ignore[attr-defined, unused-ignore]
+        if dtype.kind in "iu":
+            files.append(file)
+        else:
+            left_out.append(LeftOut(file.name, f"expected stored integers, found {dtype}"))
+    smallest = sorted(files, key=lambda file: file.path.stat().st_size)[:limit]
+    if len(smallest) < len(files):
+        reason = f"only the {len(smallest)} smallest are packed"
+        left_out.append(LeftOut(f"{len(files) - len(smallest)} scans of {split}", reason))
+    return [file for file in files if file in smallest]
+
+
+def _read_scan(file: ScanFile) -> _Scan:
+    import nibabel as nib
+
+    image: Any = nib.load(file.path)  # type: ignore[attr-defined, unused-ignore]
+    stored = np.asarray(image.dataobj.get_unscaled()).T
+    stored = stored.reshape((-1, *(1,) * max(0, 3 - stored.ndim), *stored.shape[-3:]))
+    volumes = np.ascontiguousarray(stored[:MAX_VOLUMES], dtype=stored.dtype.newbyteorder("="))
+    zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0, 1.0)
+    spacing_mm = (zooms[2], zooms[1], zooms[0])
+    geometry = _geometry(spacing_mm, stored.shape[0], file.manifest)
+    licence = file.manifest.get("licence", "")
+    return _Scan(file.name, file.split, volumes, spacing_mm, geometry, licence)
 
 
 def _geometry(spacing_mm: tuple[float, float, float], volumes: int, row: dict[str, str]) -> str:
@@ -262,74 +272,107 @@ def _geometry(spacing_mm: tuple[float, float, float], volumes: int, row: dict[st
     return "near-isotropic" if max(spacing_mm) <= NEAR_ISOTROPIC * min(spacing_mm) else "thick"
 
 
-def _cut(scan: _Scan, slices: int) -> list[Slab]:
-    """Evenly spaced slabs with about `slices` slices of each volume; one slab, if that is all of them."""
-    length = scan.volumes.shape[1 + scan.axis]
+def _slabs(scan: _Scan, slices: int) -> list[Slab]:
+    """Evenly spaced slabs with about `slices` slices of each volume; one slab, if that is all."""
+    length = scan.slices
     slices = max(1, min(slices, length))
     count = 1 if slices == length else -(-slices // SLAB_SLICES)
     depth = slices // count
     starts = [round((n + 0.5) * length / count - depth / 2) for n in range(count)]
-    spans = [(start, start + depth) for start in starts]
-    slabs = []
-    for volume, voxels in enumerate(scan.volumes):
-        for start, stop in spans:
-            part = np.take(voxels, range(start, stop), scan.axis)
-            slabs.append(
-                Slab(
-                    scan.name,
-                    scan.split,
-                    part,
-                    scan.spacing_mm,
-                    scan.geometry,
-                    scan.licence,
-                    volume,
-                    scan.axis,
-                    start,
-                )
-            )
-    return slabs
+    return [
+        Slab(
+            name=scan.name,
+            split=scan.split,
+            voxels=np.take(voxels, range(start, start + depth), scan.axis),
+            spacing_mm=scan.spacing_mm,
+            geometry=scan.geometry,
+            licence=scan.licence,
+            volume=volume,
+            axis=scan.axis,
+            start=start,
+        )
+        for volume, voxels in enumerate(scan.volumes)
+        for start in starts
+    ]
 
 
-def _fit(scans: list[_Scan], budget: int, threads: int | None) -> list[tuple[Slab, bytes, int]]:
+def _fit(files: list[ScanFile], budget: int, work: _Work) -> list[_PackedSlab]:
     """Slabs of all scans, packed, in at most `budget` bytes."""
-    packed = {
-        n: _pack_all(_cut(scan, scan.volumes.shape[1 + scan.axis]), threads)
-        for n, scan in enumerate(scans)
-    }
-    whole = {n: sum(_cost(data) for _, data, _ in slabs) for n, slabs in packed.items()}
-    weight = {n: scan.volumes.size**0.5 for n, scan in enumerate(scans)}
-    pending, left = set(whole), budget
-    while pending:  # scans smaller than their share leave the rest of it to the others
-        share = {n: left * weight[n] / sum(weight[m] for m in pending) for n in pending}
-        small = {n for n in pending if whole[n] <= share[n]}
+    scans: list[_Scan] = []
+    packed: list[list[_PackedSlab]] = []
+    for file in files:
+        scan = _read_scan(file)
+        scans.append(scan)
+        packed.append(_pack_all(_slabs(scan, scan.slices)))
+        work.advance(scan.name, PACKING_SHARE)
+    sizes = [sum(slab.size for slab in slabs) for slabs in packed]
+    shares = _shares(sizes, [scan.volumes.size**0.5 for scan in scans], budget)
+    for n, (scan, size, share) in enumerate(zip(scans, sizes, shares, strict=True)):
+        if size > share:
+            packed[n] = _cut_to(scan, int(scan.slices * share / size), share)
+        work.advance(scan.name, 1 - PACKING_SHARE)
+    return [slab for slabs in packed for slab in slabs]
+
+
+def _shares(sizes: list[int], weights: list[float], budget: float) -> list[float]:
+    """The share of `budget` of each scan: what a scan smaller than its share leaves goes to the
+    others by their weights."""
+    shares = [float(size) for size in sizes]
+    pending = set(range(len(sizes)))
+    while pending:
+        total = sum(weights[n] for n in pending)
+        offered = {n: budget * weights[n] / total for n in pending}
+        small = {n for n in pending if sizes[n] <= offered[n]}
         if not small:
+            for n in pending:
+                shares[n] = offered[n]
             break
-        left -= sum(whole[n] for n in small)
+        budget -= sum(sizes[n] for n in small)
         pending -= small
-    for n in sorted(pending):
-        slices = int(scans[n].volumes.shape[1 + scans[n].axis] * share[n] / whole[n])
-        while slices:
-            packed[n] = _pack_all(_cut(scans[n], slices), threads)
-            if sum(_cost(data) for _, data, _ in packed[n]) <= share[n]:
-                break
-            slices = min(
-                slices - 1, int(slices * 0.97)
-            )  # the middle of a head costs more than its ends
-        else:
-            packed[n] = []
-    return [slab for n in range(len(scans)) for slab in packed[n]]
+    return shares
 
 
-def _cost(data: bytes) -> int:
-    return len(data) + 600  # the slab's entry in the header of the file
+def _cut_to(scan: _Scan, slices: int, share: float) -> list[_PackedSlab]:
+    """About `slices` slices of each volume, or as many fewer as fit; none if not one fits."""
+    while slices > 0:
+        packed = _pack_all(_slabs(scan, slices))
+        if sum(slab.size for slab in packed) <= share:
+            return packed
+        # The middle of a head takes more bytes than its ends, so the estimate may be too high.
+        slices = min(slices - 1, int(slices * 0.97))
+    return []
 
 
-def _pack_all(slabs: list[Slab], threads: int | None) -> list[tuple[Slab, bytes, int]]:
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+def _pack_all(slabs: list[Slab]) -> list[_PackedSlab]:
+    with ThreadPoolExecutor(_thread_count()) as pool:
         return [
-            (slab, *packed)
+            _PackedSlab(slab, *packed)
             for slab, packed in zip(slabs, pool.map(lambda s: _pack(s.voxels), slabs), strict=True)
         ]
+
+
+def _thread_count() -> int | None:
+    """As many threads as OMP_NUM_THREADS allows, else one for each core."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return int(limit) if limit.isdecimal() and int(limit) > 0 else os.cpu_count()
+
+
+def _write(out: Path, packed: list[_PackedSlab]) -> None:
+    entries = [
+        {
+            **{key: value for key, value in vars(item.slab).items() if key != "voxels"},
+            "shape": item.slab.voxels.shape,
+            "dtype": item.slab.voxels.dtype.name,
+            "delta": item.delta,
+        }
+        for item in packed
+    ]
+    tensors = {f"{n:05d}": np.frombuffer(item.data, np.uint8) for n, item in enumerate(packed)}
+    header = json.dumps({"version": 1, "slabs": entries}, sort_keys=True, separators=(",", ":"))
+    # A single metadata entry: safetensors writes several in no fixed order.
+    data = save(tensors, {_KEY: header})
+    with replacing(out) as file:
+        file.write(data)
 
 
 def _pack(voxels: NDArray[Any]) -> tuple[bytes, int]:

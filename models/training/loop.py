@@ -56,6 +56,8 @@ class Config:
     )  # the step is 2**-u of the slab's 99.9th percentile, u uniform
     start: str | None = None
     seed: int = 0
+    # Scans of each split that are packed from a data folder, the smallest files; None: all.
+    scans: int | None = None
 
 
 SHAPES = ((2, 16, 96), (1, 32, 96), (1, 48, 80))
@@ -89,7 +91,7 @@ CONFIGS: dict[str, Config] = {
         steps_range=(3, 8.5),
         start="factorized",
     ),
-    "debug": Config("default", steps=12, shapes=((2, 8, 48),), learning_rate=1e-3),
+    "debug": Config("default", steps=12, shapes=((2, 8, 48),), learning_rate=1e-3, scans=4),
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "default": ContextCodec,
@@ -102,6 +104,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 LOW_RATES = 0.85  # share of the draws below the middle of `steps_range`
 DEPTH_SHARES = (0.44, 0.08, 0.2, 0.28)  # of the batches, by depth 1, 2, 4, 8
+# Smallest 99.9th percentile of the values of a slab: below it is too little to learn from.
+MIN_SCALE = 16
 UNSUITED = 0.06  # share of crops that are taken though another depth suits them better
 PRIOR_RATE = (
     10.0  # learning rate of the factorized priors: they start wide, and narrow slowly otherwise
@@ -131,7 +135,7 @@ def items(slabs: list[Any], split: str) -> list[Item]:
         voxels -= voxels.min()
         scale = float(np.percentile(voxels, 99.9))
         spacing = slab.spacing_mm
-        if scale >= 16:
+        if scale >= MIN_SCALE:
             isotropic = max(spacing) < 1.2 * min(spacing)
             out.append(
                 Item(
@@ -334,13 +338,14 @@ def validate(model: nn.Module, pool: list[Item], config: Config, count: int) -> 
 
 def train(
     slabs: list[Any], out: Path, name: str, *, device: str = "cpu", minutes: float | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[float, dict[str, Any] | None], None] = lambda done, row: None,
 ) -> Path | None:  # fmt: skip
     """Train CONFIGS[name] on the slabs of a cache: the file of averaged float weights,
     `out/name.safetensors`.
 
     `minutes`: stop (resumably) after so long; None if there are steps left then. Determined by the
-    config's seed up to the device's arithmetic.
+    config's seed up to the device's arithmetic. `report` gets the fraction done after every step,
+    and the row of the log where one is written. ValueError without a slab to train on.
     """
     config = CONFIGS[name]
     out.mkdir(parents=True, exist_ok=True)
@@ -364,6 +369,11 @@ def train(
     )
     step = _resume(state_file, model, average, optimiser, parameters, device)
     pools = {split: items(slabs, split) for split in ("train", "validation")}
+    if not pools["train"]:
+        raise ValueError(
+            f"expected training scans with values of {MIN_SCALE} and more above their smallest, "
+            f"found none in {len(slabs)} slabs"
+        )
     feed = batches(pools["train"], config, np.random.default_rng([config.seed, step]), augment=True)
     begin = saved = time.monotonic()
     recent: list[tuple[float, float, float]] = []
@@ -394,9 +404,10 @@ def train(
         recent.append((float(loss.detach()), parts["bits"], parts["mse"]))
         over = minutes is not None and time.monotonic() - begin > 60 * minutes
         last = step == config.steps or over
+        row: dict[str, Any] | None = None
         if step % 100 == 0 or last:
             mean = np.mean(recent, 0)
-            row: dict[str, Any] = {
+            row = {
                 "step": step,
                 "loss": mean[0],
                 "bits": mean[1],
@@ -413,7 +424,10 @@ def train(
                 model.load_state_dict(kept)
             row["seconds"] = round(time.monotonic() - begin, 1)
             _log(log, row)
-            report(json.dumps(row))
+        done = step / config.steps
+        if minutes:
+            done = max(done, (time.monotonic() - begin) / (60 * minutes))
+        report(min(done, 1.0), row)
         if time.monotonic() - saved > 120 or last:
             _save(state_file, model, average, optimiser, parameters, step)
             _write(final, average)

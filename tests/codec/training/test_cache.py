@@ -1,4 +1,4 @@
-"""The training cache: what is packed comes back, in the same bytes, within budget, under fitting licences."""
+"""The training cache: what is packed comes back, in the same bytes, within budget, by licence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mricodec import codec
 from mricodec.bitstream.errors import FormatError
-from mricodec.cli.train import cache, train
+from mricodec.cli.main import cli
 from mricodec.codec.training.cache import MAX_VOLUMES, SLAB_SLICES, Slab, build_cache, load_cache
 from mricodec.models import loader, zoo
 from mricodec.models.training import loop as training
@@ -192,17 +192,68 @@ def test_scans_that_store_no_integers_are_left_out(corpus: Path, tmp_path: Path)
     assert "float32" in report.left_out[0].reason
 
 
-def test_a_folder_without_splits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="train: expected a folder"):
-        build_cache(tmp_path, tmp_path / "cache")
-    assert list(tmp_path.iterdir()) == []
+def test_a_folder_without_splits_is_a_training_set(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 1000, (4, 5, 6), np.int16)
+    write(tmp_path / "data" / "scan.nii", array)
+    report = build_cache(tmp_path / "data", tmp_path / "cache")
+    (slab,) = load_cache(tmp_path / "cache")
+    assert (slab.name, slab.split) == ("scan.nii", "train")
+    np.testing.assert_array_equal(slab.voxels, array)
+    assert report.voxels == {"train": array.size, "validation": 0}
+    assert "no validation scans" in report.notes[0]
 
 
-def test_empty_splits_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "validation").mkdir()
-    with pytest.raises(ValueError, match="at least one"):
-        build_cache(tmp_path, tmp_path / "cache")
+def test_maps_and_other_folders_are_left_out(corpus: Path, tmp_path: Path) -> None:
+    write(corpus / "maps" / "labels.nii", np.ones((3, 4, 5), np.uint8))
+    (corpus / "dicom").mkdir()
+    report = build_cache(corpus, tmp_path / "cache")
+    reasons = {item.file: item.reason for item in report.left_out}
+    assert reasons.keys() == {"maps/", "dicom/"}
+    assert "maps and labels (1 files)" in reasons["maps/"]
+    assert all(
+        slab.name.startswith(("train/", "validation/")) for slab in load_cache(tmp_path / "cache")
+    )
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "validation")])
+def test_empty_folders_are_refused(splits: tuple[str, ...], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in splits:
+        (data / split).mkdir()
+    with pytest.raises(ValueError, match="at least one NIfTI scan"):
+        build_cache(data, tmp_path / "cache")
+    for command in (("cache",), ("train", "--config", "debug")):
+        result = CliRunner().invoke(cli, [*command, str(data), "-o", str(tmp_path / "out")])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("**/*.safetensors"))
+
+
+def test_a_folder_without_an_allowed_licence_is_refused(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "MANIFEST.csv").write_text("file,licence\ntrain/dwi_4d.nii.gz,CC BY-NC 4.0\n")
+    with pytest.raises(ValueError, match=r"left out: 3, the first train/dwi_4d.nii.gz \(licence"):
+        build_cache(corpus, tmp_path / "cache")
+
+
+def test_a_subset_has_the_smallest_scans(corpus: Path, tmp_path: Path) -> None:
+    report = build_cache(corpus, tmp_path / "cache", scans_per_split=1)
+    train = (corpus / "train").iterdir()
+    smallest = min(train, key=lambda path: path.stat().st_size)
+    names = {slab.name for slab in load_cache(tmp_path / "cache")}
+    assert names == {f"train/{smallest.name}", "validation/prostate_t2w.nii.gz"}
+    assert [item.file for item in report.left_out] == ["2 scans of train"]
+
+
+@pytest.mark.parametrize("budget_mib", [55, 0.06])
+def test_progress_ends_at_one(budget_mib: float, corpus: Path, tmp_path: Path) -> None:
+    fractions: list[float] = []
+    build_cache(
+        corpus, tmp_path / "cache", budget_mib, progress=lambda done, _: fractions.append(done)
+    )
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+    assert len(fractions) == 2 * 4
 
 
 def test_damage_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -228,28 +279,28 @@ def test_reading_needs_neither_nibabel_nor_torch(corpus: Path, tmp_path: Path) -
 
 
 def test_cache_command(corpus: Path, tmp_path: Path) -> None:
-    arguments = [str(corpus), "-o", str(tmp_path / "cache")]
-    first = CliRunner().invoke(cache, arguments)
+    arguments = ["cache", str(corpus), "-o", str(tmp_path / "cache")]
+    write(corpus / "train" / "float.nii", np.ones((3, 4, 5), np.float32))
+    first = CliRunner().invoke(cli, arguments)
     assert first.exit_code == 0
     assert "MiB" in first.stderr
+    assert "left out: train/float.nii: expected stored integers, found float32" in first.stderr
     assert first.stdout == ""
-    assert CliRunner().invoke(cache, arguments).exit_code == 2  # exists
-    assert CliRunner().invoke(cache, [*arguments, "--force", "--quiet"]).output == ""
+    assert CliRunner().invoke(cli, arguments).exit_code == 2  # The output exists.
+    assert CliRunner().invoke(cli, [*arguments, "--force", "--quiet"]).output == ""
     assert load_cache(tmp_path / "cache")
 
 
 def test_train_command(corpus: Path, tmp_path: Path) -> None:
-    """From a folder to weights in the form that is shipped: stopped, resumed, finished, and used."""
+    """From a folder to weights as they are shipped: stopped, resumed, finished, and used."""
     run = tmp_path / "run"
-    common = ["-o", str(run), "--device", "cpu", "--config", "debug"]
-    stopped = CliRunner().invoke(
-        train, [str(corpus), *common, "--minutes", "0"], catch_exceptions=False
-    )
+    command = ["train", str(corpus), "-o", str(run), "--device", "cpu", "--config"]
+    stopped = CliRunner().invoke(cli, [*command, "debug", "--minutes", "0"])
     assert stopped.exit_code == 0
     assert "goes on" in stopped.stderr
     assert not list(run.glob("default-*.safetensors"))
     before = (run / "cache.safetensors").stat().st_mtime_ns
-    finished = CliRunner().invoke(train, [str(corpus), *common, "--quiet"], catch_exceptions=False)
+    finished = CliRunner().invoke(cli, [*command, "debug", "--quiet"])
     assert finished.exit_code == 0
     assert finished.output == ""
     assert (run / "cache.safetensors").stat().st_mtime_ns == before  # a resumed run keeps its cache
@@ -265,20 +316,31 @@ def test_train_command(corpus: Path, tmp_path: Path) -> None:
     stream = codec.Encoder(model=model, quality=60).encode(array)
     assert stream is not None
     assert codec.Decoder(model=model).decode(stream).array.shape == array.shape
-    unknown = CliRunner().invoke(train, [str(corpus), "-o", str(run), "--config", "nothing"])
+    unknown = CliRunner().invoke(cli, [*command, "nothing"])
     assert unknown.exit_code == 2
-    assert "debug" in unknown.stderr
+    assert "expected one of" in unknown.stderr and "debug" in unknown.stderr
+
+
+def test_scans_with_too_small_values_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "scan.nii", np.ones((4, 5, 6), np.int16))
+    result = CliRunner().invoke(
+        cli, ["train", str(tmp_path / "data"), "-o", str(tmp_path / "run"), "--config", "debug"]
+    )
+    assert result.exit_code == 2
+    assert "expected training scans with values of" in result.stderr
 
 
 def test_a_network_starts_from_a_larger_one() -> None:
-    """What both have is taken over, of larger kernels the centre, of more channels the first; the rest is left as it is."""
+    """Shared weights are copied: of larger kernels the centre, of more channels the first."""
     wide, narrow = training.MODELS["default-wide"](), training.MODELS["default"]()
     before = {key: value.clone() for key, value in narrow.state_dict().items()}
     training.start_from(narrow, wide.state_dict())
-    found, given = narrow.state_dict(), wide.state_dict()
-    assert torch.equal(found["low.passes.1.known.weight"], given["low.passes.1.known.weight"][:96])
+    after, source = narrow.state_dict(), wide.state_dict()
+    assert torch.equal(after["low.passes.1.known.weight"], source["low.passes.1.known.weight"][:96])
     assert torch.equal(
-        found["detail.sources.1.weight"], given["detail.sources.1.weight"][:96, :, 1:2, 1:2]
+        after["detail.sources.1.weight"], source["detail.sources.1.weight"][:96, :, 1:2, 1:2]
     )
-    assert torch.equal(found["low.mix.0.middle.weight"], before["low.mix.0.middle.weight"])
-    assert torch.equal(found["low.passes.0.head.weight"], given["low.passes.0.head.weight"][:, :96])
+    assert torch.equal(after["low.mix.0.middle.weight"], before["low.mix.0.middle.weight"])
+    assert torch.equal(
+        after["low.passes.0.head.weight"], source["low.passes.0.head.weight"][:, :96]
+    )
