@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from .console import Bar, force_option, quiet_option, say, threads_option
+from .files import check_target
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-_STUDY = click.Path(exists=True, file_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_OUTPUT_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -20,14 +26,14 @@ def study() -> None:
 @click.option(
     "--data",
     required=True,
-    type=_STUDY,
-    help="Folder with train/, validation/, test/ and MANIFEST.csv.",
+    type=_FOLDER,
+    help="Folder with train/, validation/, test/ and MANIFEST.csv, or with training scans alone.",
 )
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=_FOLDER,
+    type=_OUTPUT_FOLDER,
     help="Folder for models, study.json, figures, study.html.",
 )
 @click.option(
@@ -41,40 +47,38 @@ def study() -> None:
     show_default=True,
     help="Named configuration; 'debug' ends within two minutes.",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True),
-              help="Budget for every training instead of the configuration's steps.")  # fmt: skip
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Budget for every training instead of the configuration's steps.",
+)
 @click.option("--retrain", is_flag=True, help="Train the shipped models too instead of using them.")
 @click.option(
-    "--lpips-weights", type=_FILE, help="Published LPIPS weights (AlexNet) as safetensors."
+    "--lpips-weights",
+    "lpips",
+    type=_FILE,
+    help="Published LPIPS weights (AlexNet) as safetensors.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def run(
-    data: Path, output: Path, only: str, config: str, minutes: float | None, retrain: bool,
-    lpips_weights: Path | None, threads: int | None, quiet: bool,
-) -> None:  # fmt: skip
+@threads_option
+@quiet_option
+def run(data: Path, output: Path, only: str, quiet: bool, **options: Any) -> None:
     """Train what is missing, measure on test/, write tables, figures and one HTML page.
 
     Repeating the command goes on where it was interrupted. Needs the extra 'bench'.
     """
-    import torch
+    from mricodec.codec.study import run as experiments
+    from mricodec.codec.study.settings import PARTS
 
-    from mricodec.codec.study import experiments as core
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    parts = [part.strip() for part in only.split(",") if part.strip()] or core.PARTS
-    report = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    page = core.run(
-        data,
-        output,
-        only=parts,
-        config=config,
-        minutes=minutes,
-        retrain=retrain,
-        lpips=lpips_weights,
-        report=report,
-    )
+    parts = tuple(part.strip() for part in only.split(",") if part.strip()) or PARTS
+    settings = experiments.StudySettings(parts, **options)
+    with Bar("reading scans", quiet=quiet) as bar:
+        page = experiments.run(
+            data,
+            output,
+            settings,
+            report=(lambda line: None) if quiet else say,
+            progress=bar.update,
+        )
     if not quiet:
         click.echo(str(page))
 
@@ -98,9 +102,9 @@ def run(
     help="Autoencoder: shipped, or of a study (acai-cnn32 ...).",
 )
 @click.option(
-    "--study", "folder", type=_STUDY, help="Folder of a 'study run' that trained the model."
+    "--study", "folder", type=_FOLDER, help="Folder of a 'study run' that trained the model."
 )
-@click.option("-f", "--force", is_flag=True, help="Overwrite the output.")
+@force_option
 def interpolate(
     scans: tuple[Path, ...],
     weights: str,
@@ -109,28 +113,33 @@ def interpolate(
     folder: Path | None,
     force: bool,
 ) -> None:
-    """Mix heads: SCANS at equal heights below the vertex, on the study's common grid, through an autoencoder."""
+    """Mix heads: SCANS at equal heights below the vertex, on the study's common grid, through an
+    autoencoder."""
     from mricodec.codec.study import synthesis
 
-    if output.exists() and not force:
-        raise click.UsageError(f"{output} exists; use --force to overwrite it")
+    inputs = {os.path.realpath(scan) for scan in scans}
+    check_target(output, inputs, in_folder=False, force=force)
+    network = synthesis.load_autoencoder(model, folder)
+    synthesis.interpolate_scans(scans, _numbers(weights), output, network)
+
+
+def _numbers(text: str) -> list[float]:
     try:
-        numbers = [float(part) for part in weights.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(
-            f"expected numbers by commas, found {weights!r}", param_hint="--weights"
+            f"expected numbers by commas, found {text!r}", param_hint="--weights"
         ) from None
-    synthesis.interpolate_scans(scans, numbers, output, synthesis.load_autoencoder(model, folder))
 
 
 @click.command()
-@click.argument("data", type=_STUDY)
+@click.argument("data", type=_FOLDER)
 @click.option("-n", "--count", required=True, type=click.IntRange(min=1), help="How many pictures.")
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=_FOLDER,
+    type=_OUTPUT_FOLDER,
     help="Folder for the pictures and manifest.csv; must not exist.",
 )
 @click.option(
@@ -142,17 +151,22 @@ def interpolate(
 @click.option(
     "--model", default="cnn32", show_default=True, help="Autoencoder of interpolation and acai."
 )
-@click.option(
-    "--study", "folder", type=_STUDY, help="Folder of a 'study run'; needed by acai and bagan."
-)
+@click.option("--study", type=_FOLDER, help="Folder of a 'study run'; needed by acai and bagan.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-def augment(
-    data: Path, count: int, output: Path, method: str, model: str, folder: Path | None, seed: int
-) -> None:
+@quiet_option
+def augment(data: Path, output: Path, quiet: bool, **options: Any) -> None:
     """Make pictures from the training scans of DATA: two of one contrast and height, of different
-    subjects, mixed, or drawn from a class; contrasts in turn."""
+    subjects, mixed, or drawn from a class; contrasts in rotation."""
     from mricodec.codec.study import synthesis
+    from mricodec.codec.training.data_folder import left_out_lines
 
     if output.exists():
         raise click.UsageError(f"{output} exists; choose another folder")
-    synthesis.augment(data, output, count, method, model, folder, seed)
+    settings = synthesis.AugmentSettings(**options)
+    left_out = synthesis.augment(data, output, settings)
+    _say_all([] if quiet else left_out_lines(left_out))
+
+
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)

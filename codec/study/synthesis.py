@@ -1,59 +1,104 @@
-"""Pictures between and beyond scans, as NIfTI files on the common grid of `slices`: `mricodec interpolate` and `augment`."""
+"""Pictures between and beyond scans as NIfTI files: `mricodec interpolate` and `augment`."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from mricodec.codec.atomic import replacing
+from mricodec.codec.training.data_folder import LeftOut, read_data_folder
+from mricodec.models import zoo
+from mricodec.models.loader import load_model
+from mricodec.models.study import adversarial
+from mricodec.models.study.registry import NETWORKS
+from mricodec.models.training import study as training
 
-from .corpus import CONTRASTS, GRID, GRID_MM, HEIGHTS_MM, Slice, on_grid, read_corpus, read_scan
+from .corpus import (
+    CONTRASTS,
+    GRID,
+    GRID_MM,
+    HEIGHTS_MM,
+    Picture,
+    Slice,
+    on_grid,
+    read_scan,
+    read_split,
+)
+from .interpolation import pairs_of
 
 if TYPE_CHECKING:
     from mricodec.models.study.autoencoder import Autoencoder
 
-GAP_MM = 4.0  # between the slices of a mixed volume
-SCALE = 4095  # stored value of 1
-NEAR_MM = 8.0  # largest difference in height of slices that are mixed
-SMALL = 64  # side of BAGAN's pictures
+METHODS = ("interpolation", "acai", "bagan")
+# Distance of the slices of a mixed volume.
+GAP_MM = 4.0
+# Stored value of a pixel of 1.
+SCALE = 4095
+# Range of the weight of the first of two mixed slices.
+WEIGHTS = (0.2, 0.8)
+
+_MANIFEST_COLUMNS = ("file", "method", "model", "contrast", "parents", "weights", "seed")
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What pictures `augment` makes."""
+
+    count: int
+    method: str = "interpolation"
+    # The autoencoder of interpolation and acai.
+    model: str = "cnn32"
+    # Folder of a study that trained the networks of acai and bagan.
+    study: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """A picture [H, W] and what it comes from."""
+
+    picture: Picture
+    contrast: str
+    parents: str = ""
+    weights: str = ""
 
 
 def load_autoencoder(name: str, study: Path | None) -> Autoencoder:
-    """An autoencoder that a study trained, or else a shipped one. ValueError for an unknown name or a missing file."""
-    from mricodec.models import zoo
-    from mricodec.models.loader import load_model
-    from mricodec.models.study.adversarial import Acai
-    from mricodec.models.study.registry import NETWORKS
-    from mricodec.models.training import study as slice_training
+    """An autoencoder that a study trained, or else a shipped one.
 
+    ValueError for an unknown name or one that is neither shipped nor trained.
+    """
     plain = name.removeprefix("acai-")
-    autoencoders = [key for key in NETWORKS if key != "vae"]
-    if plain not in autoencoders:
-        raise ValueError(f"expected an autoencoder of {', '.join(autoencoders)}, found {plain}")
+    known = [key for key in NETWORKS if key != "vae"]
+    if plain not in known:
+        raise ValueError(f"expected an autoencoder of {', '.join(known)}, found {plain}")
     path = None if study is None else study / "models" / f"{name}.safetensors"
     if path is not None and path.exists():
-        made: Any = NETWORKS[plain].build()
-        task: Any = slice_training.Reconstruction(made) if name == plain else Acai(made)
-        slice_training.load_trained(task, path)
-        made.eval().requires_grad_(False)
-        return made  # type: ignore[no-any-return]
+        network: Any = NETWORKS[plain].build()
+        is_acai = name != plain
+        task: Any = adversarial.Acai(network) if is_acai else training.Reconstruction(network)
+        training.load_trained(task, path)
+        network.eval().requires_grad_(False)
+        return cast("Autoencoder", network)
     if name in zoo.names():
-        network: Autoencoder = cast(Any, load_model(name)).network
-        return network
+        return cast("Autoencoder", cast(Any, load_model(name)).network)
     where = (
         "is not shipped: name the folder of a study with --study"
         if path is None
         else f"expected in {path}, found none"
     )
     raise ValueError(
-        f"{name} {where} (mricodec study run --only interpolation trains the best CNN and U-Net with ACAI)"
+        f"{name} {where} (mricodec study run --only interpolation trains the best CNN and U-Net "
+        "with ACAI)"
     )
 
 
@@ -63,22 +108,21 @@ def interpolate_scans(
     out: str | os.PathLike[str],
     network: Autoencoder,
 ) -> None:
-    """Mix heads slice by slice in the latents and write the volume. ValueError for weights or scans that do not fit."""
-    import torch
+    """Mix heads slice by slice in the latents and write the volume.
 
-    from mricodec.models.study import adversarial
-
+    ValueError for weights or scans that do not fit.
+    """
     adversarial.check_weights(list(weights), len(scans))
     if not os.fspath(out).endswith((".nii", ".nii.gz")):
         raise ValueError(f"{os.fspath(out)}: expected a name that ends in .nii or .nii.gz")
-    each = [read_scan(Path(scan)) for scan in scans]
-    for scan, slices in zip(scans, each, strict=True):
+    heads = [read_scan(Path(scan)) for scan in scans]
+    for scan, slices in zip(scans, heads, strict=True):
         if not slices:
             raise ValueError(
                 f"{os.fspath(scan)}: expected a head with axial slices of square pixels, found none"
             )
-    lowest = min(HEIGHTS_MM[1], *(max(s.height_mm for s in slices) for slices in each))
-    highest = max(HEIGHTS_MM[0], *(min(s.height_mm for s in slices) for slices in each))
+    lowest = min(HEIGHTS_MM[1], *(max(s.height_mm for s in slices) for slices in heads))
+    highest = max(HEIGHTS_MM[0], *(min(s.height_mm for s in slices) for slices in heads))
     heights = np.arange(highest, lowest + 1e-6, GAP_MM)
     if not len(heights):
         raise ValueError(
@@ -86,125 +130,123 @@ def interpolate_scans(
         )
     volume = np.zeros((len(heights), GRID, GRID), np.float32)
     for n, height in enumerate(heights):
-        near = [min(slices, key=lambda s: abs(s.height_mm - height)) for slices in each]
-        with torch.no_grad():
-            volume[n] = adversarial.interpolate(
-                network, torch.from_numpy(on_grid(near))[:, None], list(weights)
-            )[0, 0]
-    _write(Path(out), volume, GRID_MM)
+        nearest = [min(slices, key=lambda s: abs(s.height_mm - height)) for slices in heads]
+        volume[n] = _mixed(network, nearest, list(weights))
+    _write_nifti(Path(out), volume, GRID_MM)
 
 
-def augment(
-    data: Path, out: Path, count: int, method: str, model: str, study: Path | None, seed: int
-) -> None:
-    """`count` pictures `out`/00000.nii.gz ..., contrasts in turn, and manifest.csv (file, method, model, contrast, parents,
-    weights, seed)."""
-    import torch
+def augment(data: Path, out: Path, settings: AugmentSettings) -> list[LeftOut]:
+    """Write pictures `out`/00000.nii.gz ..., contrasts in rotation, and what they come from to
+    `out`/manifest.csv; returns the scans of `data` that are not used.
 
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
-    rng = np.random.default_rng(seed)
-    if method != "interpolation" and study is None:
+    ValueError for networks that are not trained or data without two scans to mix, OSError.
+    """
+    left_out: list[LeftOut] = []
+    if settings.method != "interpolation" and settings.study is None:
         raise ValueError(
-            f"--method {method}: expected the folder of a study that trained its model (--study), found none"
+            f"--method {settings.method}: expected the folder of a study that trained its network "
+            "(--study), found none"
         )
-    rows: list[dict[str, Any]] = []
-    pictures: list[NDArray[np.float32]] = []
-    if method == "bagan":
-        from mricodec.models.study.adversarial import Bagan
-        from mricodec.models.training import study as slice_training
-
-        assert study is not None
-        bagan = Bagan(len(CONTRASTS))
-        path = study / "models" / "bagan.safetensors"
-        if not path.exists():
-            raise ValueError(
-                f"{path}: expected the weights of BAGAN, found none (mricodec study run --only bagan trains it)"
-            )
-        slice_training.load_trained(bagan, path)
-        for network in bagan.networks.values():
-            network.eval().requires_grad_(False)
-        classes = torch.arange(count) % len(CONTRASTS)
-        made = bagan.sample(classes, torch.Generator().manual_seed(seed))
-        pictures = [picture[0].numpy() for picture in made]
-        rows = [{"contrast": CONTRASTS[n], "parents": "", "weights": ""} for n in classes.tolist()]
+    if settings.method == "bagan":
+        generated = _drawn(settings)
     else:
-        from mricodec.models.study.adversarial import interpolate
+        is_acai = settings.method == "acai"
+        name = f"acai-{settings.model.removeprefix('acai-')}" if is_acai else settings.model
+        network = load_autoencoder(name, settings.study)
+        folder = read_data_folder(data)
+        slices, refused = read_split(folder, "train")
+        left_out = [*folder.left_out, *refused]
+        generated = _interpolated(network, slices, settings)
+    _write_pictures(out, list(generated), settings)
+    return left_out
 
-        name = f"acai-{model.removeprefix('acai-')}" if method == "acai" else model
-        network = load_autoencoder(name, study)
-        slices, _ = read_corpus(data, "train")
-        pools = _partners(slices)
-        for n in range(count):
-            pool = pools[n % len(pools)]
-            a, b = pool[rng.integers(len(pool))]
-            alpha = round(float(rng.uniform(0.2, 0.8)), 4)
-            with torch.no_grad():
-                mixed = interpolate(
-                    network, torch.from_numpy(on_grid([a, b]))[:, None], [alpha, 1 - alpha]
-                )
-            pictures.append(mixed[0, 0].numpy())
-            parents = " ".join(f"{s.scan}@{s.height_mm:.1f}mm" for s in (a, b))
-            rows.append(
-                {
-                    "contrast": a.contrast,
-                    "parents": parents,
-                    "weights": f"{alpha:.4f} {1 - alpha:.4f}",
-                }
-            )
+
+def _drawn(settings: AugmentSettings) -> Iterator[_Generated]:
+    """Pictures that the BAGAN of a study draws."""
+    assert settings.study is not None
+    bagan = adversarial.Bagan(len(CONTRASTS))
+    path = settings.study / "models" / "bagan.safetensors"
+    if not path.exists():
+        raise ValueError(
+            f"{path}: expected the weights of BAGAN, found none (mricodec study run --only bagan "
+            "trains it)"
+        )
+    training.load_trained(bagan, path)
+    for network in bagan.networks.values():
+        network.eval().requires_grad_(False)
+    labels = torch.arange(settings.count) % len(CONTRASTS)
+    pictures = bagan.sample(labels, torch.Generator().manual_seed(settings.seed))
+    for label, picture in zip(labels.tolist(), pictures, strict=True):
+        yield _Generated(picture[0].numpy(), CONTRASTS[label])
+
+
+def _interpolated(
+    network: Autoencoder, slices: Sequence[Slice], settings: AugmentSettings
+) -> Iterator[_Generated]:
+    """Mixtures of two slices of one contrast and height and different subjects."""
+    pools = pairs_of(slices)
+    if not pools:
+        raise ValueError(
+            "expected training scans of one contrast and height of two subjects, found none"
+        )
+    rng = np.random.default_rng(settings.seed)
+    for n in range(settings.count):
+        pool = pools[n % len(pools)]
+        parents = [slices[index] for index in pool[rng.integers(len(pool))]]
+        weight = round(float(rng.uniform(*WEIGHTS)), 4)
+        picture = _mixed(network, parents, [weight, 1 - weight])
+        names = " ".join(f"{s.scan}@{s.height_mm:.1f}mm" for s in parents)
+        yield _Generated(picture, parents[0].contrast, names, f"{weight:.4f} {1 - weight:.4f}")
+
+
+@torch.no_grad()
+def _mixed(network: Autoencoder, slices: Sequence[Slice], weights: list[float]) -> Picture:
+    """A mixture of slices on the common grid."""
+    pictures = torch.from_numpy(on_grid(slices))[:, None]
+    mixed: Picture = adversarial.interpolate(network, pictures, weights)[0, 0].numpy()
+    return mixed
+
+
+def _write_pictures(out: Path, generated: list[_Generated], settings: AugmentSettings) -> None:
+    """The folder `out`, complete or not at all."""
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
     part.mkdir()
     try:
-        for n, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
-            row |= {
-                "file": f"{n:05d}.nii.gz",
-                "method": method,
-                "model": "bagan" if method == "bagan" else model,
-                "seed": seed,
-            }
-            _write(part / row["file"], picture[None], GRID_MM * GRID / len(picture))
         with (part / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(
-                file, ["file", "method", "model", "contrast", "parents", "weights", "seed"]
-            )
+            writer = csv.DictWriter(file, _MANIFEST_COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
+            for n, item in enumerate(generated):
+                name = f"{n:05d}.nii.gz"
+                pixel_mm = GRID_MM * GRID / len(item.picture)
+                _write_nifti(part / name, item.picture[None], pixel_mm)
+                writer.writerow(
+                    {
+                        "file": name,
+                        "method": settings.method,
+                        "model": "bagan" if settings.method == "bagan" else settings.model,
+                        "contrast": item.contrast,
+                        "parents": item.parents,
+                        "weights": item.weights,
+                        "seed": settings.seed,
+                    }
+                )
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _partners(slices: Sequence[Slice]) -> list[list[tuple[Slice, Slice]]]:
-    """For every contrast that has some: slices of different subjects, of one height. ValueError if there are none."""
-    pools = [
-        [
-            (a, b)
-            for n, a in enumerate(slices)
-            for b in slices[n + 1 :]
-            if a.contrast == b.contrast == contrast
-            and a.subject != b.subject
-            and abs(a.height_mm - b.height_mm) <= NEAR_MM
-        ]
-        for contrast in CONTRASTS
-    ]
-    if not any(pools):
-        raise ValueError("expected training scans of one contrast of two subjects, found none")
-    return [pool for pool in pools if pool]
-
-
-def _write(path: Path, slices: NDArray[np.float32], pixel_mm: float) -> None:
-    """[slices from the vertex down, rows from anterior, columns from the right] -> NIfTI, uint16, 1 is SCALE."""
+def _write_nifti(path: Path, slices: Picture, pixel_mm: float) -> None:
+    """[slices from the vertex down, rows from anterior, columns from the right] -> uint16."""
     import nibabel as nib
 
     stored = np.rint(np.clip(slices, 0, 1) * SCALE).astype(np.uint16)
-    voxels = np.ascontiguousarray(
-        stored[::-1, ::-1].transpose(2, 1, 0)
-    )  # i to the left is -x, so that i grows leftwards
+    # Columns run to the patient's left, which is -x: i grows leftwards.
+    voxels = np.ascontiguousarray(stored[::-1, ::-1].transpose(2, 1, 0))
     affine = np.diag([-pixel_mm, pixel_mm, GAP_MM, 1.0])
-    image: Any = nib.Nifti1Image(voxels, affine)  # type: ignore[no-untyped-call, attr-defined, unused-ignore]
-    data = image.to_bytes()
+    image_of: Any = nib.Nifti1Image  # type: ignore[attr-defined, unused-ignore]
+    data = image_of(voxels, affine).to_bytes()
     if path.name.endswith(".gz"):
-        import gzip
-
         data = gzip.compress(data, mtime=0)
     with replacing(path) as file:
         file.write(data)

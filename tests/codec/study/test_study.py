@@ -1,4 +1,4 @@
-"""The representation study: its models, measures, commands, and the debug configuration from scans to page."""
+"""The representation study: its models, measures and commands, from scans to page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from symbol_streams import Params, Streams
 
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
+from mricodec.codec.study import augmentation, page
 from mricodec.codec.study import corpus as slices
-from mricodec.codec.study.experiments import METHODS, Study, _mesh
+from mricodec.codec.study.measures import mesh
+from mricodec.codec.study.networks import Networks, TrainingPlan
+from mricodec.codec.study.settings import CONFIGS
 from mricodec.models import loader, zoo
 from mricodec.models.study import adversarial, perceptual
 from mricodec.models.study.autoencoder import MinimalCNN
@@ -38,7 +42,7 @@ def write_head(path: Path, brain: int, fluid: int, seed: int) -> None:
     voxels = np.where(radius < size, brain, 0) + np.where(abs(radius - size) < 0.06, 300, 0)
     voxels = np.where((abs(abs(i) - 0.2) < 0.1) & (abs(j) < 0.4) & (abs(k) < 0.5), fluid, voxels)
     voxels = np.abs(voxels + rng.normal(0, 15, voxels.shape)).astype(np.int16)
-    nib.save(nib.Nifti1Image(voxels, np.diag([4.0, 4.0, 6.0, 1.0])), path)  # type: ignore[no-untyped-call, attr-defined]
+    nib.save(nib.Nifti1Image(voxels, np.diag([4.0, 4.0, 6.0, 1.0])), path)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +64,9 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def parts_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "study.json").read_text())
-    return found
+def results_of(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((folder / "study.json").read_text())
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,10 @@ def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
-    found = parts_of(study)
-    assert [row["model"] for row in found["cnn"]] == ["cnn8", "cnn16", "cnn32"]
-    assert [row["model"] for row in found["unet"]] == ["unet", "unet-wide", "unet-2level"]
-    assert [row["values_per_pixel"] for row in found["cnn"] + found["unet"]] == [
+    results = results_of(study)
+    assert [row["model"] for row in results["cnn"]] == ["cnn8", "cnn16", "cnn32"]
+    assert [row["model"] for row in results["unet"]] == ["unet", "unet-wide", "unet-2level"]
+    assert [row["values_per_pixel"] for row in results["cnn"] + results["unet"]] == [
         0.5,
         1,
         2,
@@ -87,34 +91,34 @@ def test_the_debug_study_goes_from_scans_to_page(study: Path) -> None:
         0.5,
         0.5,
     ]
-    assert [row["method"] for row in found["augmentation"]] == list(METHODS)
-    assert all(len(row["scores"]) == 5 for row in found["augmentation"])
-    assert len(found["interpolation"]) == 5
-    assert all(len(row["nearest"]["values"]) == 3 for row in found["interpolation"])
-    assert {(row["source"], row["contrast"]) for row in found["bagan"]} == {
+    assert [row["method"] for row in results["augmentation"]] == list(augmentation.METHODS)
+    assert all(len(row["scores"]) == 5 for row in results["augmentation"])
+    assert len(results["interpolation"]) == 5
+    assert all(len(row["nearest"]["values"]) == 3 for row in results["interpolation"])
+    assert {(row["source"], row["contrast"]) for row in results["bagan"]} == {
         (source, contrast)
         for source in ("training pictures", "initialisation", "BAGAN")
         for contrast in ("T1", "T2")
     }
     curves = {
-        name: [row["psnr"] for row in found["vae"] if row["model"] == name]
+        name: [row["psnr"] for row in results["vae"] if row["model"] == name]
         for name in ("cnn8", "vae")
     }
     assert curves["vae"] == sorted(curves["vae"]) and len(curves["vae"]) == len(curves["cnn8"]) == 6
-    page = (study / "study.html").read_text()
+    html = (study / "study.html").read_text()
     tables = ("Table 1", "Table 2", "Table 3", "Table 4: BAGAN")
     for word in (*tables, "Conclusions", "Limits", "no finding", "LPIPS was not computed"):
-        assert word in page
-    assert "src='http" not in page and page.count("data:image/png") == 10
+        assert word in html
+    assert "src='http" not in html and html.count("data:image/png") == 10
 
 
 def test_a_study_is_not_trained_twice(study: Path, corpus: Path) -> None:
-    before = (study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]
+    before = (study / "models" / "cnn8.jsonl").read_bytes(), results_of(study)["unet"]
     result = invoke(
         "study", "run", "--data", corpus, "-o", study, "--config", "debug", "--only", "cnn"
     )
     assert result.exit_code == 0, result.output
-    assert ((study / "models" / "cnn8.jsonl").read_bytes(), parts_of(study)["unet"]) == before
+    assert ((study / "models" / "cnn8.jsonl").read_bytes(), results_of(study)["unet"]) == before
 
 
 def test_lpips_stands_in_the_table_where_its_weights_are_given(
@@ -122,26 +126,122 @@ def test_lpips_stands_in_the_table_where_its_weights_are_given(
 ) -> None:
     lpips_file(tmp_path / "lpips.safetensors")
     shutil.copytree(study / "models", tmp_path / "out" / "models")
-    result = invoke("study", "run", "--data", corpus, "-o", tmp_path / "out", "--config", "debug", "--only", "interpolation",
-                    "--lpips-weights", tmp_path / "lpips.safetensors")  # fmt: skip
+    result = invoke(
+        "study", "run", "--data", corpus, "-o", tmp_path / "out", "--config", "debug",
+        "--only", "interpolation", "--lpips-weights", tmp_path / "lpips.safetensors",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert all(row["lpips"]["mean"] > 0 for row in parts_of(tmp_path / "out")["interpolation"])
+    assert all(row["lpips"]["mean"] > 0 for row in results_of(tmp_path / "out")["interpolation"])
     page = (tmp_path / "out" / "study.html").read_text()
     assert "LPIPS to parents" in page and "LPIPS was not computed" not in page
 
 
 def test_shipped_models_are_not_trained(corpus: Path, tmp_path: Path) -> None:
-    found = Study(corpus, tmp_path)
+    data = slices.load_corpus(corpus, every=12, scans_per_contrast=1)
+    plan = TrainingPlan(CONFIGS["debug"])
+    networks = Networks(data, tmp_path, plan, report=lambda line: None)
     shipped = loader.load_model("cnn8").network.state_dict()
-    mine = found.network("cnn8").state_dict()
-    assert (
-        all(torch.equal(mine[key], shipped[key]) for key in shipped)
-        and not (tmp_path / "models").exists()
+    state = networks.autoencoder("cnn8").state_dict()
+    assert all(torch.equal(state[key], shipped[key]) for key in shipped)
+    assert not (tmp_path / "models").exists()
+    retrained = Networks(data, tmp_path, replace(plan, use_shipped=False), report=lambda line: None)
+    state = retrained.autoencoder("cnn8").state_dict()
+    assert not all(torch.equal(state[key], shipped[key]) for key in shipped)
+    assert (tmp_path / "models" / "cnn8.jsonl").exists()
+
+
+def test_a_contrast_that_training_lacks_does_not_stop_the_study(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Test scans are T1 and T2, training scans FLAIR and DWI."""
+    for split, pattern in (("train", "*[RI]*.nii.gz"), ("validation", "*"), ("test", "*")):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for path in (corpus / split).glob(pattern):
+            shutil.copy(path, tmp_path / "data" / split)
+    shutil.rmtree(tmp_path / "data" / "validation")
+    out = tmp_path / "out"
+    result = invoke(
+        "study", "run", "--data", tmp_path / "data", "-o", out, "--config", "debug",
+        "--only", "interpolation,bagan,augmentation",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "no usable slice in validation: training slices stand in" in result.stderr
+    results = results_of(out)
+    assert results["bagan"] == []
+    assert all("nearest" not in row for row in results["interpolation"])
+    assert {row["contrast"] for row in results["data"] if row["split"] == "train"} == {
+        "FLAIR",
+        "DWI",
+    }
+    assert "Table 3" in (out / "study.html").read_text()
+
+
+def test_a_study_of_one_scan(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(corpus / "train" / "train-a_T1w.nii.gz", tmp_path / "data")
+    (tmp_path / "data" / "maps").mkdir()
+    out = tmp_path / "out"
+    result = invoke("study", "run", "--data", tmp_path / "data", "-o", out, "--config", "debug")
+    assert result.exit_code == 0, result.output
+    assert "no usable slice in validation and test: training slices stand in" in result.stderr
+    assert "left out: maps/: derived maps and labels" in result.stderr
+    results = results_of(out)
+    assert results["interpolation"] == []
+    assert results["substituted"] == ["validation", "test"]
+    html = (out / "study.html").read_text()
+    assert "say nothing about other subjects" in html and "Table 1" in html
+
+
+def test_folders_without_scans_are_refused(corpus: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for command in (
+        ("study", "run", "--data", data, "--config", "debug"),
+        ("augment", data, "-n", 1),
+    ):
+        result = invoke(*command, "-o", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "expected at least one NIfTI scan" in result.stderr
+        assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    shutil.copy(corpus / "train" / "train-a_T1w.nii.gz", data)
+    result = invoke("augment", data, "-n", 1, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "one contrast and height of two subjects, found none" in result.stderr
+
+
+def test_a_subset_has_scans_of_every_contrast(corpus: Path) -> None:
+    """Also where the names of the files sort by contrast, and of different subjects."""
+    data = slices.load_corpus(corpus, every=12, scans_per_contrast=1)
+    assert {item.contrast for item in data.slices["train"]} == {"T1", "T2", "FLAIR", "DWI"}
+    assert len({item.scan for item in data.slices["train"]}) == 4
+    everything = slices.load_corpus(corpus, every=12)
+    assert len({item.scan for item in everything.slices["train"]}) == 8
+
+
+def test_what_is_left_out_is_named_with_its_reason(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "data")
+    (tmp_path / "data" / "MANIFEST.csv").write_text(
+        "file,licence,subject,contrast,body_part\n"
+        "train/train-a_T1w.nii.gz,CC0,a,T1w,head\n"
+        "train/train-b_T1w.nii.gz,CC BY-NC 4.0,b,T1w,head\n"
+        "train/train-a_T2w.nii.gz,CC0,a,T2w,knee\n"
+        "train/train-a_DWI.nii.gz,CC0,a,phase,head\n"
     )
-    assert (
-        not Study(corpus, tmp_path, config="debug").shipped
-        and not Study(corpus, tmp_path, retrain=True).shipped
-    )
+    data = slices.load_corpus(tmp_path / "data", every=12)
+    reasons = {item.file: item.reason for item in data.left_out}
+    assert {item.scan for item in data.slices["train"]} == {"train-a_T1w"}
+    assert "licence not on the list" in reasons["train/train-b_T1w.nii.gz"]
+    assert reasons["train/train-a_T2w.nii.gz"] == "no brain: knee"
+    assert reasons["train/train-a_DWI.nii.gz"].startswith("contrast none of T1")
+    assert "licence is unknown" in reasons["train/train-a_FLAIR.nii.gz"]
+
+
+def test_the_page_shows_the_committed_results(tmp_path: Path) -> None:
+    path = Path(__file__).parents[3] / "benchmarks" / "study.json"
+    html = page.render(json.loads(path.read_text()), tmp_path)
+    assert "CNN-32 reaches 38 dB mean PSNR on test slices: 41.67 dB." in html
+    assert "beat both pixel blending and the plain autoencoder in" in html
+    assert html.count("<table") == 8
 
 
 def test_wrong_parts_are_named(corpus: Path, tmp_path: Path) -> None:
@@ -225,8 +325,10 @@ def test_augment_says_what_its_pictures_come_from(
     method: str, study: Path, corpus: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        result = invoke("augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method, "--model", with_acai(study),
-                        "--study", study, "--seed", 7)  # fmt: skip
+        result = invoke(
+            "augment", corpus, "-n", 3, "-o", tmp_path / name, "--method", method,
+            "--model", with_acai(study), "--study", study, "--seed", 7,
+        )  # fmt: skip
         assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((tmp_path / "one" / "manifest.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == ["00000.nii.gz", "00001.nii.gz", "00002.nii.gz"]
@@ -269,7 +371,7 @@ def test_a_mesh_is_seen() -> None:
     picture = np.random.default_rng(0).random((64, 64)).astype(np.float32)
     textured = picture.copy()
     textured[:, ::8] += 1
-    assert _mesh(picture) < 0.1 < 0.3 < _mesh(textured)
+    assert mesh(picture) < 0.1 < 0.3 < mesh(textured)
 
 
 def test_a_weight_of_one_is_the_reconstruction() -> None:
@@ -323,7 +425,8 @@ def test_the_distance_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("name", ["cnn16", "unet-2level", "vae"])
 def test_a_study_model_as_a_codec(name: str) -> None:
-    """Fresh weights, exported, coded: the decoder has the encoder's latents, and coarse steps take fewer bytes."""
+    """Random weights, exported and coded: the decoder gets the encoder's latents, and coarse
+    steps take fewer bytes."""
     torch.manual_seed(0)
     network: Any = zoo.network(name).build()
     j, i = np.mgrid[:48, :36]
