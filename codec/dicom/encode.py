@@ -212,7 +212,7 @@ def _encoder_for(scan: StackScan, encoder: Encoder, notes: list[tuple[str, str]]
         notes.append(
             (
                 scan.file_name,
-                "its slices stand at uneven distances; a NIfTI of them has their mean distance",
+                "its slices are unevenly spaced; a NIfTI of them has their mean distance",
             )
         )
     return encoder if reason is None else Encoder(lossless=True)

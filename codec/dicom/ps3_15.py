@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
-# Tag -> action.
+# Tag -> action. A keyword is missing where the attribute is newer than pydicom 3.0.
 ACTIONS = {
     0x00001000: "X",  # AffectedSOPInstanceUID
     0x00001001: "U",  # RequestedSOPInstanceUID

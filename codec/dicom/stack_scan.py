@@ -1,4 +1,4 @@
-"""A stack of DICOM slices as a scan for the encoder: slices are read when they are asked for."""
+"""A stack of DICOM slices as a scan for the encoder: slices are read on demand."""
 
 from __future__ import annotations
 

@@ -119,17 +119,18 @@ class NiftiScan:
         """Header, geometry and, once the blocks were read to the end, the trailer."""
         parsed = self._parsed
         return Envelope(
-            self._header,
-            self._lead,
-            self._trailer,
-            parsed.affine,
-            parsed.spacing_mm,
-            parsed.slope,
-            parsed.inter,
+            header=self._header,
+            lead=self._lead,
+            trailer=self._trailer,
+            affine=parsed.affine,
+            spacing_mm=parsed.spacing_mm,
+            slope=parsed.slope,
+            inter=parsed.inter,
         )
 
     def gzip_file(self) -> BinaryIO | None:
         """The stored file, if it is a single .nii.gz."""
+        # Only a GzipFile has the attribute fileobj.
         return None if self._parsed.pair else getattr(self._voxels, "fileobj", None)
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:

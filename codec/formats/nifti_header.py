@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError, Truncated
-from mricodec.codec.volume import DTYPES, dtype_name, is_big_endian
+from mricodec.codec.volume import DTYPES, Envelope, dtype_name, is_big_endian
 
 # Bytes before or after the voxels that are accepted; more means that the header is wrong.
 MAX_ENVELOPE = 64 << 20
@@ -200,17 +200,10 @@ def parse(raw: bytes, name: str) -> Header:
     )
 
 
-def make_header(
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    spacing_mm: tuple[float, float, float],
-    affine: NDArray[np.float64] | None,
-    slope: float,
-    inter: float,
-) -> bytes:
+def make_header(shape: tuple[int, ...], dtype: np.dtype[Any], envelope: Envelope) -> bytes:
     """A header for voxels that have none: NIfTI-1, or NIfTI-2 where an axis is longer than 32767.
 
-    ValueError for a type or a number of axes that NIfTI does not have.
+    It has the geometry and the scaling of the envelope. ValueError for a type or a number of axes that NIfTI does not have.
     """
     if len(shape) > 7:
         raise ValueError(
@@ -234,13 +227,13 @@ def make_header(
     fields["datatype"] = next(code for code, known in DATATYPES.items() if known == name)
     fields["bitpix"] = 8 * dtype.itemsize
     fields["pixdim"] = 1.0
-    fields["pixdim"][1:4] = spacing_mm[::-1]
+    fields["pixdim"][1:4] = envelope.spacing_mm[::-1]
     fields["vox_offset"] = layout.itemsize + len(_NO_EXTENSIONS)
-    fields["scl_slope"], fields["scl_inter"] = slope, inter
+    fields["scl_slope"], fields["scl_inter"] = envelope.slope, envelope.inter
     fields["xyzt_units"] = 2  # NIFTI_UNITS_MM
-    if affine is not None:
+    if envelope.affine is not None:
         fields["sform_code"] = 1  # NIFTI_XFORM_SCANNER_ANAT
-        fields["srow"] = affine[:3]
+        fields["srow"] = envelope.affine[:3]
     return header.tobytes() + _NO_EXTENSIONS
 
 

@@ -192,14 +192,7 @@ class _Streamed:
                 )
             raw = stream.envelope.header
             if not raw:
-                raw = nifti_header.make_header(
-                    stream.shape,
-                    stream.dtype,
-                    stream.envelope.spacing_mm,
-                    stream.envelope.affine,
-                    stream.envelope.slope,
-                    stream.envelope.inter,
-                )
+                raw = nifti_header.make_header(stream.shape, stream.dtype, stream.envelope)
             elif nifti_header.parse(raw, "ORIG").pair:
                 raw = nifti_header.single_file_header(raw)
         kind = MricodecImage if nifti_header.parse(raw, "ORIG").size == 348 else MricodecNifti2Image

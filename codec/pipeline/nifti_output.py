@@ -40,14 +40,7 @@ def decode_to_nifti(
     if not selection.whole:  # The .img file of a pair keeps its length before the voxels.
         envelope = replace(envelope, lead=bytes(len(stream.envelope.lead)))
     if not envelope.header:
-        header = nifti_header.make_header(
-            selection.shape,
-            stream.dtype,
-            envelope.spacing_mm,
-            envelope.affine,
-            envelope.slope,
-            envelope.inter,
-        )
+        header = nifti_header.make_header(selection.shape, stream.dtype, envelope)
         envelope = replace(envelope, header=header)
     decoded = blocks(layered, selection, progress, salvage)
     voxels = (to_file_order(block, stream.dtype) for block in decoded)
@@ -56,14 +49,7 @@ def decode_to_nifti(
 
 def write_nifti(volume: Volume, destination: Destination) -> None:
     """A volume without header as .nii or .nii.gz. ValueError for another name."""
-    header = nifti_header.make_header(
-        volume.array.shape,
-        volume.dtype,
-        volume.spacing_mm,
-        volume.affine,
-        volume.slope,
-        volume.inter,
-    )
+    header = nifti_header.make_header(volume.array.shape, volume.dtype, volume.envelope)
     voxels = iter([to_file_order(volume.array, volume.dtype)])
     _write(destination, Envelope(header), voxels, None)
 

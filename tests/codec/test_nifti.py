@@ -260,7 +260,8 @@ def test_extensions_are_part_of_the_header(tmp_path: Path) -> None:
 def test_new_header_is_read_by_nibabel() -> None:
     array = smooth((4, 9, 8))
     affine = np.array([[0, 0, 3, 1], [2, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1.0]])
-    raw = nifti_header.make_header(array.shape, array.dtype, (3.0, 1.0, 2.0), affine, 2.0, 5.0)
+    envelope = Envelope(affine=affine, spacing_mm=(3.0, 1.0, 2.0), slope=2.0, inter=5.0)
+    raw = nifti_header.make_header(array.shape, array.dtype, envelope)
     image = nib.Nifti1Image.from_bytes(raw + array.tobytes())
     np.testing.assert_array_equal(image.dataobj.get_unscaled().T, array)
     np.testing.assert_allclose(image.affine, affine)
@@ -268,13 +269,13 @@ def test_new_header_is_read_by_nibabel() -> None:
     assert (image.dataobj.slope, image.dataobj.inter) == (2.0, 5.0)
 
     long = np.zeros((1, 1, 40000), np.dtype(">u1"))
-    raw = nifti_header.make_header(long.shape, np.dtype(">f4"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+    raw = nifti_header.make_header(long.shape, np.dtype(">f4"), Envelope())
     image = nib.Nifti2Image.from_bytes(raw + bytes(4 * 40000))
     assert image.shape == (40000, 1, 1) and image.get_data_dtype() == np.dtype(">f4")
     with pytest.raises(ValueError, match="7 axes"):
-        nifti_header.make_header((1,) * 8, np.dtype("i2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+        nifti_header.make_header((1,) * 8, np.dtype("i2"), Envelope())
     with pytest.raises(ValueError, match="float16"):
-        nifti_header.make_header((1,), np.dtype("f2"), (1.0, 1.0, 1.0), None, 1.0, 0.0)
+        nifti_header.make_header((1,), np.dtype("f2"), Envelope())
 
 
 @pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])

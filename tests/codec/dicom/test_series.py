@@ -510,7 +510,7 @@ def test_damaged_files_are_kept(kind: str, tmp_path: Path) -> None:
 
 
 def test_file_named_dcm_that_is_no_dicom(tmp_path: Path) -> None:
-    """A text beside the images is nothing special; one that is called .dcm is damaged."""
+    """A text among the images is kept as bytes; one that is named .dcm is damaged too."""
     folder = dicom_files.write(dicom_files.series(), tmp_path / "in")
     (folder / "notes").write_text("x")
     assert run("encode", folder, "-o", tmp_path / "s.mrc", "--lossless").exit_code == 0
