@@ -12,34 +12,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-GZIP_LEVEL = 1  # nibabel's default too: level 6 takes four times as long for 4 % of an MR scan
+# Level of gzip, nibabel's default too: level 6 takes four times as long for 4 % of an MR scan.
+GZIP_LEVEL = 1
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends well and vanishes when it does not.
+    """A binary file that replaces `path` when the block ends well and vanishes when it does not.
 
-    It is written beside its place, under a temporary name. What is not a regular file (a device, a pipe) is
-    written to directly. Raises OSError.
+    It is written under a temporary name in the same folder. What is not a regular file (a device,
+    a pipe) is written to directly. Raises OSError.
     """
-    place = Path(path)
-    if place.is_symlink():
-        place = place.resolve()
-    if place.is_dir():
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()
+    if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
-    if place.exists() and not place.is_file():
-        with named_errors(path), open(place, "wb") as file:
+    if target.exists() and not target.is_file():
+        with named_errors(path), open(target, "wb") as file:
             yield file
         return
-    if not place.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(place.parent))
-    part = place.with_name(
-        f".{place.name[:32]}.{secrets.token_hex(4)}.part"
-    )  # a name has 255 bytes at most
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(target.parent))
+    # Names are limited to 255 bytes.
+    part = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.part")
     try:
         with named_errors(path, part), open(part, "xb") as file:
             yield file
-        os.replace(part, place)
+        os.replace(part, target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -55,7 +55,7 @@ def gzipped(file: BinaryIO) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def named_errors(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[None]:
-    """A full disk gives an error without a name, a closed folder one with that of the temporary file."""
+    """Name the file in an error of a full disk, and instead of the temporary one (`part`)."""
     try:
         yield
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Streams in other tools, and trees of scans."""
+"""Streams in nibabel and pydicom, and trees of scans."""

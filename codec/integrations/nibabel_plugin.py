@@ -1,17 +1,18 @@
-"""Streams in nibabel, and with it in what reads through nibabel (MONAI's NibabelReader, TorchIO, nilearn, ...).
+"""Streams in nibabel, and so in what reads through it (MONAI's NibabelReader, TorchIO, nilearn).
 
     from mricodec.codec import nibabel_plugin
 
-    nibabel_plugin.register()                       # once; nibabel knows .mrc and .mric from then on
+    nibabel_plugin.register()                       # once: nibabel then knows .mrc and .mric
     image = nib.load("scan.mrc")                    # reads the header only
     image.dataobj[..., 90]                          # decodes the slabs that hold slice 90
-    nib.save(image, "copy.mrc")                     # without loss
+    nib.save(image, "copy.mrc")                     # lossless
     nib.save(image, "small.mrc", quality=50)        # lossy, as in codec.encode
 
-Nothing happens on import. The images are NIfTI images with another file behind them: header, extensions, affine and scaling are
-those of the scan; of a DICOM series it is the largest stack. `nib.save(image, "scan.nii.gz")` converts.
+Nothing happens on import. The images are NIfTI images backed by a stream: header, extensions,
+affine and scaling are those of the scan; of a DICOM series it is the largest stack.
+`nib.save(image, "scan.nii.gz")` converts.
 
-nibabel: https://nipy.org/nibabel/devel/register_me.html (images), nibabel_images.html (array proxies).
+nibabel: https://nipy.org/nibabel/devel/register_me.html (images), nibabel_images.html (proxies).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import nibabel as nib
@@ -39,27 +39,29 @@ from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.header import DEFAULT_LIMITS
 from mricodec.codec.api import Decoder, Encoder
 from mricodec.codec.atomic import replacing
+from mricodec.codec.filenames import STREAM_ENDINGS, ends_with
 from mricodec.codec.formats import nifti_header
 from mricodec.codec.pipeline.stream import Stream, opened
 from mricodec.codec.tiling import Tiling
 
-EXTENSIONS = (".mrc", ".mric")
-HELD_VOXELS = 13_000_000  # of the last part decoded that are kept, so that reading slice by slice decodes every slab once
+# Largest part that is kept after decoding, in voxels: reading a scan slice by slice decodes every
+# slab once.
+MAX_CACHED_VOXELS = 13_000_000
 
 
 def register() -> None:
-    """Make `nib.load` and `nib.save` know .mrc and .mric. Doing it twice is as good as once."""
+    """Make `nib.load` and `nib.save` know .mrc and .mric. Calling it again changes nothing."""
     if MricodecImage not in imageclasses.all_image_classes:
         imageclasses.all_image_classes.append(MricodecImage)
         imageclasses.KNOWN_SPATIAL_FIRST += (MricodecImage, MricodecNifti2Image)
 
 
 class StreamProxy:
-    """The voxels of a stream as nibabel sees them: [i, j, k, ...], decoded when they are asked for.
+    """The voxels of a stream as an array proxy of nibabel: [i, j, k, ...], decoded on demand.
 
-    Slicing decodes the slabs of the volumes and slices asked for, one volume after another. The values are slope * stored
-    + inter, in the stored type where there is no scaling; `get_unscaled` gives the stored ones. FormatError where the
-    stream is damaged.
+    Slicing decodes the slabs that hold the slices of the volumes asked for. Values are
+    slope * stored + inter, or of the stored type where there is no scaling; `get_unscaled` gives
+    the stored ones. FormatError where the stream is damaged.
     """
 
     is_proxy = True
@@ -70,7 +72,7 @@ class StreamProxy:
         self.shape: tuple[int, ...] = stream.shape[::-1]
         self.dtype: np.dtype[Any] = stream.native
         self.slope, self.inter = stream.envelope.slope, stream.envelope.inter
-        self._held: tuple[tuple[int, int, int], NDArray[Any]] | None = None
+        self._cached: tuple[tuple[int, int, int], NDArray[Any]] | None = None
 
     @property
     def ndim(self) -> int:
@@ -92,7 +94,7 @@ class StreamProxy:
         return self._scaled(chosen)
 
     def reshape(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        """All voxels under another shape, in the order of a file (i fastest), as nibabel's own proxies do."""
+        """All voxels in another shape, in the order of a file (i fastest), as nibabel's proxies."""
         return np.asanyarray(self).reshape(shape, order="F")
 
     def _scaled(self, chosen: Any) -> NDArray[Any]:
@@ -100,24 +102,24 @@ class StreamProxy:
         return scaled
 
     def _stored(self, chosen: Any) -> NDArray[Any]:
-        """Basic indexing only, as nibabel's proxies."""
+        """The stored values of a basic index, which is all that nibabel's proxies take."""
         index: tuple[Any, ...] = canonical_slicers(chosen, self.shape)
-        axes = [item for item in index if item is not None]  # one for every axis
-        places = [
+        axes = [item for item in index if item is not None]  # One for every axis.
+        positions = [
             range(n)[item] if isinstance(item, slice) else [item]
             for item, n in zip(axes, self.shape, strict=True)
         ]
-        whole = all(len(taken) == n for taken, n in zip(places, self.shape, strict=True))
+        whole = all(len(taken) == n for taken, n in zip(positions, self.shape, strict=True))
         if whole or self.ndim < 3:
             with _naming(self._source):
                 array: NDArray[Any] = _decoder().decode(self._source).array.T[index]
                 return array
-        array = np.empty([len(taken) for taken in places], self.dtype)
+        array = np.empty([len(taken) for taken in positions], self.dtype)
         if array.size:
-            first, stop = min(places[2]), max(places[2]) + 1
-            within = np.ix_(places[0], places[1], [k - first for k in places[2]])
-            for numbered in itertools.product(*map(enumerate, places[3:])):
-                volume = self._volume(self._number([at for _, at in numbered]), first, stop)
+            first, stop = min(positions[2]), max(positions[2]) + 1
+            within = np.ix_(positions[0], positions[1], [k - first for k in positions[2]])
+            for numbered in itertools.product(*map(enumerate, positions[3:])):
+                volume = self._volume(self._volume_number([at for _, at in numbered]), first, stop)
                 into: Any = (..., *(n for n, _ in numbered))
                 array[into] = volume.T[within]
         kept: Any = tuple(
@@ -126,39 +128,43 @@ class StreamProxy:
         )
         return np.asarray(array[kept])
 
-    def _number(self, places: list[int]) -> int:
-        """Of the volume at these places along the axes after the third, of which a file counts the first fastest."""
+    def _volume_number(self, positions: list[int]) -> int:
+        """The number in the file of the volume at these positions along the fourth axis and on."""
         number = 0
-        for n, at in zip(self.shape[:2:-1], places[::-1], strict=True):
+        for n, at in zip(self.shape[:2:-1], positions[::-1], strict=True):
             number = number * n + at
         return number
 
     def _volume(self, number: int, first: int, stop: int) -> NDArray[Any]:
-        """Slices [k, j, i] of a volume. Whole slabs are decoded, and kept if they are few."""
-        cut = self._tiling
-        start, end = 0, cut.volume_shape[0]
-        if cut.axis == 0 and first < stop:
-            slabs = cut.covering(first, stop)
-            start, end = cut.span(slabs[0])[0], cut.span(slabs[-1])[1]
-        held = self._held
-        if held is None or held[0][0] != number or not held[0][1] <= start < end <= held[0][2]:
+        """Slices [k, j, i] of a volume. Whole slabs are decoded, and kept if they are small."""
+        tiling = self._tiling
+        start, end = 0, tiling.volume_shape[0]
+        if tiling.axis == 0 and first < stop:
+            slabs = tiling.covering(first, stop)
+            start, end = tiling.span(slabs[0])[0], tiling.span(slabs[-1])[1]
+        cached = self._cached
+        if (
+            cached is None
+            or cached[0][0] != number
+            or not cached[0][1] <= start < end <= cached[0][2]
+        ):
             with _naming(self._source):
                 part = (
                     _decoder()
                     .decode(self._source, slices=(start, end), volumes=(number, number + 1))
                     .array
                 )
-            held = (number, start, end), part.reshape(end - start, *cut.volume_shape[1:])
-            if part.size <= HELD_VOXELS:
-                self._held = held
-        return held[1][first - held[0][1] : stop - held[0][1]]
+            cached = (number, start, end), part.reshape(end - start, *tiling.volume_shape[1:])
+            if part.size <= MAX_CACHED_VOXELS:
+                self._cached = cached
+        return cached[1][first - cached[0][1] : stop - cached[0][1]]
 
 
 class _Streamed:
-    """What makes a NIfTI image one that is kept as a stream."""
+    """What an image of a stream has beyond a NIfTI image."""
 
-    valid_exts = EXTENSIONS
-    files_types = (("image", EXTENSIONS[0]),)
+    valid_exts = STREAM_ENDINGS
+    files_types = (("image", STREAM_ENDINGS[0]),)
     _compressed_suffixes = ()
     plain: type[nib.Nifti1Pair]
 
@@ -166,29 +172,33 @@ class _Streamed:
     def path_maybe_image(
         cls, filename: Any, sniff: Any = None, sniff_max: int = 1024
     ) -> tuple[bool, Any]:
-        """By the extension: what is no stream (a cryo-EM map, say) gets an error that says so."""
-        return Path(filename).suffix.lower() in EXTENSIONS, sniff
+        """By the ending: what is no stream (a cryo-EM map) gets an error that names it."""
+        return ends_with(filename, STREAM_ENDINGS), sniff
 
     @classmethod
     def filespec_to_file_map(cls, filespec: Any) -> dict[str, FileHolder]:
-        """One file, with either extension."""
+        """One file, with either ending."""
         path = os.fspath(filespec)
-        if Path(path).suffix.lower() not in EXTENSIONS:
-            raise ImageFileError(f"{path}: expected a name with {' or '.join(EXTENSIONS)}")
+        if not ends_with(path, STREAM_ENDINGS):
+            raise ImageFileError(f"{path}: expected a name with {' or '.join(STREAM_ENDINGS)}")
         return {"image": FileHolder(filename=path)}
 
     @classmethod
     def from_file_map(
         cls, file_map: dict[str, FileHolder], *, mmap: Any = True, keep_file_open: Any = None
     ) -> nib.Nifti1Pair:
-        """Read the header; `mmap` and `keep_file_open` are nibabel's and mean nothing here. FormatError if it is no stream."""
+        """Read the header; nibabel's `mmap` and `keep_file_open` have no effect.
+
+        FormatError if it is no stream.
+        """
         holder: Any = file_map["image"]
         source = holder.filename if holder.fileobj is None else holder.fileobj
         with _naming(source), opened(source) as file:
             stream = Stream(file, DEFAULT_LIMITS)
             if 0 in stream.shape:
                 raise FormatError(
-                    "expected voxels, found a DICOM series without any; restore its files with 'mricodec decode'"
+                    "expected voxels, found a DICOM series without any; "
+                    "restore its files with 'mricodec decode'"
                 )
             raw = stream.envelope.header
             if not raw:
@@ -215,8 +225,12 @@ class _Streamed:
         quality: float | None = None,
         model: str | None = None,
     ) -> None:
-        """Write the stream: every byte of the .nii that nibabel would write, or lossy with a `quality`, as `codec.Encoder`."""
-        holder: Any = (self.file_map if file_map is None else file_map)["image"]  # type: ignore[attr-defined]
+        """Write the stream: lossless, every byte of the .nii that nibabel would write.
+
+        With a `quality` or `model` lossy, as `codec.Encoder`.
+        """
+        files = self.file_map if file_map is None else file_map  # type: ignore[attr-defined]
+        holder: Any = files["image"]
         plain = self._as_nifti(dtype)
         encoder = _encoder(quality, model)
         with tempfile.TemporaryFile() as scan:
@@ -229,7 +243,7 @@ class _Streamed:
                     encoder.encode(scan, out=out)
 
     def _as_nifti(self, dtype: Any) -> Any:
-        """A plain image of the same voxels. Stored integers and their scaling are kept where nothing else is asked for."""
+        """A plain image of the same voxels; without a `dtype`, the same stored values."""
         image: Any = self
         proxy, header = image.dataobj, image.header
         if dtype is not None or not isinstance(proxy, (StreamProxy, nib.arrayproxy.ArrayProxy)):
@@ -256,7 +270,7 @@ class MricodecNifti2Image(_Streamed, nib.Nifti2Image):  # type: ignore[misc]
 
 @functools.cache
 def _decoder() -> Decoder:
-    """One for all images: it keeps the models loaded."""
+    """One decoder for all images: it keeps the models loaded."""
     return Decoder()
 
 
@@ -267,7 +281,7 @@ def _encoder(quality: float | None, model: str | None) -> Encoder:
 
 @contextlib.contextmanager
 def _naming(source: Any) -> Iterator[None]:
-    """Put the path in front of what is wrong with the stream."""
+    """Put the path in front of the message of a `FormatError`."""
     try:
         yield
     except FormatError as error:

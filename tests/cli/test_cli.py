@@ -208,14 +208,14 @@ def test_info(stream: Path) -> None:
         "section SLAB",
     ):
         assert part in shown.stdout
-    found = json.loads(run("info", stream, "--json").stdout)
+    about = json.loads(run("info", stream, "--json").stdout)
     assert (
-        found["shape"] == [2, 12, 40, 36]
-        and found["mode"] == "lossless"
-        and found["fidelity"] is None
+        about["shape"] == [2, 12, 40, 36]
+        and about["mode"] == "lossless"
+        and about["fidelity"] is None
     )
-    assert found["stream_bytes"] == stream.stat().st_size == sum(found["sections"].values()) + 10
-    assert found["spacing_mm"] == [2.5, 0.75, 0.5]
+    assert about["stream_bytes"] == stream.stat().st_size == sum(about["sections"].values()) + 10
+    assert about["spacing_mm"] == [2.5, 0.75, 0.5]
 
 
 def test_verify(stream: Path, tmp_path: Path) -> None:
@@ -517,8 +517,8 @@ def test_json_without_infinities(scan: Path, tmp_path: Path) -> None:
     data[end : end + 4] = zlib.crc32(data[at:end]).to_bytes(4, "little")
     (tmp_path / "x.mrc").write_bytes(data)
     assert "inf" in run("info", tmp_path / "x.mrc").stdout
-    found = json.loads(run("info", tmp_path / "x.mrc", "--json").stdout, parse_constant=pytest.fail)
-    assert found["fidelity"]["rmse"] is found["fidelity"]["psnr"] is None
+    about = json.loads(run("info", tmp_path / "x.mrc", "--json").stdout, parse_constant=pytest.fail)
+    assert about["fidelity"]["rmse"] is about["fidelity"]["psnr"] is None
 
 
 def test_lazy_commands() -> None:
@@ -531,7 +531,10 @@ def test_lazy_commands() -> None:
     for name in ("rd-curve", "train", "cache"):
         command = main.cli.get_command(context, name)
         assert command is not None and command.name == name
-    code = "import sys, mricodec.cli.main; assert not {'numpy', 'torch', 'mricodec.codec'} & set(sys.modules)"
+    code = (
+        "import sys, mricodec.cli.main\n"
+        "assert not {'numpy', 'torch', 'mricodec.codec'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -73,14 +73,14 @@ def write_series(folder: Path, series: str, count: int = 4, **attributes: Any) -
 
 def files(root: Path) -> dict[str, bytes]:
     """Path and content, what is gzipped unpacked; without the ledger."""
-    found = {}
+    contents = {}
     for path in root.rglob("*"):
         if path.is_file() and path.name != batch.LEDGER:
             data = path.read_bytes()
-            found[path.relative_to(root).as_posix()] = (
+            contents[path.relative_to(root).as_posix()] = (
                 gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
             )
-    return found
+    return contents
 
 
 def ledger(root: Path) -> list[dict[str, Any]]:
@@ -173,10 +173,12 @@ def test_a_second_run_does_only_what_is_missing_changed_or_damaged(
 
     def done() -> set[str]:
         names: set[str] = set()
-        batch.run(
-            tree, out, settings={"lossless": True}, jobs=1,
-            report=lambda outcome, *_: names.add(outcome.source) if outcome.status == "done" else None,
-        )  # fmt: skip
+
+        def report(outcome: batch.Outcome, _: batch.Progress) -> None:
+            if outcome.status == "done":
+                names.add(outcome.source)
+
+        batch.run(tree, out, settings={"lossless": True}, jobs=1, report=report)
         return names
 
     assert len(done()) == 9
@@ -320,8 +322,8 @@ def test_one_bad_file_never_stops_the_rest(tree: Path, tmp_path: Path) -> None:
     stream = tmp_path / "out/sub-01/dwi/sub-01_dwi.nii.mrc"
     stream.write_bytes(stream.read_bytes()[:-1])
     assert run(tmp_path / "out", tmp_path / "back", "--decode", "--jobs", 1).exit_code == 1
-    found = files(tmp_path / "back")
-    assert "sub-01/dwi/sub-01_dwi.nii" not in found and len(found) == 9  # the pair is two
+    restored = files(tmp_path / "back")
+    assert "sub-01/dwi/sub-01_dwi.nii" not in restored and len(restored) == 9  # The pair is two.
 
 
 def test_two_files_for_one_name(tmp_path: Path) -> None:
@@ -521,7 +523,7 @@ def test_a_cluster_whose_worker_is_killed(tree: Path, tmp_path: Path) -> None:
             tree, out, settings={"lossless": True}, scheduler=scheduler, report=kill
         )
         assert killed and not summary.failures
-        # a job whose worker died after the file was in its place is verified by the next worker, not done again
+        # If a worker died after its file was complete, the next one verifies it and skips it.
         assert sum(totals.done + totals.skipped for totals in summary.totals.values()) == 21
         result = run(tree, out, "--lossless", "--scheduler", scheduler)
         assert result.exit_code == 0

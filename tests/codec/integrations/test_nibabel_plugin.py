@@ -1,4 +1,4 @@
-"""Streams as nibabel images: the same voxels, header and indexing as the scan, decoded as far as asked for."""
+"""Streams as nibabel images: voxels, header and indexing of the scan, decoded on demand."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_any_index_gives_what_the_scan_gives(index: Any, tmp_path: Path) -> None
     assert np.array_equal(image.affine, scan.affine)
     if index == np.s_[1, 2, 3, 1]:
         index = (*index, 0)
-    expected, found = scan.dataobj[index], image.dataobj[index]
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    assert np.array_equal(found, expected)
+    expected, decoded = scan.dataobj[index], image.dataobj[index]
+    assert decoded.shape == expected.shape and decoded.dtype == expected.dtype
+    assert np.array_equal(decoded, expected)
 
 
 def test_real_scans(scan_path: Path, tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_other_images_are_saved(tmp_path: Path) -> None:
     for kind in (nib.Nifti1Image, nib.Nifti2Image, nib.MGHImage, nib.Nifti1Pair):
         image = kind(array, np.diag([1.0, 2, 3, 1]))
         nib.save(image, tmp_path / "scan.mrc")
-        found = nib.load(tmp_path / "scan.mrc")
-        assert np.array_equal(found.get_fdata(), image.get_fdata()) and np.array_equal(
-            found.affine, image.affine
+        decoded = nib.load(tmp_path / "scan.mrc")
+        assert np.array_equal(decoded.get_fdata(), image.get_fdata()) and np.array_equal(
+            decoded.affine, image.affine
         )
-        assert isinstance(found, nib.Nifti2Image) == (kind is nib.Nifti2Image)
+        assert isinstance(decoded, nib.Nifti2Image) == (kind is nib.Nifti2Image)
     image.set_data_dtype(np.float64)
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.mrc", dtype=np.float64)
     assert codec.info(tmp_path / "scan.mrc").dtype == "float64"
@@ -200,10 +200,10 @@ def test_lossy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nibabel_plugin._decoder.cache_clear()
     array = smooth((40, 40, 32))
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.mrc", quality=40)
-    found = codec.info(tmp_path / "scan.mrc")
-    assert found.mode == "lossy" and found.fidelity is not None
+    decoded = codec.info(tmp_path / "scan.mrc")
+    assert decoded.mode == "lossy" and decoded.fidelity is not None
     error = np.abs(np.asanyarray(nib.load(tmp_path / "scan.mrc").dataobj).astype(int) - array).max()
-    assert 0 < error <= found.fidelity.max_error * 1.001
+    assert 0 < error <= decoded.fidelity.max_error * 1.001
     nibabel_plugin._encoder.cache_clear()
     nibabel_plugin._decoder.cache_clear()
 
@@ -261,9 +261,9 @@ def test_monai(scan_path: Path, tmp_path: Path) -> None:
     transforms = pytest.importorskip("monai.transforms", reason="MONAI is not installed")
     nib.save(nib.load(scan_path), tmp_path / "scan.mrc")
     load = transforms.LoadImage(reader=monai_data.NibabelReader())
-    expected, found = load(scan_path), load(tmp_path / "scan.mrc")
-    assert found.shape == expected.shape and bool((found == expected).all())
-    assert bool((found.affine == expected.affine).all())
+    expected, decoded = load(scan_path), load(tmp_path / "scan.mrc")
+    assert decoded.shape == expected.shape and bool((decoded == expected).all())
+    assert bool((decoded.affine == expected.affine).all())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -271,6 +271,6 @@ def test_torchio(scan_path: Path, tmp_path: Path) -> None:
     torchio = pytest.importorskip("torchio", reason="TorchIO is not installed")
     nib.save(nib.load(scan_path), tmp_path / "scan.mrc")
     expected = torchio.ScalarImage(scan_path)
-    found = torchio.ScalarImage(tmp_path / "scan.mrc")  # its reader tries SimpleITK, then nibabel
-    assert found.shape == expected.shape and bool((found.data == expected.data).all())
-    assert np.allclose(found.affine, expected.affine)
+    decoded = torchio.ScalarImage(tmp_path / "scan.mrc")  # its reader tries SimpleITK, then nibabel
+    assert decoded.shape == expected.shape and bool((decoded.data == expected.data).all())
+    assert np.allclose(decoded.affine, expected.affine)

@@ -1,4 +1,4 @@
-"""Frames under the transfer syntax of mricodec: the same pixels, through everything that pydicom does with them."""
+"""Frames under the transfer syntax of mricodec: the same pixels, whatever pydicom does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def registered() -> None:
 def dataset_of(
     frames: NDArray[Any], stored: int, *, planar: int = 0, allocated: int | None = None
 ) -> Dataset:
-    """Frames [n, rows, columns] of grey values, or [n, rows, columns, 3], or [n, 3, rows, columns] with `planar`."""
+    """Grey [n, rows, columns] or colours [n, rows, columns, 3], if planar [n, 3, ...]."""
     colours = frames.ndim == 4
     rows, columns = frames.shape[2:] if planar else frames.shape[1:3]
     meta = FileMetaDataset()
@@ -67,10 +67,10 @@ def saved(dataset: Dataset) -> FileDataset:
 
 def pictures(stored: int, signed: bool, count: int) -> NDArray[Any]:
     """Smooth frames that use all values of their bits."""
-    least = -(1 << (stored - 1)) if signed else 0
-    top = least + (1 << stored) - 1
-    frames = smooth((count, 21, 17)).astype(np.int64) * 3 % (top - least + 1) + least
-    frames[:, 0, :2] = least, top
+    lowest = -(1 << (stored - 1)) if signed else 0
+    top = lowest + (1 << stored) - 1
+    frames = smooth((count, 21, 17)).astype(np.int64) * 3 % (top - lowest + 1) + lowest
+    frames[:, 0, :2] = lowest, top
     return frames.astype(f"{'iu'[not signed]}{1 if stored <= 8 else 2}")
 
 
@@ -215,8 +215,10 @@ dataset.save_as({str(tmp_path / "again.dcm")!r})
 
 def test_nothing_happens_on_import() -> None:
     code = (
-        "import mricodec.codec.integrations.pydicom_plugin as p, pydicom.uid as u; from pydicom.pixels.decoders import base as d;"
-        "assert not u.PrivateTransferSyntaxes and p.MRICODEC_LOSSLESS not in d._PIXEL_DATA_DECODERS; p.register();"
+        "import mricodec.codec.integrations.pydicom_plugin as p, pydicom.uid as u;"
+        "from pydicom.pixels.decoders import base as d;"
+        "assert not u.PrivateTransferSyntaxes;"
+        "assert p.MRICODEC_LOSSLESS not in d._PIXEL_DATA_DECODERS; p.register();"
         "assert p.MRICODEC_LOSSLESS in d._PIXEL_DATA_DECODERS"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
