@@ -203,7 +203,8 @@ def parse(raw: bytes, name: str) -> Header:
 def make_header(shape: tuple[int, ...], dtype: np.dtype[Any], envelope: Envelope) -> bytes:
     """A header for voxels that have none: NIfTI-1, or NIfTI-2 where an axis is longer than 32767.
 
-    It has the geometry and the scaling of the envelope. ValueError for a type or a number of axes that NIfTI does not have.
+    It has the geometry and the scaling of the envelope. ValueError for a type or a number of axes
+    that NIfTI does not have.
     """
     if len(shape) > 7:
         raise ValueError(
