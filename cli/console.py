@@ -149,6 +149,50 @@ threads_option = click.option(
 )
 
 
+class ModelType(click.ParamType):  # type: ignore[type-arg]
+    """The name of a shipped model, or a weights file."""
+
+    name = "NAME | FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name or path; a usage error if there is no such model or file."""
+        from mricodec import models
+        from mricodec.models.weights_file import is_file_name
+
+        if is_file_name(value):
+            return click.Path(exists=True, dir_okay=False).convert(value, param, ctx)
+        if value not in models.names():
+            names = ", ".join(models.names())
+            self.fail(f"expected {names}, or a FILE.safetensors, found {value!r}", param, ctx)
+        return value
+
+
+class ModelOption(click.Option):
+    """--model of an encoder; its help lists the models, which no other call of the command needs."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option, and the names of the models."""
+        from mricodec import models
+
+        default, *others = models.names()
+        self.help = (
+            f"{default}, for research: {', '.join(others)}, or a FILE.safetensors of your own "
+            "training."
+        )
+        return super().get_help_record(ctx)
+
+
+def model_file_option(command: Callable[..., None]) -> Callable[..., None]:
+    """--model of a decoder."""
+    return click.option(
+        "--model",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Weights file (.safetensors) of a model that is not shipped; files in the folders of "
+        "MRICODEC_MODELS need not be named.",
+    )(command)
+
+
 def coding_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that encodes or decodes."""
     for option in (verbose_option, quiet_option, device_option, threads_option):

@@ -80,6 +80,7 @@ _PARTS = ("slices", "volumes", "layer", "preview", "salvage")
     is_flag=True,
     help="Remove each lossless stream after its output was read back and every byte compared.",
 )
+@console.model_file_option
 @console.force_option
 @console.coding_options
 def decode(
@@ -87,6 +88,7 @@ def decode(
     output: str | None,
     form: str | None,
     remove: bool,
+    model: str | None,
     force: bool,
     device: str,
     quiet: bool,
@@ -104,7 +106,7 @@ def decode(
         raise click.UsageError(
             f"expected files and -o NAME/, a folder, for several streams, found {output or '-'}"
         )
-    options = Options(device, force, quiet, verbose, remove)
+    options = Options(device, force, quiet, verbose, remove, model=model)
     jobs = [_job(stream, output, form, several, part, options) for stream in streams]
     fills = not several and jobs[0].fills_folder
     folder = output if output and files.is_folder(output) and not fills else None
@@ -206,7 +208,7 @@ def _decode_scan(
     from mricodec import codec
 
     start = time.perf_counter()
-    decoder = codec.Decoder(device=options.device)
+    decoder = codec.Decoder(model=options.model, device=options.device)
     lost: list[str] = []
     size = None if about is None or _is_part(part) else about.original_bytes
     chosen = {**part, "salvage": lost.append if part["salvage"] else None}

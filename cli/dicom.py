@@ -196,7 +196,7 @@ def restore(stream: str, target: str, options: Options) -> None:
         files.open_input(stream) as source,
         console.Bar(f"decode {files.shown_name(stream)}", quiet=options.quiet) as bar,
     ):
-        decoder = codec.Decoder(device=options.device)
+        decoder = codec.Decoder(model=options.model, device=options.device)
         names = codec.restore_series(
             source, target, force=options.force, decoder=decoder, progress=bar.update
         )

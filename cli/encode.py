@@ -59,8 +59,8 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 )
 @click.option(
     "--model",
-    help="default, or for research: hyperprior, factorized, cnn8, cnn16, cnn32, unet, "
-    "unet-2level, vae.",
+    cls=console.ModelOption,
+    metavar="NAME | FILE",
 )
 @click.option(
     "--deidentify",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mricodec.codec.evaluation.codecs import BASELINES, DEFAULT_BASELINES, MODELS
+from mricodec.codec.evaluation.codecs import BASELINES, DEFAULT_BASELINES
 from mricodec.codec.evaluation.rate_distortion import MIN_POINTS, Codec
 from mricodec.codec.settings import Effort
 
@@ -36,7 +36,7 @@ _CSV = click.Path(dir_okay=False, path_type=Path)
     multiple=True,
     default=("default",),
     show_default=True,
-    type=click.Choice(MODELS),
+    type=console.ModelType(),
     help="Model to draw a curve of; may be repeated.",
 )
 @click.option(

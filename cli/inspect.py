@@ -38,8 +38,16 @@ def info(stream: str, phi: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("streams", nargs=-1, required=True, type=files.INPUT_FILE)
 @click.option("-t", "--deep", is_flag=True, help="Decode, and compare the digest of the result.")
+@console.model_file_option
 @console.coding_options
-def verify(streams: tuple[str, ...], deep: bool, device: str, quiet: bool, verbose: bool) -> None:
+def verify(
+    streams: tuple[str, ...],
+    deep: bool,
+    model: str | None,
+    device: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Check the checksums of STREAMS."""
     if deep:
         console.exit_at_once()
@@ -54,7 +62,9 @@ def verify(streams: tuple[str, ...], deep: bool, device: str, quiet: bool, verbo
                 files.open_input(stream) as source,
                 console.Bar(f"verify {stream}", quiet=quiet) as bar,
             ):
-                about = codec.verify(source, deep=deep, device=device, progress=bar.update)
+                about = codec.verify(
+                    source, deep=deep, model=model, device=device, progress=bar.update
+                )
         except codec.FormatError as error:
             damaged += 1
             console.say(f"{files.shown_name(stream)}: {error}")
@@ -134,7 +144,7 @@ def rows(info: StreamInfo) -> list[tuple[str, str]]:
         ("layers", ", ".join((*info.layers, info.mode)) if info.layers else None),
         (".nii.gz", None if info.gzip is None else f"made again ({info.gzip})"),
         ("preview", "decodes alone" if info.preview else None),
-        ("model", f"{_model(info) or 'unknown'} ({info.model_id})" if info.model_id else None),
+        ("model", _model_row(info)),
         ("asked for", None if info.target is None else str(info.target)),
         *_distortion_rows(info),
         ("size", f"{info.original_bytes} -> {info.stream_bytes} bytes"),
@@ -179,6 +189,14 @@ def _model(info: StreamInfo) -> str | None:
     from mricodec import codec
 
     return codec.model_name(info.model_id) if info.model_id else None
+
+
+def _model_row(info: StreamInfo) -> str | None:
+    """Name or file, and id; for a model that is not here, which file decoding needs."""
+    if not info.model_id:
+        return None
+    needed = "not here: needs a weights file whose SHA-256 begins with the id, by --model or in "
+    return f"{_model(info) or needed + 'MRICODEC_MODELS'} ({info.model_id})"
 
 
 def _values(info: StreamInfo) -> dict[str, Any]:

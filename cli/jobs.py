@@ -24,6 +24,8 @@ class Options:
     remove: bool
     # Of a .nii.gz, only the .nii inside has to come back.
     unpacked: bool = False
+    # Weights file of a model that is not shipped.
+    model: str | None = None
 
 
 @dataclass(frozen=True)

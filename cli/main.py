@@ -65,7 +65,7 @@ class _Commands(click.Group):
 
 def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
-        from mricodec.codec.version import release
+        from mricodec.codec.release import release
 
         click.echo(f"mricodec {release()}")
         context.exit()

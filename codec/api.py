@@ -39,16 +39,18 @@ from mricodec.codec.pipeline.nifti_output import decode_to_nifti, write_nifti
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from mricodec.codec.pipeline.writing import EncodeReport
 from mricodec.codec.voxels import preview as preview_module
+from mricodec.models import zoo
+from mricodec.models.weights_file import SUFFIX, WeightsError, is_file_name
 
 from .atomic import replacing
+from .release import release
 from .settings import Effort, EncodeSettings
-from .version import release
 from .volume import ArrayScan, Envelope, Scan, Volume, is_big_endian
 
 if TYPE_CHECKING:
     from mricodec.codec.dicom.deidentify import Deidentifier
 
-DEFAULT_MODEL = "default"
+DEFAULT_MODEL = zoo.DEFAULT
 
 Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
@@ -73,7 +75,7 @@ def encode(
     max_error: float | str | None = None,
     layers: bool = False,
     effort: Effort = "default",
-    model: str | None = None,
+    model: Path | None = None,
     out: Path | BinaryIO | None = None,
     progress: Progress | None = None,
 ) -> bytes | None:
@@ -135,7 +137,7 @@ def decode_file(
     )
 
 
-def version(model: str | None = None) -> str:
+def version(model: Path | None = None) -> str:
     """What decides the bytes of a stream: the release, and the id of the model's weights."""
     return f"{release()} {_load(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
 
@@ -154,7 +156,7 @@ class Encoder:
         `quality`, by default `LAYER_QUALITY`), and with both the bounded one.
     effort: fast, default or high: how long the encoder tries; decoding is the same.
     gzip: without loss, find out how to make a .nii.gz again, which takes as long as to compress it.
-    model: a name in models/zoo.py, or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
+    model: a name of `models.names()`, a weights file (*.safetensors), or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
     deidentify: take identities out of the headers first; what decodes is the cleaned scan (deidentify.py).
 
     What loss can't represent (RGB, complex, NaN, label maps) is coded without: warning `LosslessFallback`.
@@ -172,7 +174,7 @@ class Encoder:
         layers: bool = False,
         effort: Effort = "default",
         gzip: bool = True,
-        model: str | LossyModel | None = None,
+        model: Path | LossyModel | None = None,
         device: str = "auto",
         deidentify: Deidentifier | None = None,
     ) -> None:
@@ -228,16 +230,26 @@ class Encoder:
 class Decoder:
     """Limits, and the models of the streams decoded so far. Threads may share it.
 
-    model: an object for streams of weights that models/zoo.py does not list.
+    model: for streams of a model that is not shipped, its weights file (*.safetensors) or an object;
+        files in the folders of the environment variable MRICODEC_MODELS need not be named.
     """
 
     def __init__(
-        self, *, limits: Limits | None = None, model: LossyModel | None = None, device: str = "auto"
+        self,
+        *,
+        limits: Limits | None = None,
+        model: Path | LossyModel | None = None,
+        device: str = "auto",
     ) -> None:
         self._limits = limits or DEFAULT_LIMITS
         self._device = device
         self._lock = threading.Lock()
-        self._models = {} if model is None else {model.model_id: model}
+        self._models: dict[bytes, LossyModel] = {}
+        self._file = model if isinstance(model, (str, os.PathLike)) else None
+        if self._file is not None and not is_file_name(self._file):
+            raise ValueError(f"model: expected a file {SUFFIX}, found {self._file!r}")
+        if model is not None and not isinstance(model, (str, os.PathLike)):
+            self._models[model.model_id] = model
 
     @property
     def limits(self) -> Limits:
@@ -347,8 +359,21 @@ class Decoder:
     def _model_of(self, voxels: int, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
-                self._models[model_id] = _load_beside_helpers(model_id, self._device, voxels)
+                self._models[model_id] = self._load(voxels, model_id)
             return self._models[model_id]
+
+    def _load(self, voxels: int, model_id: bytes) -> LossyModel:
+        """A shipped model, that of the named file, or one from the folders of MRICODEC_MODELS."""
+        if self._file is None or zoo.is_shipped(model_id):
+            return _load_beside_helpers(model_id, self._device, voxels)
+        model = _load(self._file, self._device)
+        if model.model_id == model_id:
+            return model
+        try:
+            return _load(model_id, self._device)
+        except UnknownModel as error:
+            file = os.fspath(self._file)
+            raise UnknownModel(f"{error}; {file} is the model {model.model_id.hex()}") from error
 
 
 def _check_preview_alone(*others: object) -> None:
@@ -361,7 +386,7 @@ def _check_preview_alone(*others: object) -> None:
 class _Loaded:
     """A model that is loaded when it is first needed."""
 
-    def __init__(self, model: str | LossyModel, device: str) -> None:
+    def __init__(self, model: Path | LossyModel, device: str) -> None:
         self._model = model
         self._device = device
         self._lock = threading.Lock()
@@ -369,8 +394,11 @@ class _Loaded:
     def get(self, voxels: int) -> LossyModel:
         """voxels: of the scan that it is needed for."""
         with self._lock:
-            if isinstance(self._model, str):
-                self._model = _load_beside_helpers(self._model, self._device, voxels)
+            if isinstance(self._model, (str, os.PathLike)):
+                if is_file_name(self._model):
+                    self._model = _load(self._model, self._device)
+                else:
+                    self._model = _load_beside_helpers(str(self._model), self._device, voxels)
             return self._model
 
 
@@ -383,13 +411,14 @@ def _load_beside_helpers(model: str | bytes, device: str, voxels: int) -> LossyM
     return loaded
 
 
-def _load(model: str | bytes, device: str) -> LossyModel:
-    """By name (ValueError if there is no such) or by id (UnknownModel). FormatError for damaged weights."""
+def _load(model: Path | bytes, device: str) -> LossyModel:
+    """By name (ValueError if there is no such), id (UnknownModel) or file (OSError).
+
+    FormatError for weights that are damaged or fit no network of this version.
+    """
     import torch
 
     from mricodec.models.loader import load_model
-    from mricodec.models.weights_file import WeightsError
-    from mricodec.models.zoo import UnknownModelError
 
     gpu = torch.cuda.is_available()
     if device == "auto":
@@ -400,7 +429,7 @@ def _load(model: str | bytes, device: str) -> LossyModel:
         )
     try:
         return load_model(model, device=device)
-    except UnknownModelError as error:
+    except zoo.UnknownModelError as error:
         raise (UnknownModel if isinstance(model, bytes) else ValueError)(str(error)) from error
     except WeightsError as error:
         raise FormatError(str(error)) from error

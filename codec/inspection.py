@@ -5,8 +5,11 @@ Only what reads streams is imported; coders, torch and the readers of scans are 
 
 from __future__ import annotations
 
+import os
+
 from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened
+from mricodec.models import zoo
 
 
 def info(source: Source, *, limits: Limits | None = None) -> StreamInfo:
@@ -20,11 +23,13 @@ def verify(
     *,
     deep: bool = False,
     limits: Limits | None = None,
+    model: str | os.PathLike[str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> StreamInfo:
     """Check every checksum of a stream, without torch; `deep` decodes it too, and compares digests.
 
+    model: the weights file of a stream whose model is not shipped, to decode it.
     FormatError (ChecksumMismatch, Truncated, ...) if it is damaged.
     """
     with opened(source) as file:
@@ -33,7 +38,7 @@ def verify(
         if deep:
             from .api import Decoder
 
-            decoder = Decoder(limits=limits, device=device)
+            decoder = Decoder(limits=limits, model=model, device=device)
             if stream.table is None:
                 decoder.verify(stream, progress)
             else:
@@ -44,13 +49,13 @@ def verify(
 
 
 def model_name(model_id: str) -> str | None:
-    """The name of the model with the id of a `StreamInfo`, or None if its weights are not here; no torch."""
-    from importlib import resources
+    """The name of the model with the id of a `StreamInfo`, or its file in MRICODEC_MODELS; no torch.
 
-    # weights are named <name>-<first 8 digits of their SHA-256>.safetensors
-    ending = f"-{model_id[:8]}.safetensors"
-    folder = resources.files("mricodec.models") / "weights"
-    files = folder.iterdir() if folder.is_dir() else ()
-    return next(
-        (file.name.removesuffix(ending) for file in files if file.name.endswith(ending)), None
-    )
+    None if its weights are not here.
+    """
+    binary_id = bytes.fromhex(model_id)
+    if zoo.is_shipped(binary_id):
+        entry = zoo.find(binary_id)
+        return entry.name if entry.path.is_file() else None
+    path = zoo.locate(binary_id)
+    return None if path is None else str(path)

@@ -31,9 +31,9 @@ from .strings import LEVEL_RANGE
 from .weights_file import (
     ID_BYTES,
     NETWORK_KEY,
-    SUFFIX,
     Entry,
     WeightsError,
+    is_file_name,
     network_name,
     read_file,
     read_shipped,
@@ -54,12 +54,12 @@ def load_model(
     zoo.UnknownModelError, OSError, WeightsError.
     """
     if isinstance(model, bytes):
-        path = None if _is_shipped(model) else zoo.locate(model)
+        path = None if zoo.is_shipped(model) else zoo.locate(model)
         if path is not None:
             return load_file(path, device=device)
-    elif not isinstance(model, str) or model.endswith(SUFFIX):
+    elif is_file_name(model):
         return load_file(Path(model), device=device)
-    entry = zoo.find(model)
+    entry = zoo.find(model if isinstance(model, bytes) else str(model))
     loaded = _load_entry(entry, device)
     loaded.by_id = device == "cpu"
     return loaded
@@ -71,7 +71,7 @@ def load_file(path: Path, *, device: str = "cpu") -> LossyModel:
     """
     data = read_file(path)
     digest = hashlib.sha256(data).digest()[:ID_BYTES]
-    if _is_shipped(digest):
+    if zoo.is_shipped(digest):
         return _load_entry(zoo.find(digest), device)
     try:
         name = network_name(data)
@@ -84,14 +84,6 @@ def load_file(path: Path, *, device: str = "cpu") -> LossyModel:
     except (WeightsError, zoo.UnknownModelError) as error:
         raise WeightsError(f"{path}: {error}") from error
     return loaded
-
-
-def _is_shipped(model_id: bytes) -> bool:
-    try:
-        zoo.find(model_id)
-    except zoo.UnknownModelError:
-        return False
-    return True
 
 
 def _load_entry(entry: Entry, device: str) -> LossyModel:

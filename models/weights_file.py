@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ class Entry:
     def path(self) -> Path:
         """The file in the package."""
         return WEIGHTS / file_name(self.name, self.sha256)
+
+
+def is_file_name(model: str | os.PathLike[str]) -> bool:
+    """Whether it names a weights file and not a model."""
+    return not isinstance(model, str) or model.endswith(SUFFIX)
 
 
 def file_name(name: str, sha256: str) -> str:

@@ -84,6 +84,11 @@ def find(model: str | bytes) -> Entry:
     )
 
 
+def is_shipped(model_id: bytes) -> bool:
+    """Whether the model of an id comes with the package."""
+    return any(_of(model_id, registry) for registry in (REGISTRY, _study().REGISTRY))
+
+
 def locate(model_id: bytes) -> Path | None:
     """The file of an id in the folders of MRICODEC_MODELS, its whole SHA-256 checked.
 

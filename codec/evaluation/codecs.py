@@ -31,8 +31,8 @@ from mricodec import models
 from mricodec.codec import api
 from mricodec.codec.atomic import replacing
 from mricodec.codec.coders.base import LossyModel
+from mricodec.codec.release import release
 from mricodec.codec.settings import Effort
-from mricodec.codec.version import release
 
 from . import complexity, still, video
 from .complexity import Complexity
@@ -52,7 +52,7 @@ def spread_qualities(count: int) -> list[float]:
 
 
 class Mricodec(Codec):
-    """This codec with one of `MODELS` or a model object, loaded once; parameter: `quality`.
+    """This codec with one of `MODELS`, a weights file or a model object; parameter: `quality`.
 
     Times include reading the scan's file.
     """

@@ -10,7 +10,6 @@ import threading
 import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from mricodec.codec import atomic as output
 from mricodec.codec.coders import learned
 from mricodec.codec.settings import DEFAULT_QUALITY
 from mricodec.codec.volume import DTYPES, Envelope
+from mricodec.models import weights_file, zoo
 from mricodec.models.lossless import fronts
 
 LARGEST_OVERHEAD = 190  # bytes of a stream from a bare array, beside what its slabs hold
@@ -470,11 +470,11 @@ def test_unknown_model(model: FakeModel) -> None:
 
 
 def test_names_of_models_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(resources, "files", lambda _: tmp_path)
+    entry = zoo.find("cnn8")
+    assert codec.model_name(entry.model_id.hex()) == "cnn8"
     assert codec.model_name("00" * 8) is None
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "some-00000000.safetensors").touch()
-    assert codec.model_name("00" * 8) == "some"
+    monkeypatch.setattr(weights_file, "WEIGHTS", tmp_path)
+    assert codec.model_name(entry.model_id.hex()) is None
 
 
 def test_model_objects() -> None:
