@@ -84,15 +84,16 @@ def verify(
 @click.command()
 @click.argument("original", type=files.PATH)
 @click.argument("decoded", type=files.PATH)
+@console.model_file_option
 @console.json_option
-def compare(original: Path, decoded: Path, as_json: bool) -> None:
+def compare(original: Path, decoded: Path, model: str | None, as_json: bool) -> None:
     """PSNR, SSIM and largest error of DECODED against ORIGINAL, in stored units.
 
     Both may be scans, streams or DICOM folders; of a DICOM series the largest stack is compared.
     """
     from mricodec.codec.voxels import metrics
 
-    (source, _), (voxels, size) = _voxels(original), _voxels(decoded)
+    (source, _), (voxels, size) = _voxels(original, model), _voxels(decoded, model)
     if voxels.shape != source.shape:
         raise click.UsageError(
             f"expected scans of one shape, found {source.shape} and {voxels.shape}"
@@ -110,8 +111,11 @@ def compare(original: Path, decoded: Path, as_json: bool) -> None:
     )
 
 
-def _voxels(path: Path) -> tuple[NDArray[Any], int]:
-    """The voxels of a scan, a stream or a DICOM series, and the bytes of all its files."""
+def _voxels(path: Path, model: str | None) -> tuple[NDArray[Any], int]:
+    """The voxels of a scan, a stream or a DICOM series, and the bytes of all its files.
+
+    model: the weights file of a stream whose model is not shipped.
+    """
     from mricodec import codec
     from mricodec.codec.dicom.stack_scan import series_voxels
     from mricodec.codec.filenames import is_stream
@@ -124,7 +128,7 @@ def _voxels(path: Path) -> tuple[NDArray[Any], int]:
     size = sum(file.stat().st_size for file in files.both_files(path))
     if is_stream(path):
         with files.naming(str(path)):
-            return codec.decode(path).array, size
+            return codec.Decoder(model=model).decode(path).array, size
     from mricodec.codec.evaluation.rate_distortion import Source
 
     return Source.of_file(path).voxels, size

@@ -107,6 +107,7 @@ def test_commands(weights: Path, tmp_path: Path) -> None:
     for command in (
         ("decode", stream, "-o", scan, "--model", weights),
         ("verify", "--deep", stream, "--model", weights),
+        ("compare", SCAN, stream, "--model", weights),
     ):
         done = run(*command)
         assert done.exit_code == 0, done.output
