@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import FormatError
-from mricodec.codec.inspection import info
+from mricodec.bitstream.header import DEFAULT_LIMITS
+from mricodec.codec.pipeline.stream import Stream
 
 from .elements import quiet_pydicom
 from .headers import series_headers
@@ -178,7 +179,7 @@ def _first_header(stream: bytes) -> Dataset:
     """The first header with a study and a series, or an empty data set for another scan."""
     from pydicom import Dataset, dcmread
 
-    if info(stream).files:
+    if Stream(stream, DEFAULT_LIMITS).table:
         for _, header in series_headers(stream):
             if is_dicom(header):
                 with quiet_pydicom():
