@@ -112,17 +112,24 @@ def measure(
     )
 
 
-def test_all_files_are_written_and_the_figures_are_theirs(scan: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
+@pytest.mark.usefixtures("unplotted")
+def test_the_progress_is_a_fraction_and_what_comes_next(scan: Path, tmp_path: Path) -> None:
     steps: list[tuple[float, str]] = []
-    result = report.rd_curve(
+    report.rd_curve(
         [scan],
-        folder,
+        tmp_path / "out",
         [Quantiser()],
         [jpeg2000()],
         settings=report.RdSettings(points=8),
         progress=lambda fraction, label: steps.append((fraction, label)),
     )
+    assert [fraction for fraction, _ in steps] == [n / 16 for n in range(17)]
+    assert [label for _, label in (steps[0], steps[-1])] == ["scan: quantiser 0", "report"]
+
+
+def test_all_files_are_written_and_the_figures_are_theirs(scan: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    result = measure([scan], folder, Quantiser())
     pictures = ["rd.png", "rd.svg", "rd-error.png", "rd-error.svg"]
     assert [path.name for path in result.files] == [
         "rd.json",
@@ -135,8 +142,6 @@ def test_all_files_are_written_and_the_figures_are_theirs(scan: Path, tmp_path: 
         start = (folder / name).read_bytes()[:200]
         assert start.startswith(b"\x89PNG") or b"<?xml" in start
     assert not result.failures
-    assert [fraction for fraction, _ in steps] == [n / 16 for n in range(17)]
-    assert steps[0][1] == "scan: quantiser 0"
 
     source = Source.of_file(scan)
     codecs = {"quantiser": Quantiser(), "jpeg2000": jpeg2000()}
@@ -396,8 +401,12 @@ def test_peers_that_are_not_installed(
 
 def fake_ffmpeg(folder: Path, script: str) -> None:
     program = folder / "ffmpeg"
-    program.write_text("#!/bin/sh\ncase \"$*\" in *-version*) echo ffmpeg version 0;; *-encoders*) echo libx265 libsvtav1;;"
-                       f" *) {script};; esac\n")  # fmt: skip
+    cases = (
+        "*-version*) echo ffmpeg version 0;;",
+        "*-encoders*) echo libx265 libsvtav1;;",
+        f"*) {script};;",
+    )
+    program.write_text('#!/bin/sh\ncase "$*" in ' + " ".join(cases) + " esac\n")
     program.chmod(0o755)
 
 
