@@ -139,7 +139,7 @@ def decode_file(
 
 def version(model: Path | None = None) -> str:
     """What decides the bytes of a stream: the release, and the id of the model's weights."""
-    return f"{release()} {_load(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
+    return f"{release()} {open_model(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
 
 
 class Encoder:
@@ -359,18 +359,18 @@ class Decoder:
     def _model_of(self, voxels: int, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
-                self._models[model_id] = self._load(voxels, model_id)
+                self._models[model_id] = self.open_model(voxels, model_id)
             return self._models[model_id]
 
-    def _load(self, voxels: int, model_id: bytes) -> LossyModel:
+    def open_model(self, voxels: int, model_id: bytes) -> LossyModel:
         """A shipped model, that of the named file, or one from the folders of MRICODEC_MODELS."""
         if self._file is None or zoo.is_shipped(model_id):
             return _load_beside_helpers(model_id, self._device, voxels)
-        model = _load(self._file, self._device)
+        model = open_model(self._file, self._device)
         if model.model_id == model_id:
             return model
         try:
-            return _load(model_id, self._device)
+            return open_model(model_id, self._device)
         except UnknownModel as error:
             file = os.fspath(self._file)
             raise UnknownModel(f"{error}; {file} is the model {model.model_id.hex()}") from error
@@ -396,22 +396,22 @@ class _Loaded:
         with self._lock:
             if isinstance(self._model, (str, os.PathLike)):
                 if is_file_name(self._model):
-                    self._model = _load(self._model, self._device)
+                    self._model = open_model(self._model, self._device)
                 else:
                     self._model = _load_beside_helpers(str(self._model), self._device, voxels)
             return self._model
 
 
 def _load_beside_helpers(model: str | bytes, device: str, voxels: int) -> LossyModel:
-    """`_load`, while the processes start that will code a scan of so many voxels together with this one."""
+    """`open_model`, while the processes start that will code a scan of so many voxels together with this one."""
     early = learned.lossy_helpers(voxels if device in ("auto", "cpu") else 0)
-    loaded = _load(model, device)
+    loaded = open_model(model, device)
     learned.helpers_of(loaded)
     del early  # kept with the model from here on
     return loaded
 
 
-def _load(model: Path | bytes, device: str) -> LossyModel:
+def open_model(model: Path | bytes, device: str) -> LossyModel:
     """By name (ValueError if there is no such), id (UnknownModel) or file (OSError).
 
     FormatError for weights that are damaged or fit no network of this version.

@@ -68,7 +68,7 @@ class Mricodec(Codec):
         name: str | None = None,
     ) -> None:
         """ValueError without such a model or device, FormatError if its weights are damaged."""
-        self._model = api._load(model, device) if isinstance(model, str) else model
+        self._model = api.open_model(model, device) if isinstance(model, str) else model
         self._effort = effort
         self._encoder = partial(api.Encoder, model=self._model, effort=effort)
         self._decoder = api.Decoder(model=self._model, device=device)

@@ -38,7 +38,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
             raise ValueError(f"unknown model {name!r}")
         return fake
 
-    monkeypatch.setattr(api, "_load", load)
+    monkeypatch.setattr(api, "open_model", load)
     return fake
 
 
@@ -454,7 +454,7 @@ def test_too_little_memory(scan: Path, tmp_path: Path, monkeypatch: pytest.Monke
         def load(name: str, device: str, message: str = message) -> None:
             raise RuntimeError(message)
 
-        monkeypatch.setattr(api, "_load", load)
+        monkeypatch.setattr(api, "open_model", load)
         result = CliRunner().invoke(main.cli, ["encode", str(scan), "-o", str(tmp_path / "x.mrc")])
         assert isinstance(result.exception, failure) and result.exit_code == 1
         assert ("not enough memory" in result.stderr) == (failure is SystemExit)

@@ -48,7 +48,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
             raise codec.UnknownModel(f"unknown model {name!r}")
         return fake
 
-    monkeypatch.setattr(api, "_load", load)
+    monkeypatch.setattr(api, "open_model", load)
     return fake
 
 
@@ -667,7 +667,7 @@ def test_a_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         loaded.append(name)
         return FakeModel()
 
-    monkeypatch.setattr(api, "_load", load)
+    monkeypatch.setattr(api, "open_model", load)
     encoder, decoder = codec.Encoder(), codec.Decoder()
 
     def both(_: int) -> None:

@@ -292,7 +292,7 @@ def test_volumes_that_are_alike_help_each_other() -> None:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     fake = FakeModel()
-    monkeypatch.setattr(api, "_load", lambda name, device: fake)
+    monkeypatch.setattr(api, "open_model", lambda name, device: fake)
     return fake
 
 

@@ -265,7 +265,7 @@ def test_lossy_series_are_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from mricodec.codec import api
 
     fake = FakeModel()
-    monkeypatch.setattr(api, "_load", lambda name, device: fake)
+    monkeypatch.setattr(api, "open_model", lambda name, device: fake)
     stream = codec.encode_series(identified(), quality=30, deidentify=codec.Deidentifier()) or b""
     for _, data in codec.series_files(stream):
         assert not [secret for secret in SECRETS if secret in data]

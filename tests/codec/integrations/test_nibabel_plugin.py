@@ -195,7 +195,7 @@ def test_dicom_series(tmp_path: Path) -> None:
 
 def test_lossy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeModel()
-    monkeypatch.setattr(api, "_load", lambda name, device: fake)
+    monkeypatch.setattr(api, "open_model", lambda name, device: fake)
     nibabel_plugin._encoder.cache_clear()
     nibabel_plugin._decoder.cache_clear()
     array = smooth((40, 40, 32))
