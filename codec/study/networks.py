@@ -19,6 +19,7 @@ from mricodec.models.loader import load_model
 from mricodec.models.study.adversarial import Acai, Bagan, SmallAutoencoder
 from mricodec.models.study.perceptual import Classification, ContrastNet
 from mricodec.models.training import study as training
+from mricodec.models.weights_file import NETWORK_KEY
 
 from .corpus import CONTRASTS, Corpus, Picture
 from .measures import halved, psnr
@@ -159,7 +160,7 @@ class Networks:
             network.eval().requires_grad_(False)
 
     def _train(self, name: str, network: Any) -> None:
-        """Train an autoencoder on crops and write the file that is shipped."""
+        """Train an autoencoder on crops, and write its file for `--model` beside the others."""
         slices, config = self._corpus.slices["train"], self._plan.config
         pixels, scans = [item.pixels for item in slices], [item.scan for item in slices]
         feed = training.crops(pixels, scans, config.recipe(name))
@@ -171,7 +172,7 @@ class Networks:
             task = training.Reconstruction(network)
             self._fit(task, feed, name, lambda: {"psnr": self._validate(network)})
             tensors = training.file_tensors(network, calibration)
-        data = save(tensors)
+        data = save(tensors, {NETWORK_KEY: name})
         sha256 = hashlib.sha256(data).hexdigest()
         self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._folder / f"{name}-{sha256[:8]}.safetensors") as file:

@@ -24,6 +24,7 @@ from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.coding_order import PASSES
 from mricodec.models.lossy.context_model import ContextCodec
 from mricodec.models.lossy.layers import IntegerConv2d
+from mricodec.models.weights_file import NETWORK_KEY
 from mricodec.models.zoo import network as network_of
 
 from .loop import CONFIGS, DEPTH_SHARES, Config, Item, items, octaves
@@ -105,7 +106,8 @@ def export(
     model.load_state_dict(load_file(trained))
     sets = {"default": [f"pass{p}" for p in range(PASSES)], "hyperprior": ["y"]}.get(name, [])
     prior = entropy.magnitude_tables() if name == "default" else entropy.scale_tables("gaussian")
-    data = save(file_tensors(model, dict.fromkeys(sets, prior)))
+    metadata = {NETWORK_KEY: name}
+    data = save(file_tensors(model, dict.fromkeys(sets, prior)), metadata)
     if sets:
         pool = items(slabs, "train")
         histogram = Histogram({key: np.zeros(prior.shape) for key in sets})
@@ -122,7 +124,8 @@ def export(
             file_tensors(
                 model,
                 {key: entropy.fitted_tables(found, together) for key, found in counts.items()},
-            )
+            ),
+            metadata,
         )
     sha = hashlib.sha256(data).hexdigest()
     path = folder / f"{name}-{sha[:8]}.safetensors"

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save, save_file
 from symbol_streams import Params, Streams
 
+from mricodec import codec
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.cli.main import cli
 from mricodec.codec.study import augmentation, page
@@ -242,6 +243,16 @@ def test_the_page_shows_the_committed_results(tmp_path: Path) -> None:
     assert "CNN-32 reaches 38 dB mean PSNR on test slices: 41.67 dB." in html
     assert "beat both pixel blending and the plain autoencoder in" in html
     assert html.count("<table") == 8
+
+
+def test_an_autoencoder_of_a_study_is_a_codec(study: Path) -> None:
+    (path,) = (study / "models").glob("cnn8-*.safetensors")
+    assert path.name == f"cnn8-{results_of(study)['files']['cnn8']['sha256'][:8]}.safetensors"
+    array = np.random.default_rng(0).integers(0, 900, (2, 17, 20)).astype(np.int16)
+    model = loader.load_file(path)
+    stream = codec.Encoder(model=model, quality=60).encode(array)
+    assert stream is not None
+    assert codec.Decoder(model=model).decode(stream).array.shape == array.shape
 
 
 def test_wrong_parts_are_named(corpus: Path, tmp_path: Path) -> None:

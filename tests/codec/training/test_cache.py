@@ -21,7 +21,7 @@ from mricodec import codec
 from mricodec.bitstream.errors import FormatError
 from mricodec.cli.main import cli
 from mricodec.codec.training.cache import MAX_VOLUMES, SLAB_SLICES, Slab, build_cache, load_cache
-from mricodec.models import loader, zoo
+from mricodec.models import loader
 from mricodec.models.training import loop as training
 
 
@@ -311,7 +311,7 @@ def test_train_command(corpus: Path, tmp_path: Path) -> None:
     (weights,) = run.glob("default-*.safetensors")
     data = weights.read_bytes()
     assert hashlib.sha256(data).hexdigest()[:8] in weights.name
-    model = loader.assemble("default", zoo.network("default").build, data, "cpu")
+    model = loader.load_file(weights)
     array = np.random.default_rng(0).integers(0, 900, (3, 17, 20)).astype(np.int16)
     stream = codec.Encoder(model=model, quality=60).encode(array)
     assert stream is not None
