@@ -1,8 +1,12 @@
-"""The encoder's choices for a slab of the lossless coder, any of which decode: palette, border, predictor, tables."""
+"""The encoder's choices for a slab of the lossless coder: palette, border, predictor, tables.
+
+A decoder takes any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .fronts import (
-    BUCKETS,
     CANDIDATES,
     COEFFICIENT_BITS,
+    CONTEXTS,
+    DISTRIBUTIONS,
     FIRST_COARSE,
     FIRST_COARSE_ROW,
     FIRST_FINE,
-    HEAD_MAX,
-    KINDS,
     LEVELS,
     NEAR_CANDIDATES,
     NODES,
@@ -26,33 +29,57 @@ from .fronts import (
     REFERENCE_CANDIDATES,
     ROWS,
     STAGES,
+    TOKEN_MAX,
     VARIANTS,
     Predictor,
     Tap,
     shipped,
 )
-from .tables import index_of_kind
+from .tables import index_of_distribution
 
 if TYPE_CHECKING:
     from .prediction import Predicted
 
 Float = NDArray[np.float64]
 
-ROWS_FITTED = 30_000  # voxels that a predictor is fitted to
-ROWS_WEIGHED = 8_000  # that the weights of the fit are found with
-ROWS_COMPARED = 300_000  # by which filters are compared
-ROWS_SORTED = 400_000  # voxels by which tables are chosen ...
-ROWS_COUNTED = 6_000  # ... of a bucket at most
-PRODUCTS_ALONE = 1 << 18  # of a product of matrices, up to which OpenBLAS uses one thread
-SMALL = 1 << 12  # slabs with fewer voxels take the shipped predictor
-COEFFICIENT_COST = 12  # bits in the stream
-TAP_COST = 1e-4  # bits per voxel that a neighbour must save, for the time it takes
-BACKGROUND = 0.02  # share of voxels that have the least value
-TILT_ERRORS = 200_000  # that tilts are counted from
+# Voxels that a predictor is fitted to.
+ROWS_FITTED = 30_000
+# Voxels by which the weights of the fit are estimated.
+ROWS_WEIGHED = 8_000
+# Voxels by which filters are compared.
+ROWS_COMPARED = 300_000
+# Voxels by which distributions are chosen, and of a context at most.
+ROWS_SORTED = 400_000
+ROWS_COUNTED = 6_000
+# Size of a matrix product up to which OpenBLAS uses one thread.
+PRODUCTS_ALONE = 1 << 18
+# Slabs with fewer voxels take the shipped predictor.
+SMALL = 1 << 12
+# Bits of a coefficient in the stream.
+COEFFICIENT_COST = 12
+# Bits per voxel that a neighbour must save, for the time it takes.
+TAP_COST = 1e-4
+# Share of voxels from which on the least value counts as background.
+BACKGROUND = 0.02
+# Errors that skews are counted from.
+SKEW_ERRORS = 200_000
 MAX_SKEW = 32
-TILT_COST = 150  # bits of a tilt in the stream
-TILT_TIME = 5e-4  # bits per voxel that a tilt must save, for the time it takes
-PALETTE_BELOW = 0.75  # packing is tried if fewer than this share of the values occur
+# Bits of the skew of a level in the stream.
+SKEW_COST = 150
+# Bits per voxel that the skew of a level must save, for the time it takes.
+SKEW_TIME = 5e-4
+# Packing is tried if fewer than this share of the values occur.
+PALETTE_BELOW = 0.75
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a predictor is fitted."""
+
+    centre: bool = True  # Whether the voxel of a reference at the same position is a neighbour.
+    tap_cost: float = TAP_COST  # Bits per voxel that a neighbour must save.
+    rows: int = ROWS_FITTED  # Voxels of the sample.
+    far: bool = False  # Whether all CANDIDATES are tried.
 
 
 def choose_border(slab: NDArray[np.int32]) -> int:
@@ -63,7 +90,8 @@ def choose_border(slab: NDArray[np.int32]) -> int:
 def choose_palette(slab: NDArray[np.int32]) -> NDArray[np.int32] | None:
     """The values that occur, if coding their ranks promises to be shorter.
 
-    Judged by differences of neighbours in a row: the mean of log2(1 + |difference|), of values and of ranks.
+    Judged by differences of neighbours in a row: the mean of log2(1 + abs(difference)) of values
+    and of ranks.
     """
     occurs = np.zeros(int(slab.max()) + 1, bool)
     occurs[slab] = True
@@ -92,52 +120,49 @@ def fit_predictor(
     target: NDArray[np.int32] | None = None,
     *,
     references: Sequence[NDArray[np.int32]] = (),
-    centre: bool = True,
-    tap_cost: float = TAP_COST,
-    rows: int = ROWS_FITTED,
-    far: bool = False,
+    options: FitOptions = FitOptions(),  # noqa: B008 (frozen)
 ) -> Predictor:
-    """Weighted least squares on a sample, for the neighbours that are worth it [K, H, W].
+    """Weighted least squares on a sample of a slab [K, H, W], for the neighbours that are worth it.
 
-    target: what is predicted, if it is not the slab; references: arrays of its shape that are known; centre: their
-    voxel in the very place is one of the neighbours; rows: voxels of the sample; far: all of `CANDIDATES` are tried.
+    target: what is predicted, if it is not the slab; references: arrays of its shape that are
+    known.
     """
     if slab.size < SMALL:
         return shipped().predictor
     target = slab if target is None else target
     slices = len(slab)
     last = min(slices, STAGES) - 1
-    tried = CANDIDATES if far else CANDIDATES[:NEAR_CANDIDATES]
+    tried = CANDIDATES if options.far else CANDIDATES[:NEAR_CANDIDATES]
     candidates = [tap for tap in tried if -tap[0] <= last]
-    allowed = [tap for tap in REFERENCE_CANDIDATES if centre or tap != (0, 0, 0)]
-    beside = [(r, tap) for r in range(len(references)) for tap in allowed]
+    allowed = [tap for tap in REFERENCE_CANDIDATES if options.centre or tap != (0, 0, 0)]
+    reference_candidates = [(r, tap) for r in range(len(references)) for tap in allowed]
     random = np.random.default_rng(0)
-    information, moment = normal_equations(
-        Data(slab, target, references, beside, rows), candidates, last, slices, random
-    )
-    chosen = _worthwhile(information, moment, COEFFICIENT_COST + tap_cost * slab.size)
+    data = Data(slab, target, references, reference_candidates, options.rows)
+    information, moment = normal_equations(data, candidates, last, slices, random)
+    chosen = _worthwhile(information, moment, COEFFICIENT_COST + options.tap_cost * slab.size)
     taps = tuple(candidates[k] for k in chosen if k < len(candidates))
-    reference_taps = tuple(beside[k - len(candidates)] for k in chosen if k >= len(candidates))
-    data = Data(slab, target, references, list(reference_taps), rows)
+    first = len(candidates)
+    reference_taps = tuple(reference_candidates[k - first] for k in chosen if k >= first)
+    data = data._replace(reference_taps=reference_taps)
     coefficients = np.zeros((STAGES, len(chosen)))
     coefficients[last:] = _solve(information[np.ix_(chosen, chosen)], moment[chosen])
     for stage in range(last):
-        there = [k for k, tap in enumerate(taps) if -tap[0] <= stage]
-        own = [taps[k] for k in there]
-        there += range(len(taps), len(chosen))
-        information, moment = normal_equations(data, own, stage, stage + 1, random)
-        coefficients[stage, there] = _solve(information, moment)
+        usable = [k for k, tap in enumerate(taps) if -tap[0] <= stage]
+        stage_taps = [taps[k] for k in usable]
+        usable += range(len(taps), len(chosen))
+        information, moment = normal_equations(data, stage_taps, stage, stage + 1, random)
+        coefficients[stage, usable] = _solve(information, moment)
     return Predictor(taps, whole_coefficients(coefficients), reference_taps)
 
 
 class Data(NamedTuple):
     """What a predictor is fitted to."""
 
-    slab: NDArray[np.int32]  # the known voxels [K, H, W]
-    target: NDArray[np.int32]  # the predicted ones
+    slab: NDArray[np.int32]  # The known voxels [K, H, W].
+    target: NDArray[np.int32]  # The predicted ones.
     references: Sequence[NDArray[np.int32]] = ()
     reference_taps: Sequence[tuple[int, Tap]] = ()
-    rows: int = ROWS_FITTED  # voxels of the sample
+    rows: int = ROWS_FITTED  # Voxels of the sample.
 
 
 def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
@@ -149,10 +174,11 @@ def whole_coefficients(coefficients: Float) -> NDArray[np.int32]:
 def normal_equations(
     data: Data, taps: list[Tap], start: int, stop: int, random: np.random.Generator
 ) -> tuple[Float, Float]:
-    """Information [T, T] and moment [T] of the voxels of slices start .. stop - 1, from a sample of them.
+    """Information [T, T] and moment [T] of a sample of the voxels of slices start .. stop - 1.
 
-    Weights are 1 / (expected error * (half the expected + the found error)), the expected one from the
-    gradients around the voxel, so that noise and edges count alike and the information is in nats.
+    Weights are 1 / (expected error * (half the expected error + the residual)), the expected error
+    from the gradients around the voxel, so that noise and edges count alike and the information is
+    in nats.
     """
     x, a, spread, per_sample = _sample(data, taps, start, stop, random)
     part = slice(
@@ -161,9 +187,11 @@ def normal_equations(
     weights = np.ones(x.size)
     for _ in range(2):
         information, moment = _weighted(a[part], x[part], weights[part])
-        found: Float = np.abs(x - _times(a, _solve(information, moment)))
-        expected = 0.8 * spread * (found.sum() / max(spread.sum(), 1e-9)) + 0.2 * found.mean() + 0.1
-        weights = np.reciprocal(expected * (0.5 * expected + found))
+        residual: Float = np.abs(x - _times(a, _solve(information, moment)))
+        expected = (
+            0.8 * spread * (residual.sum() / max(spread.sum(), 1e-9)) + 0.2 * residual.mean() + 0.1
+        )
+        weights = np.reciprocal(expected * (0.5 * expected + residual))
     information, moment = _weighted(a, x, weights)
     return information * per_sample, moment * per_sample
 
@@ -174,15 +202,15 @@ _PAD = max(max(abs(i), abs(j)) for _, i, j in CANDIDATES)
 def _sample(
     data: Data, taps: list[Tap], start: int, stop: int, random: np.random.Generator
 ) -> tuple[Float, Float, Float, float]:
-    """Some voxels [n], their neighbours [n, T], the gradients around them [n], and how many each stands for."""
+    """Some voxels [n], neighbours [n, T], gradients around them [n], and voxels per sample."""
     slab = data.slab
     padding = ((2, 1), (_PAD, _PAD), (_PAD, _PAD))
     padded = np.pad(slab, padding, mode="edge")
     _, rows, columns = padded.shape
     _, height, width = slab.shape
     voxels = (stop - start) * height * width
-    place = np.arange(voxels) if voxels <= data.rows else random.integers(0, voxels, data.rows)
-    t, rest = np.divmod(place, height * width)
+    position = np.arange(voxels) if voxels <= data.rows else random.integers(0, voxels, data.rows)
+    t, rest = np.divmod(position, height * width)
     i, j = np.divmod(rest, width)
     origin = ((t + start + 2) * rows + i + _PAD) * columns + j + _PAD
     flat = padded.reshape(-1)
@@ -191,13 +219,15 @@ def _sample(
         values: Float = of[origin + (tap[0] * rows + tap[1]) * columns + tap[2]].astype(np.float64)
         return values
 
-    beside = [np.pad(reference, padding, mode="edge").reshape(-1) for reference in data.references]
-    a = np.empty((len(taps) + len(data.reference_taps), place.size))
+    padded_references = [
+        np.pad(reference, padding, mode="edge").reshape(-1) for reference in data.references
+    ]
+    a = np.empty((len(taps) + len(data.reference_taps), position.size))
     for row, tap in zip(a, taps, strict=False):
         row[:] = neighbour(tap)
     for row, (r, tap) in zip(a[len(taps) :], data.reference_taps, strict=True):
-        row[:] = neighbour(tap, beside[r])
-    target = data.target.reshape(-1)[place + start * height * width].astype(np.float64)
+        row[:] = neighbour(tap, padded_references[r])
+    target = data.target.reshape(-1)[position + start * height * width].astype(np.float64)
     west, north, north_west, north_east = (
         neighbour((0, *o)) for o in ((0, -1), (-1, 0), (-1, -1), (-1, 1))
     )
@@ -205,7 +235,7 @@ def _sample(
         np.abs(west - north_west) + np.abs(north - north_west) + np.abs(north - north_east)
     )
     spread += np.abs(west - neighbour((0, 0, -2))) + np.abs(north - neighbour((0, -2, 0)))
-    return target, a.T, spread, voxels / place.size
+    return target, a.T, spread, voxels / position.size
 
 
 def _weighted(a: Float, x: Float, weights: Float) -> tuple[Float, Float]:
@@ -223,7 +253,7 @@ def _times(a: Float, coefficients: Float) -> Float:
 
 
 def _parts(a: Float) -> list[slice]:
-    """Some rows at a time, so few that OpenBLAS starts no threads: they would only be in the way of the helper processes."""
+    """Some rows at a time, so few that OpenBLAS starts no threads besides the workers."""
     size = max(1, PRODUCTS_ALONE // max(a.shape[1], 1) ** 2)
     return [slice(first, first + size) for first in range(0, len(a), size)]
 
@@ -247,107 +277,109 @@ def _worthwhile(information: Float, moment: Float, cost: float) -> list[int]:
     return chosen
 
 
-def choose_tilts(index: NDArray[np.uint16], error: NDArray[np.int32]) -> NDArray[np.int32]:
-    """[LEVELS, NODES]: what the errors [n], coded with these indices of `lossless.index_of_context`, say of the tables.
+def choose_skews(index: NDArray[np.uint16], error: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Skews of the tables [LEVELS, NODES], from errors [n] and their `tables.index_of_state`.
 
-    The logarithm of how often a node is met to how often the tables expect it; 0 for a level where that saves less than it
-    costs.
+    The logarithm of the frequency of a node over its probability; 0 for a level where that saves
+    less than it costs.
     """
-    step = -(-error.size // TILT_ERRORS)
+    step = -(-error.size // SKEW_ERRORS)
     index, error = index[::step], error[::step].astype(np.int64)
     table, variant = (index & 255).astype(np.intp), (index >> 8).astype(np.intp)
     beyond = np.maximum(table - FIRST_COARSE_ROW, 0)
     row = np.where(table < FIRST_COARSE_ROW, table, FIRST_COARSE_ROW + beyond % OCTAVE)
     shift = beyond // OCTAVE
-    head = (error + ((1 << shift) >> 1)) >> shift
-    known = (row >= FIRST_FINE) & (np.abs(head) <= HEAD_MAX)
+    token = (error + ((1 << shift) >> 1)) >> shift
+    known = (row >= FIRST_FINE) & (np.abs(token) <= TOKEN_MAX)
     row, variant = row[known], variant[known]
-    node = shipped().places[row, head[known] + HEAD_MAX].astype(np.intp)
+    node = shipped().nodes[row, token[known] + TOKEN_MAX].astype(np.intp)
     met = (
         np.bincount(variant * NODES + node, minlength=VARIANTS * NODES)
         .reshape(VARIANTS, NODES)
         .astype(np.float64)
     )
     used = np.bincount(variant * ROWS + row, minlength=VARIANTS * ROWS).reshape(VARIANTS, ROWS)
-    tilts = np.zeros((LEVELS, NODES), np.int32)
+    skews = np.zeros((LEVELS, NODES), np.int32)
     for level in range(LEVELS):
-        # both signs in the direction of positive ones; where there is one variant, both directions alike
+        # Both signs in the direction of positive ones; of one variant, both directions alike.
         one, other = (0, 0) if level == LEVELS - 1 else (1 + 2 * level, 2 + 2 * level)
-        found = met[one] + met[other][::-1]
+        frequency = met[one] + met[other][::-1]
         expected = used[one] @ _masses() + (used[other] @ _masses())[::-1]
         share = 16 * expected / max(expected.sum(), 1)
-        tilt = np.clip(
-            np.rint(8 * np.log2((found + share + 1e-9) / (expected + share + 1e-9))),
+        skew = np.clip(
+            np.rint(8 * np.log2((frequency + share + 1e-9) / (expected + share + 1e-9))),
             -MAX_SKEW,
             MAX_SKEW,
         )
-        whole = max(expected @ 2 ** (tilt / 8), 1e-9) / max(expected.sum(), 1e-9)
-        saved = step * (found @ tilt / 8 - found.sum() * np.log2(whole))
-        if saved * (0.5 if one == other else 1.0) > TILT_COST + TILT_TIME * step * error.size:
-            tilts[level] = tilt
-    return tilts
+        whole = max(expected @ 2 ** (skew / 8), 1e-9) / max(expected.sum(), 1e-9)
+        saved = step * (frequency @ skew / 8 - frequency.sum() * np.log2(whole))
+        if saved * (0.5 if one == other else 1.0) > SKEW_COST + SKEW_TIME * step * error.size:
+            skews[level] = skew
+    return skews
 
 
 @cache
 def _masses() -> Float:
-    """[ROWS, NODES]: how probable the tables take the nodes for."""
+    """[ROWS, NODES]: the probabilities of the nodes."""
     weights = shipped().tables["voxel"].weights[:, :-1] / 2**24
     masses = np.zeros((ROWS, NODES))
     for row in range(FIRST_FINE, ROWS):
-        masses[row] = np.bincount(shipped().places[row], weights[row], minlength=NODES)
+        masses[row] = np.bincount(shipped().nodes[row], weights[row], minlength=NODES)
     return masses
 
 
-def bits(found: Predicted, kinds: NDArray[np.intp]) -> float:
-    """For the errors of a slab with these tables, about; from a part of them."""
-    step = -(-found.error.size // ROWS_COMPARED)
-    context, error = found.context[::step].astype(np.intp), found.error[::step]
-    kind = kinds[np.minimum((context >> 4) % BUCKETS, kinds.size - 1)]
-    there = [kind == k for k in range(1, KINDS)]
+def bits(predicted: Predicted, distributions: NDArray[np.intp]) -> float:
+    """About how many bits the errors of a slab take with these distributions, from a sample."""
+    step = -(-predicted.error.size // ROWS_COMPARED)
+    state, error = predicted.state[::step].astype(np.intp), predicted.error[::step]
+    distribution = distributions[np.minimum((state >> 4) % CONTEXTS, distributions.size - 1)]
+    masks = [distribution == k for k in range(1, DISTRIBUTIONS)]
     return step * sum(
-        cost(k, context[own] & 15, error[own]) for k, own in enumerate(there, 1) if own.any()
+        cost(k, state[mask] & 15, error[mask]) for k, mask in enumerate(masks, 1) if mask.any()
     )
 
 
-def choose_kinds(context: NDArray[np.integer], error: NDArray[np.int32]) -> NDArray[np.intp]:
-    """The kind of tables for each bucket up to the last one met, from contexts and errors [n] of a slab."""
+def choose_distributions(state: NDArray[np.integer], error: NDArray[np.int32]) -> NDArray[np.intp]:
+    """The distribution of each context up to the last that occurs, from states and errors [n]."""
     step = -(-error.size // ROWS_SORTED)
-    bucket = (context >> 4).astype(np.uint8) % BUCKETS
-    met = np.bincount(bucket, minlength=BUCKETS)
-    without_error = np.bincount(bucket[error != 0], minlength=BUCKETS) == 0
-    kinds = np.zeros(int(bucket.max()) + 1, np.intp)
-    context, error, bucket = context[::step], error[::step], bucket[::step]
-    order = np.argsort(bucket, kind="stable")
-    ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS)).tolist()
-    for b, (start, end) in enumerate(pairwise((0, *ends[: kinds.size]))):
+    context = (state >> 4).astype(np.uint8) % CONTEXTS
+    met = np.bincount(context, minlength=CONTEXTS)
+    without_error = np.bincount(context[error != 0], minlength=CONTEXTS) == 0
+    distributions = np.zeros(int(context.max()) + 1, np.intp)
+    state, error, context = state[::step], error[::step], context[::step]
+    order = np.argsort(context, kind="stable")
+    ends = np.cumsum(np.bincount(context, minlength=CONTEXTS)).tolist()
+    for b, (start, end) in enumerate(pairwise((0, *ends[: distributions.size]))):
         if met[b] and without_error[b]:
-            continue  # kind 0
+            continue  # distribution 0
         if start == end:
-            kinds[b] = kinds[b - 1] + 1 if b else 1
+            distributions[b] = distributions[b - 1] + 1 if b else 1
             continue
-        places = order[start : end : -(-(end - start) // ROWS_COUNTED)]
-        kinds[b] = _best_kind((context[places] & 15).astype(np.intp), error[places])
-    return np.minimum(kinds, KINDS - 1)
+        positions = order[start : end : -(-(end - start) // ROWS_COUNTED)]
+        distributions[b] = _best_distribution(
+            (state[positions] & 15).astype(np.intp), error[positions]
+        )
+    return np.minimum(distributions, DISTRIBUTIONS - 1)
 
 
-def _best_kind(fraction: NDArray[np.intp], error: NDArray[np.int32]) -> int:
+def _best_distribution(fraction: NDArray[np.intp], error: NDArray[np.int32]) -> int:
     scale = 1.2 * float(np.abs(error - fraction / 16).mean())
     about = FIRST_FINE + round(OCTAVE * (np.log2(max(scale, 2.0**-9)) + 3))
     low = 1 if about < FIRST_FINE + OCTAVE else about - 3
-    tried = range(low, min(max(about + 3, FIRST_FINE + OCTAVE), KINDS))
-    return min(tried, key=lambda kind: cost(kind, fraction, error))
+    tried = range(low, min(max(about + 3, FIRST_FINE + OCTAVE), DISTRIBUTIONS))
+    return min(tried, key=lambda distribution: cost(distribution, fraction, error))
 
 
-def cost(kind: int, fraction: NDArray[np.intp], error: NDArray[np.int32]) -> float:
+def cost(distribution: int, fraction: NDArray[np.intp], error: NDArray[np.int32]) -> float:
     """Bits for the errors."""
-    shift = max(kind - FIRST_COARSE, 0) // OCTAVE
-    index = index_of_kind()[kind]
+    shift = max(distribution - FIRST_COARSE, 0) // OCTAVE
+    index = index_of_distribution()[distribution]
     row = np.where(
-        index < FIRST_COARSE_ROW, index, FIRST_COARSE_ROW + (kind - FIRST_COARSE) % OCTAVE
+        index < FIRST_COARSE_ROW, index, FIRST_COARSE_ROW + (distribution - FIRST_COARSE) % OCTAVE
     )
-    head = np.clip((error + ((1 << shift) >> 1)) >> shift, -HEAD_MAX - 1, HEAD_MAX + 1)
-    escaped = np.abs(head) > HEAD_MAX
-    column = np.where(escaped, 2 * HEAD_MAX + 1, head + HEAD_MAX)
+    token = np.clip((error + ((1 << shift) >> 1)) >> shift, -TOKEN_MAX - 1, TOKEN_MAX + 1)
+    escaped = np.abs(token) > TOKEN_MAX
+    column = np.where(escaped, 2 * TOKEN_MAX + 1, token + TOKEN_MAX)
     bits = _bits()[row[fraction], column].sum() + shift * (error.size - np.count_nonzero(escaped))
     whole = np.abs(error[escaped]).astype(np.float64)
     return float(bits + np.sum(8 + np.floor(np.log2(np.maximum(2 * whole, 1)))))

@@ -1,20 +1,21 @@
-"""Prediction of the voxels of a slab, plane by plane of the integer lattice: encoder and decoder alike.
+"""Prediction of the voxels of a slab, front by front of the integer lattice, in both directions.
 
-The voxels (t, i, j) of a slab (slice, row, column) lie on the planes n = j + 2 i + 4 t. A plane holds at most
-one voxel of every row, and whatever a voxel is predicted from (its slice from west to north-east, a patch of the
-slice before) lies on planes with a smaller n. So the voxels of a plane are handled together, yet each sees a
-causal neighbourhood at full resolution, as in a raster scan:
+The voxels (t, i, j) of a slab (slice, row, column) lie on the fronts n = j + 2 i + 4 t. A front
+holds at most one voxel of every row, and whatever a voxel is predicted from (its slice from west to
+north-east, a patch of the slice before) lies on fronts with a smaller n. So the voxels of a front
+are handled together, yet each sees a causal neighbourhood at full resolution, as in a raster scan:
 
-    known voxels, references ──► least squares of the slab ──► + NLMS filter of the row ──► prediction, in 16ths
-    errors of neighbours, gradients ──► local scale ──► bucket ──► table
+    known voxels, references --> least squares of the slab --> + NLMS filter of the row
+                                                           --> prediction, in 16ths
+    errors of neighbours, gradients --> local scale --> context --> table
 
-References are arrays of the slab's shape that both sides have already (a lossy layer, an earlier volume): of these
-the neighbourhood on all sides counts.
+References are arrays of the slab's shape that both sides have already (a lossy layer, an earlier
+volume): their neighbourhood on all sides counts.
 
-The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002, ch. 6)
-follow what no predictor of the whole slab can; each leans on the filter of the row above and on that of the same
-row in the slice before. All of it is integer arithmetic, much of it in float64 with integers below 2**53.
-format/predictive.md states every step.
+The filters (normalised least mean squares, one a row; Haykin, Adaptive Filter Theory, 4th ed. 2002,
+ch. 6) follow local statistics, which no predictor of the whole slab can; each is blended with the
+filter of the row above and that of the same row in the slice before. All of it is integer
+arithmetic, much of it in float64 with integers below 2**53. format/predictive.md states every step.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ STAGES = 3  # predictors: for the first slice, the second, all others
 
 
 def _causal(reach: int) -> tuple[Tap, ...]:
-    """Neighbours in the slice on earlier planes, within a distance."""
+    """Neighbours in the slice on earlier fronts, within a distance."""
     near = range(-reach, reach + 1)
     return tuple(
         (0, i, j)
@@ -68,7 +69,7 @@ CANDIDATES: tuple[Tap, ...] = (
     *((-2, i, j) for i, j in _CROSS),
 )
 NEAR_CANDIDATES = len(CANDIDATES)
-# Farther ones, for an encoder that takes its time: scanners interpolate, and then distant neighbours tell something.
+# Farther ones, for effort high: scanners interpolate, which makes distant neighbours informative.
 CANDIDATES += (
     *(tap for tap in _causal(7) if tap not in CANDIDATES),
     *_patch((-2, -1), (-2, 1), (-2, -2), (-2, 2), (-1, -2), (-1, 2), (1, -2)),
@@ -77,13 +78,13 @@ CANDIDATES += (
         for i, j in ((-1, -1), (-1, 1), (1, -1), (1, 1), (-2, 0), (0, -2), (0, 2), (2, 0))
     ),
 )
-# The same of every reference; (t, i, j) there is any neighbour of the voxel.
+# The candidates of every reference, on any side of the voxel.
 REFERENCE_CANDIDATES: tuple[Tap, ...] = (
     *((0, i, j) for i, j in _SQUARE),
     *((0, i, j) for i, j in ((0, -2), (0, 2), (-2, 0), (2, 0))),
     *((t, 0, 0) for t in (-1, 1)),
 )
-# What the local scale is a weighted sum of: |errors| of neighbours and |differences| between pairs of them.
+# The local scale is a weighted sum of absolute errors of neighbours ...
 ERRORS: tuple[Tap, ...] = (
     *(
         (0, i, j)
@@ -101,6 +102,7 @@ ERRORS: tuple[Tap, ...] = (
     ),
     *_patch(*_SQUARE),
 )
+# ... and of absolute differences between pairs of them.
 GRADIENTS: tuple[tuple[Tap, Tap], ...] = (
     ((0, 0, -1), (0, -1, -1)),
     ((0, -1, 0), (0, -1, -1)),
@@ -116,17 +118,21 @@ _NEAREST: tuple[Tap, ...] = ((0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1))
 ADAPTIVE_VALUES: tuple[Tap, ...] = (*_NEAREST, (-1, 0, 0))
 ADAPTIVE_ERRORS: tuple[Tap, ...] = (*_NEAREST, (0, 0, -2), (0, -2, 0), (-1, 0, 0))
 # Long filters have these after each of the two.
-_BESIDE: tuple[Tap, ...] = ((-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0))
+_LONG_TAPS: tuple[Tap, ...] = ((-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0))
 NO_FILTERS, FILTERS, LONG_FILTERS = 0, 1, 2
 MAX_REFERENCES = 2
 
-INPUT_MAX = 256  # inputs are in 64ths of the local scale: clipped to 4 scales
-ERROR_MAX = 128  # the error that adapts a filter: to 2 scales
-WEIGHT_MAX = 1 << 18  # weights of the filter are in 2**-16
-REGULARISATION = 20 << 12  # added to the squared length of the inputs
+# Largest input of a filter, in 64ths of the local scale.
+INPUT_MAX = 256
+# Largest error that adapts a filter, in 64ths of the local scale.
+ERROR_MAX = 128
+# Largest weight of a filter, in 2**-16.
+WEIGHT_MAX = 1 << 18
+# Added to the squared length of the inputs.
+REGULARISATION = 20 << 12
 
-# Kinds of tables. 0: all zero, nothing sent; then spikes at zero; then scales, 4 an octave from 1/8 on, that
-# know the fraction of the prediction; then scales from 4 on, that do not.
+# Distributions. 0: all zero, nothing sent; then spikes at zero; then scales, 4 an octave from 1/8
+# on, that depend on the fraction of the prediction; then scales from 4 on, that do not.
 OCTAVE = 4
 SPIKES = 7
 FINE = 5 * OCTAVE
@@ -135,21 +141,21 @@ FIRST_FINE = 1 + SPIKES
 FIRST_COARSE = FIRST_FINE + FINE
 FIRST_COARSE_ROW = FIRST_FINE + FINE * FRACTIONS
 ROWS = FIRST_COARSE_ROW + OCTAVE
-KINDS = FIRST_COARSE + 25 * OCTAVE
-HEAD_MAX = 40  # tables code -40 .. 40
-BUCKETS = 128
-# Levels: how large the prediction is beside the scale. Where it is small, noise is skewed (that of magnitudes is
-# Rician), and the tables of each sign are tilted. By quarter octaves of the ratio from 1/2 on: below 1, 1.7, 2.4, 4; the rest.
+DISTRIBUTIONS = FIRST_COARSE + 25 * OCTAVE
+TOKEN_MAX = 40  # tables code -40 .. 40
+CONTEXTS = 128
+# Levels of the ratio of prediction and scale: below 1, 1.7, 2.4, 4; the rest. Where it is small,
+# noise is skewed (that of magnitudes is Rician), and the tables of each sign are skewed.
 LEVELS = 5
-NODES = 33  # of a tilt: places in quarters of the scale, -4 .. 4
-VARIANTS = 1 + 2 * (
-    LEVELS - 1
-)  # the largest level, then the others for positive and negative signs
+# Nodes of a skew: distances in quarters of the scale, -4 .. 4.
+NODES = 33
+# The largest level, then the others for positive and negative signs.
+VARIANTS = 1 + 2 * (LEVELS - 1)
 LEVEL_LIMITS = (0, 3, 5, 8)
 MIN_RATIO = -1
 
 _MIN_WEIGHT, _MAX_WEIGHT = np.int32(-WEIGHT_MAX), np.int32(WEIGHT_MAX)
-_RING = 32  # planes kept: more than any neighbour is back
+_RING = 32  # fronts kept: more than any neighbour is back
 _REACH = 8  # rows above and below the active ones whose padding is kept up
 _PAD = 2  # of references: no neighbour is farther in a slice
 _MARGIN = 12  # unused rows of lanes before the first
@@ -175,7 +181,7 @@ class Shipped:
     tables: dict[str, ProbabilityTables]
     scale_weights: Float  # [2, FEATURES] integers in 2**-12: first slice, all others
     predictor: Predictor  # for slabs too small to fit one
-    places: NDArray[np.int8]  # [ROWS, 2 HEAD_MAX + 1], node of a tilt
+    nodes: NDArray[np.int8]  # [ROWS, 2 TOKEN_MAX + 1]: the node of each token.
 
 
 @cache
@@ -187,7 +193,7 @@ def shipped() -> Shipped:
     taps = tuple((int(t), int(i), int(j)) for t, i, j in arrays["predictor.taps"])
     return Shipped(
         {
-            "voxel": ProbabilityTables(arrays["tables.voxel"], -HEAD_MAX, OCTAVE),
+            "voxel": ProbabilityTables(arrays["tables.voxel"], -TOKEN_MAX, OCTAVE),
             "byte": ProbabilityTables(arrays["tables.byte"], 0, 0),
         },
         arrays["scale.weights"].astype(np.float64),
@@ -197,29 +203,32 @@ def shipped() -> Shipped:
 
 
 def _variants() -> NDArray[np.int64]:
-    """[2, limits]: context of a variant, by the sign and the quarter octaves of prediction / scale from `MIN_RATIO` on."""
+    """[2, limits]: state of a variant, by the sign and the quarter octaves of prediction / scale.
+
+    From `MIN_RATIO` on.
+    """
     ratio = np.arange(MIN_RATIO, LEVEL_LIMITS[-1] + 1)
     level = np.searchsorted(LEVEL_LIMITS, ratio, side="right")
     variant = np.where(level < LEVELS - 1, 1 + 2 * level, 0)
-    return np.stack([variant, np.where(variant > 0, variant + 1, 0)]) * (BUCKETS * UNIT)
+    return np.stack([variant, np.where(variant > 0, variant + 1, 0)]) * (CONTEXTS * UNIT)
 
 
-VARIANT_CONTEXTS = _variants()
+VARIANT_STATES = _variants()
 
 
-class Plane(NamedTuple):
-    """The voxels of one plane, before they are known."""
+class Front(NamedTuple):
+    """The voxels of one front, before they are known."""
 
-    voxels: NDArray[np.intp]  # [m], places in the slab, C order
-    context: NDArray[
+    voxels: NDArray[np.intp]  # [m], positions in the slab, C order
+    state: NDArray[
         np.intp
-    ]  # [m], (variant * BUCKETS + bucket) * 16 + distance from the prediction to `nearest`, 16ths
+    ]  # [m], (variant * CONTEXTS + context) * 16 + distance from the prediction to `nearest`, 16ths
     nearest: Float  # [m], that integer
     sign: Float  # [m], -1 where the prediction is below it: errors are coded with that sign
 
 
 class _Pending(NamedTuple):
-    """A plane whose values are not known yet."""
+    """A front whose values are not known yet."""
 
     n: int
     active: slice  # lanes
@@ -228,11 +237,21 @@ class _Pending(NamedTuple):
     scale: Float  # of all active ones
 
 
-class Wavefront:
-    """Runs over the planes of a slab.
+@dataclass(frozen=True, eq=False)
+class FrontModel:
+    """What voxels are predicted with: `Shipped.scale_weights`, and which of the rows' filters."""
 
-    Lanes, one a row of the slab, are stored in the order of s = i + 2 t, then t: so the lanes that have a voxel
-    on a plane, and the neighbours of these voxels at each offset, are contiguous. Column 0 stands for t = -1.
+    predictor: Predictor
+    scale_weights: Float
+    filters: int = FILTERS
+
+
+class FrontPredictor:
+    """Runs over the fronts of a slab.
+
+    Lanes, one a row of the slab, are stored in the order of s = i + 2 t, then t: so the lanes that
+    have a voxel on a front, and the neighbours of these voxels at each offset, are contiguous.
+    Column 0 stands for t = -1.
     """
 
     def __init__(
@@ -240,23 +259,32 @@ class Wavefront:
         shape: tuple[int, int, int],
         span: int,
         border: int,
-        predictor: Predictor,
-        scale_weights: Float,
+        model: FrontModel,
         references: Sequence[NDArray[np.int32]] = (),
-        *,
-        adaptive: int = FILTERS,
     ) -> None:
-        """span: the largest value (the least is 0); border: value beyond the slab; scale_weights: `Shipped`'s;
-        references: [slices, height, width] each, of the same values; adaptive: the rows' filters, one of the above."""
+        """span: the largest value (the least is 0); border: the value beyond the slab; references:
+        [slices, height, width] each, of the same range."""
         slices, height, width = shape
         self._width, self._span = width, float(span * UNIT)
         self._columns = slices + 1
         self._rows = height + 2 * (slices - 1)
-        self._planes = width + 2 * (height - 1) + 4 * (slices - 1)
+        self._front_count = width + 2 * (height - 1) + 4 * (slices - 1)
         self._slices = slices
+        self._adaptive = model.filters
+        self._coefficients = model.predictor.coefficients.astype(np.float64)
+        self._scale_weights = model.scale_weights
+        self._lay_out(shape, model.predictor, references)
+        self._allocate(border, model.predictor)
 
-        lanes = (self._rows + _MARGIN + 1) * self._columns
-        lane = np.arange(lanes)
+    def _lay_out(
+        self,
+        shape: tuple[int, int, int],
+        predictor: Predictor,
+        references: Sequence[NDArray[np.int32]],
+    ) -> None:
+        """Positions of the lanes in the slab and in the padded references."""
+        _, height, width = shape
+        lane = np.arange((self._rows + _MARGIN + 1) * self._columns)
         s, t = lane // self._columns - _MARGIN, lane % self._columns - 1
         i = s - 2 * t
         self._valid = (t >= 0) & (i >= 0) & (i < height) & (s < self._rows)
@@ -268,45 +296,44 @@ class Wavefront:
         ]
         self._references = [(reference * float(UNIT)).reshape(-1) for reference in padded]
         rows, columns = height + 2 * _PAD, width + 2 * _PAD
-        self._reference_origin = (((t + 1) * rows + i + _PAD) * columns + _PAD - 2 * i - 4 * t)[
-            self._valid_lanes
-        ]
+        origin = ((t + 1) * rows + i + _PAD) * columns + _PAD - 2 * i - 4 * t
+        self._reference_origin = origin[self._valid_lanes]
         self._reference_taps = [
             (r, (t * rows + i) * columns + j) for r, (t, i, j) in predictor.reference_taps
         ]
-        self._adaptive = adaptive
-        beside = _BESIDE if adaptive == LONG_FILTERS else ()
-        values, errors = ADAPTIVE_VALUES + beside, ADAPTIVE_ERRORS + beside
-        inputs = len(values) + len(errors)
 
-        self._x = np.full((_RING, lanes), float(border * UNIT))  # values, [plane % _RING, lane]
-        self._e = np.zeros((_RING, lanes))  # errors of their predictions
-        self._w = np.zeros((inputs, lanes), np.int32)  # filters
+    def _allocate(self, border: int, predictor: Predictor) -> None:
+        """The state of the prediction, and arrays for intermediate results."""
+        extra = _LONG_TAPS if self._adaptive == LONG_FILTERS else ()
+        values, errors = ADAPTIVE_VALUES + extra, ADAPTIVE_ERRORS + extra
+        inputs, lanes = len(values) + len(errors), len(self._valid)
+        # Values and the errors of their predictions, [front % _RING, lane]; filters.
+        self._x = np.full((_RING, lanes), float(border * UNIT))
+        self._e = np.zeros((_RING, lanes))
+        self._w = np.zeros((inputs, lanes), np.int32)
 
-        def places(taps: tuple[Tap, ...]) -> list[tuple[int, int]]:
-            """(planes back, lanes on) of neighbours."""
+        def offsets(taps: tuple[Tap, ...]) -> list[tuple[int, int]]:
+            """(fronts back, lanes on) of neighbours."""
             return [(-(4 * t + 2 * i + j), (2 * t + i) * self._columns + t) for t, i, j in taps]
 
-        self._taps = places(predictor.taps)
-        self._errors = places(ERRORS)
-        self._gradients = [(*places((p,)), *places((q,))) for p, q in GRADIENTS]
-        self._adaptive_values = places(values)
-        self._adaptive_errors = places(errors)
+        self._taps = offsets(predictor.taps)
+        self._errors = offsets(ERRORS)
+        self._gradients = [(*offsets((p,)), *offsets((q,))) for p, q in GRADIENTS]
+        self._adaptive_values = offsets(values)
+        self._adaptive_errors = offsets(errors)
         self._needs_slice = np.flatnonzero([t < 0 for t, _, _ in values + errors])
-        self._coefficients = predictor.coefficients.astype(np.float64)
-        self._scale_weights = scale_weights
 
-        most = self._columns * min(self._rows, (width + 1) // 2)
-        self._neighbours = np.zeros((len(self._taps) + len(self._reference_taps), most))
-        self._features = np.empty((FEATURES, most))
-        self._quotients = np.empty((inputs, most))
-        self._inputs = np.empty((inputs, most), np.int32)
-        self._blend = np.empty((inputs, most), np.int32)
-        self._products = np.empty((inputs, most), np.int32)
+        size = self._columns * min(self._rows, (self._width + 1) // 2)
+        self._neighbours = np.zeros((len(self._taps) + len(self._reference_taps), size))
+        self._features = np.empty((FEATURES, size))
+        self._quotients = np.empty((inputs, size))
+        self._inputs = np.empty((inputs, size), np.int32)
+        self._blend = np.empty((inputs, size), np.int32)
+        self._products = np.empty((inputs, size), np.int32)
 
-    def planes(self) -> Iterator[Plane]:
-        """Each plane in turn; `put` its values before the next is asked for."""
-        for n in range(self._planes):
+    def fronts(self) -> Iterator[Front]:
+        """Each front in turn; `put` its values before the next is asked for."""
+        for n in range(self._front_count):
             first = max(0, (n - self._width + 2) // 2)
             last = min(n // 2, self._rows - 1)
             a, b = (first + _MARGIN) * self._columns, (last + 1 + _MARGIN) * self._columns
@@ -319,8 +346,10 @@ class Wavefront:
             known = self._valid_lanes.searchsorted((a, b))
             lanes = self._valid_lanes[known[0] : known[1]] - a
 
-            beside = self._reference_origin[known[0] : known[1]] + n if self._references else None
-            prediction = self._predict(n, a, b, lanes, beside)
+            positions = (
+                self._reference_origin[known[0] : known[1]] + n if self._references else None
+            )
+            prediction = self._predict(n, a, b, lanes, positions)
             scale = self._scale(n, a, b)
             if self._adaptive:
                 prediction = self._adapt(n, a, b, prediction, scale)
@@ -329,23 +358,23 @@ class Wavefront:
             nearest = np.floor((predicted + UNIT // 2) * (1 / UNIT))
             fraction = predicted - nearest * UNIT
             negative = fraction < 0
-            bucket = _octaves(around)
+            context = _octaves(around)
             ratio = _octaves(predicted + 1)
-            ratio -= bucket
+            ratio -= context
             ratio -= MIN_RATIO
             np.maximum(ratio, 0, out=ratio)
             np.minimum(ratio, LEVEL_LIMITS[-1] - MIN_RATIO, out=ratio)
-            context = VARIANT_CONTEXTS[negative.view(np.int8), ratio]
-            bucket *= UNIT
-            context += bucket
-            context += np.abs(fraction).astype(np.int64)
+            state = VARIANT_STATES[negative.view(np.int8), ratio]
+            context *= UNIT
+            state += context
+            state += np.abs(fraction).astype(np.int64)
             voxels = self._origin[known[0] : known[1]] + n
-            yield Plane(voxels, context, nearest, np.where(negative, -1.0, 1.0))
+            yield Front(voxels, state, nearest, np.where(negative, -1.0, 1.0))
             if starting:
                 self._pad_next_rows(n)
 
     def put(self, values: Float) -> None:
-        """The values [m] of the plane, in its order."""
+        """The values [m] of the front, in its order."""
         n, active, lanes, prediction, scale = self._pending
         a, b = active.start, active.stop
         above = slice(a - self._columns, b - self._columns)
@@ -361,7 +390,7 @@ class Wavefront:
             self._learn(a, b, e * self._valid[a:b], scale)
 
     def _keep_padding(self, n: int, a: int, b: int) -> None:
-        """Beyond its ends a row goes on with the value it had on the plane before."""
+        """Beyond its ends a row goes on with the value it had on the front before."""
         if n == 0:
             return
         reach = _REACH * self._columns
@@ -370,7 +399,7 @@ class Wavefront:
             self._e[n % _RING, lanes] = self._e[(n - 1) % _RING, lanes]
 
     def _pad_next_rows(self, n: int) -> None:
-        """Left of the rows that start two planes on: the first value of the row above."""
+        """Left of the rows that start two fronts on: the first value of the row above."""
         starting = (n // 2 + _MARGIN) * self._columns
         rows = slice(starting, starting + self._columns)
         below = slice(starting + self._columns, starting + 2 * self._columns)
@@ -378,18 +407,18 @@ class Wavefront:
         self._e[:, below] = self._e[n % _RING, rows]
 
     def _predict(
-        self, n: int, a: int, b: int, voxels: NDArray[np.intp], beside: NDArray[np.intp] | None
+        self, n: int, a: int, b: int, voxels: NDArray[np.intp], positions: NDArray[np.intp] | None
     ) -> Float:
         """Least squares, in 16ths, within the range of the values.
 
-        voxels: the lanes, from a on, that hold one; beside: where these stand in the references.
+        voxels: the lanes, from a on, that hold one; positions: of these in the references.
         """
         neighbours = self._neighbours[:, : b - a]
         for k, (back, on) in enumerate(self._taps):
             neighbours[k] = self._x[(n - back) % _RING, a + on : b + on]
-        if beside is not None:
+        if positions is not None:
             for k, (r, on) in enumerate(self._reference_taps, len(self._taps)):
-                neighbours[k, voxels] = self._references[r].take(beside + on)
+                neighbours[k, voxels] = self._references[r].take(positions + on)
         total: Float = self._coefficients[-1] @ neighbours
         for stage in range(min(self._slices, STAGES - 1)):
             lanes = slice(stage + 1, None, self._columns)
@@ -420,7 +449,7 @@ class Wavefront:
         return scale
 
     def _start_filters(self, n: int) -> None:
-        """A row starts with the filter of the row above, the first row of a slice with the slice before's."""
+        """A row starts with the filter of the row above, the first one of a slice before."""
         starting = (n // 2 + _MARGIN) * self._columns
         self._w[:, starting : starting + self._columns] = self._w[
             :, starting - self._columns : starting
@@ -488,7 +517,7 @@ class Wavefront:
         self._stand_in(a, b)
 
     def _stand_in(self, a: int, b: int) -> None:
-        """Before the first slice a row stands beside the row above it."""
+        """Before the first slice a row stands positions the row above it."""
         back = 2 * self._columns
         self._w[:, a - back : b - back : self._columns] = self._w[
             :, a + 1 - self._columns : b - self._columns : self._columns
@@ -496,7 +525,7 @@ class Wavefront:
 
 
 def _octaves(values: Float) -> NDArray[np.int64]:
-    """Quarter octaves of integers from 1 on: 4 l + (4 v / 2**l mod 4), where 2**l is the largest power up to v."""
+    """Quarter octaves of integers v from 1 on: 4 l + (4 v / 2**l mod 4), 2**l the largest <= v."""
     octaves: NDArray[np.int64] = (values.view(np.int64) >> 50) - (1023 << 2)
     return octaves
 

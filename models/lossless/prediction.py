@@ -8,22 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import vectorized as whole
-from .fronts import NO_FILTERS, UNIT, Wavefront, shipped
+from . import vectorized
+from .fronts import NO_FILTERS, UNIT, FrontModel, FrontPredictor, shipped
 from .side_info import Side
 
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """A slab [K, H, W] after prediction, in the order of its planes."""
+    """A slab [K, H, W] after prediction, in the order of its fronts."""
 
-    context: NDArray[np.int16]  # [voxels]
-    error: NDArray[np.int32]  # [voxels], in steps of 2 * max_error + 1
-    sizes: list[int]  # voxels of each plane
+    state: NDArray[np.int16]  # [voxels], see `fronts.Front`.
+    error: NDArray[np.int32]  # [voxels], in steps of 2 * max_error + 1.
+    sizes: list[int]  # The voxels of each front.
     decoded: NDArray[np.int32]  # [K, H, W]
-    shift: NDArray[
-        np.int64
-    ]  # [voxels], from the centre to the integer next to the prediction, as errors are coded
+    # [voxels], from the centre to the integer next to the prediction, with the sign of the errors.
+    shift: NDArray[np.int64]
 
 
 def predict(
@@ -34,65 +33,60 @@ def predict(
     *,
     centre: NDArray[np.int32] | None = None,
 ) -> Predicted:
-    """Contexts and errors of a slab [K, H, W]; of `side` all but its kinds is used. centre: the shift from it is told too."""
+    """Contexts and errors of a slab [K, H, W]; all of `side` but its distributions is used.
+
+    centre: a known array from which the shift is returned, too.
+    """
     if side.filters == NO_FILTERS and max_error == 0 and centre is None:
-        contexts, errors = whole.contexts(
-            slab, side.largest, side.border, side.predictor, references
-        )
-        order, counts = whole.plane_order((slab.shape[0], slab.shape[1], slab.shape[2]))
-        return Predicted(
-            contexts.reshape(-1)[order],
-            errors.reshape(-1)[order],
-            counts,
-            slab,
-            np.zeros(0, np.int64),
-        )
+        return _predict_vectorized(slab, side, references)
     flat = slab.reshape(-1)
-    context, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
+    state, error = np.empty(flat.size, np.int16), np.empty(flat.size, np.int32)
     centres = None if centre is None else centre.reshape(-1)
     shift = np.zeros(0 if centre is None else flat.size, np.int64)
     decoded = slab if max_error == 0 else np.empty_like(flat)
     sizes: list[int] = []
     start = 0
     step = 2 * max_error + 1
-    wavefront = _wavefront(slab.shape, side, references)
-    for plane in wavefront.planes():
-        values = flat[plane.voxels].astype(np.float64)
+    walk = front_predictor(slab.shape, side, references)
+    for front in walk.fronts():
+        values = flat[front.voxels].astype(np.float64)
         end = start + values.size
-        context[start:end] = plane.context
+        state[start:end] = front.state
         if centres is not None:
-            shift[start:end] = (plane.nearest - centres[plane.voxels]) * plane.sign
+            shift[start:end] = (front.nearest - centres[front.voxels]) * front.sign
         if max_error == 0:
-            error[start:end] = (values - plane.nearest) * plane.sign
+            error[start:end] = (values - front.nearest) * front.sign
         else:
-            nearest = _snapped(plane.nearest, side, max_error)
+            nearest = snapped(front.nearest, side, max_error)
             steps = np.floor((values - nearest + (max_error + 0.5)) * (1 / step))
-            error[start:end] = steps * plane.sign
+            error[start:end] = steps * front.sign
             values = np.clip(nearest + steps * step, 0, side.largest)
-            decoded[plane.voxels] = values
-        wavefront.put(values)
+            decoded[front.voxels] = values
+        walk.put(values)
         sizes.append(end - start)
         start = end
     if max_error:
-        context &= ~(UNIT - 1)
-    return Predicted(context, error, sizes, decoded.reshape(slab.shape), shift)
+        state &= ~(UNIT - 1)
+    return Predicted(state, error, sizes, decoded.reshape(slab.shape), shift)
 
 
-def _wavefront(
+def _predict_vectorized(
+    slab: NDArray[np.int32], side: Side, references: Sequence[NDArray[np.int32]]
+) -> Predicted:
+    states, errors = vectorized.states(slab, side.largest, side.border, side.predictor, references)
+    order, counts = vectorized.front_order((slab.shape[0], slab.shape[1], slab.shape[2]))
+    no_shift = np.zeros(0, np.int64)
+    return Predicted(states.reshape(-1)[order], errors.reshape(-1)[order], counts, slab, no_shift)
+
+
+def front_predictor(
     shape: tuple[int, ...], side: Side, references: Sequence[NDArray[np.int32]]
-) -> Wavefront:
+) -> FrontPredictor:
     slices, height, width = shape
-    return Wavefront(
-        (slices, height, width),
-        side.largest,
-        side.border,
-        side.predictor,
-        shipped().scale_weights,
-        references,
-        adaptive=side.filters,
-    )
+    model = FrontModel(side.predictor, shipped().scale_weights, side.filters)
+    return FrontPredictor((slices, height, width), side.largest, side.border, model, references)
 
 
-def _snapped(nearest: NDArray[np.float64], side: Side, max_error: int) -> NDArray[np.float64]:
-    """With a bound, predictions that the least value would do for as well are taken for it: it stays exact."""
+def snapped(nearest: NDArray[np.float64], side: Side, max_error: int) -> NDArray[np.float64]:
+    """Predictions, those within the bound of the least value replaced by it: it stays exact."""
     return np.where(nearest <= max_error, 0.0, nearest) if side.snap else nearest

@@ -1,7 +1,8 @@
-"""Prediction of a whole slab at once, for an encoder without filters and bound: it knows every voxel already.
+"""Vectorized prediction of a slab, for an encoder without filters and bound: it knows all voxels.
 
-The contexts and errors of `wavefront` in a fraction of its time: slice by slice, some rows at a time, in 32-bit integers
-where the values allow it. format/predictive.md has the names (X, E, P, S, N) and what lies beyond the slab.
+The states and errors of `fronts` in a fraction of the time: slice by slice, some rows at a time, in
+32-bit integers where the values allow it. format/predictive.md has the names (X, E, P, S, N) and
+the values beyond the slab.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .fronts import (
     SCALE_BITS,
     STAGES,
     UNIT,
-    VARIANT_CONTEXTS,
+    VARIANT_STATES,
     Predictor,
     Tap,
     shipped,
@@ -31,30 +32,29 @@ from .fronts import (
 
 Integers = NDArray[Any]
 
-_AT_ONCE = 1 << 13  # voxels in work: what is made of them stays in the cache
-_BESIDE = max(
-    max(abs(i), abs(j)) for _, i, j in CANDIDATES
-)  # columns around a slice, and rows above it
+# Voxels that are worked on at once: intermediate arrays stay in the cache.
+_AT_ONCE = 1 << 13
+# Columns around a slice, and rows above it.
+_MARGIN = max(max(abs(i), abs(j)) for _, i, j in CANDIDATES)
+# Rows below a slice.
 _BELOW = max(i for _, i, _ in CANDIDATES) + 2
-_BEFORE = 2  # slices
-_WEST, _NORTH, _NORTH_EAST = (
-    (0, -1),
-    (-1, 0),
-    (-1, 1),
-)  # from a voxel to the one that it is compared with
+# Slices before the slab.
+_BEFORE = 2
+# Offsets from a voxel to the one that it is compared with.
+_WEST, _NORTH, _NORTH_EAST = (0, -1), (-1, 0), (-1, 1)
 _UNIT_BITS = UNIT.bit_length() - 1
 
 
 class _Term(NamedTuple):
-    """Of a sum: the values of an array [rows * columns], so many places on, times a number."""
+    """One term of a weighted sum: factor * values[i + shift], values [rows * columns]."""
 
     values: Integers
-    on: int
+    shift: int
     factor: int
 
 
 class _Slice(NamedTuple):
-    """What scales are made of, all without sign [rows * columns]: errors, differences from neighbours."""
+    """The features of scales: absolute errors and differences from neighbours, [rows * columns]."""
 
     error: Integers
     west: Integers
@@ -73,55 +73,44 @@ class _Slice(NamedTuple):
         return cls(errors.reshape(-1), *steps)
 
     def step(self, one: Tap, other: Tap) -> tuple[Integers, Tap]:
-        """|difference| of two neighbours in a slice: where it is kept, and at which of them."""
-        for values, beside in (
+        """abs(difference) of two neighbours in a slice: its array, and at which of them it is."""
+        for values, neighbours in (
             (self.west, _WEST),
             (self.north, _NORTH),
             (self.north_east, _NORTH_EAST),
         ):
             for first, second in ((one, other), (other, one)):
-                if (second[1] - first[1], second[2] - first[2]) == beside:
+                if (second[1] - first[1], second[2] - first[2]) == neighbours:
                     return values, first
         raise AssertionError(f"{one} and {other} are no neighbours")
 
 
-def contexts(
+def states(
     slab: NDArray[np.int32],
     top: int,
     border: int,
     predictor: Predictor,
     references: Sequence[NDArray[np.int32]],
 ) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
-    """[K, H, W] each: the contexts of the voxels, and their errors as they are coded; see `wavefront.Plane`.
+    """The states of the voxels and their errors as they are coded, [K, H, W]; see `fronts.Front`.
 
     slab: 0 ... top; border: the value beyond it; references: of its shape, in the same range.
     """
     slices, height, width = slab.shape
     weights = shipped().scale_weights.astype(int).tolist()
-    most = max(
-        int(np.abs(predictor.coefficients).sum(axis=1).max()),
-        UNIT * max(sum(map(abs, row)) for row in weights),
-    )
-    dtype = np.int32 if (top + 1) * most + (1 << SCALE_BITS) < 1 << 31 else np.int64  # of sums
-    columns = width + 2 * _BESIDE
-    x = np.full((_BEFORE + slices, _BESIDE + height + _BELOW, columns), border, dtype)
-    x[_BEFORE:, _BESIDE : _BESIDE + height, _BESIDE : _BESIDE + width] = slab
+    dtype = _sum_type(top, predictor, weights)
+    columns = width + 2 * _MARGIN
+    x = np.full((_BEFORE + slices, _MARGIN + height + _BELOW, columns), border, dtype)
+    x[_BEFORE:, _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width] = slab
     _continue(x[_BEFORE:], height, width)
-    edges = (_BEFORE, 1), (_BESIDE, _BELOW), (_BESIDE, _BESIDE)
-    beside = [np.pad(reference.astype(dtype), edges, mode="edge") for reference in references]
-    context, error = np.empty(slab.shape, np.int16), np.empty(slab.shape, np.int32)
+    edges = (_BEFORE, 1), (_MARGIN, _BELOW), (_MARGIN, _MARGIN)
+    padded = [np.pad(reference.astype(dtype), edges, mode="edge") for reference in references]
+    state, error = np.empty(slab.shape, np.int16), np.empty(slab.shape, np.int32)
     before = _Slice.of(x[_BEFORE - 1], np.zeros_like(x[0]))
-    inside = slice(_BESIDE, _BESIDE + height), slice(_BESIDE, _BESIDE + width)
+    inside = slice(_MARGIN, _MARGIN + height), slice(_MARGIN, _MARGIN + width)
     prediction = np.empty((height, width), dtype)
     for t in range(slices):
-        coefficients = predictor.coefficients[min(t, STAGES - 1)].tolist()
-        known = [(x[t + _BEFORE + dt], i, j) for dt, i, j in predictor.taps]
-        known += [(beside[r][t + _BEFORE + dt], i, j) for r, (dt, i, j) in predictor.reference_taps]
-        terms = [
-            _Term(values.reshape(-1), i * columns + j, c)
-            for (values, i, j), c in zip(known, coefficients, strict=True)
-            if c
-        ]
+        terms = _prediction_terms(predictor, t, x, padded)
         bits = COEFFICIENT_BITS - _UNIT_BITS
         for rows in _rows(height, columns):
             total = _sum(terms, rows, columns, 1 << (bits - 1), dtype)
@@ -137,17 +126,44 @@ def contexts(
             scale = _sum(terms, rows, columns, 1 << SCALE_BITS, dtype)
             scale >>= SCALE_BITS
             scale = np.ascontiguousarray(scale.reshape(-1, columns)[:, :width])
-            context[t, rows], error[t, rows] = _coded(scale, prediction[rows], slab[t, rows])
+            state[t, rows], error[t, rows] = _coded(scale, prediction[rows], slab[t, rows])
         before = now
-    return context, error
+    return state, error
+
+
+def _sum_type(top: int, predictor: Predictor, weights: list[list[int]]) -> Any:
+    """The type that holds the sums of predictions and scales."""
+    largest = max(
+        int(np.abs(predictor.coefficients).sum(axis=1).max()),
+        UNIT * max(sum(map(abs, row)) for row in weights),
+    )
+    return np.int32 if (top + 1) * largest + (1 << SCALE_BITS) < 1 << 31 else np.int64
+
+
+def _prediction_terms(
+    predictor: Predictor, t: int, x: Integers, references: list[Integers]
+) -> list[_Term]:
+    """The terms of the least-squares prediction in slice t of padded slabs."""
+    columns = x.shape[-1]
+    coefficients = predictor.coefficients[min(t, STAGES - 1)].tolist()
+    known = [(x[t + _BEFORE + dt], i, j) for dt, i, j in predictor.taps]
+    known += [(references[r][t + _BEFORE + dt], i, j) for r, (dt, i, j) in predictor.reference_taps]
+    return [
+        _Term(values.reshape(-1), i * columns + j, c)
+        for (values, i, j), c in zip(known, coefficients, strict=True)
+        if c
+    ]
 
 
 def _continue(values: Integers, height: int, width: int) -> None:
-    """Right of slices [n, rows, columns] and below them are their last voxels, left of a row the first one of the row above."""
-    left, right, bottom = _BESIDE, _BESIDE + width, _BESIDE + height
+    """Fill the margins of slices [n, rows, columns].
+
+    Right of them and below them are their last voxels, left of a row the first of the row above.
+    """
+    left, right, bottom = _MARGIN, _MARGIN + width, _MARGIN + height
     values[:, bottom:, left:right] = values[:, bottom - 1 : bottom, left:right]
-    values[:, _BESIDE:, right:] = values[:, _BESIDE:, right - 1 : right]
-    values[:, _BESIDE + 1 :, :left] = values[:, _BESIDE:-1, left : left + 1]
+    values[:, _MARGIN:, right:] = values[:, _MARGIN:, right - 1 : right]
+    values[:, _MARGIN + 1 :, :left] = values[:, _MARGIN:-1, left : left + 1]
 
 
 def _rows(height: int, columns: int) -> list[slice]:
@@ -168,12 +184,12 @@ def _features(now: _Slice, before: _Slice, weights: list[int], columns: int) -> 
 
 
 def _sum(terms: list[_Term], rows: slice, columns: int, start: int, dtype: Any) -> Integers:
-    """`start` and the terms, of all columns from the first voxel of the first row on [rows * columns]."""
-    first = (_BESIDE + rows.start) * columns + _BESIDE
+    """`start` plus the terms, for all columns from the first voxel on, [rows * columns]."""
+    first = (_MARGIN + rows.start) * columns + _MARGIN
     size = (rows.stop - rows.start) * columns
     total, product = np.full(size, start, dtype), np.empty(size, dtype)
-    for values, on, factor in terms:
-        np.multiply(values[first + on : first + on + size], factor, out=product)
+    for values, shift, factor in terms:
+        np.multiply(values[first + shift : first + shift + size], factor, out=product)
         total += product
     return total
 
@@ -185,38 +201,38 @@ def _coded(
     nearest = (prediction + UNIT // 2) >> _UNIT_BITS
     fraction = prediction - (nearest << _UNIT_BITS)
     mirrored = fraction >> 31  # -1 where the prediction is below the nearest integer, else 0
-    bucket = _octaves(scale)
+    context = _octaves(scale)
     ratio = _octaves(prediction + 1)
-    ratio -= bucket
+    ratio -= context
     np.clip(ratio - MIN_RATIO, 0, LEVEL_LIMITS[-1] - MIN_RATIO, out=ratio)
-    ratio -= mirrored * VARIANT_CONTEXTS.shape[1]
-    context = VARIANT_CONTEXTS.astype(scale.dtype).reshape(-1)[ratio]
-    context += bucket << _UNIT_BITS
-    context += (fraction ^ mirrored) - mirrored
+    ratio -= mirrored * VARIANT_STATES.shape[1]
+    state = VARIANT_STATES.astype(scale.dtype).reshape(-1)[ratio]
+    state += context << _UNIT_BITS
+    state += (fraction ^ mirrored) - mirrored
     error = x - nearest
     error ^= mirrored
     error -= mirrored
-    return context, error
+    return state, error
 
 
 def _octaves(values: Integers) -> Integers:
-    """As `wavefront` has them; 32-bit integers are below 2**24 here, which a float of 32 bits holds."""
+    """As in `fronts`; 32-bit integers are below 2**24 here, which a float of 32 bits holds."""
     if values.dtype == np.int32:
         return (values.astype(np.float32).view(np.int32) >> 21) - (127 << 2)
     return (values.astype(np.float64).view(np.int64) >> 50) - (1023 << 2)
 
 
-def plane_order(shape: tuple[int, int, int]) -> tuple[NDArray[np.intp], list[int]]:
-    """Where the voxels of a slab [K, H, W] are that are coded one after another, and how many each plane has."""
+def front_order(shape: tuple[int, int, int]) -> tuple[NDArray[np.intp], list[int]]:
+    """Positions of the voxels of a slab [K, H, W] in coding order, and the sizes of the fronts."""
     slices, height, width = shape
     t, i = (axis.reshape(-1) for axis in np.indices((slices, height)))
     lanes = np.lexsort((t, i + 2 * t))
-    begins = (4 * t + 2 * i)[lanes]  # planes, in ascending order
+    begins = (4 * t + 2 * i)[lanes]  # fronts, in ascending order
     origin = ((t * height + i) * width - 4 * t - 2 * i)[lanes]
-    planes = np.arange(int(begins[-1]) + width)
-    first, stop = begins.searchsorted(planes - width, "right"), begins.searchsorted(planes, "right")
+    fronts = np.arange(int(begins[-1]) + width)
+    first, stop = begins.searchsorted(fronts - width, "right"), begins.searchsorted(fronts, "right")
     order, end = np.empty(math.prod(shape), np.intp), 0
-    for n, a, b in zip(planes.tolist(), first.tolist(), stop.tolist(), strict=True):
+    for n, a, b in zip(fronts.tolist(), first.tolist(), stop.tolist(), strict=True):
         np.add(origin[a:b], n, out=order[end : end + b - a])
         end += b - a
     sizes = stop - first

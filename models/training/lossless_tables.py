@@ -3,7 +3,7 @@ DATA_DIR``.
 
 Probability tables come from formulas; the weights of the local scale and the predictor of small
 slabs are fitted to the scans of DATA_DIR/train. What a stream decodes to depends on every number of
-the file, so its digest, which is printed, stands in `wavefront`.
+the file, so its digest, which is printed, stands in `fronts`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.symbols import normalised
 from mricodec.models.lossless import encoder_search as lossless_fit
-from mricodec.models.lossless import fronts as wavefront
+from mricodec.models.lossless import fronts
 from mricodec.models.lossless.fronts import (
     FEATURES,
     FINE,
     FIRST_FINE,
     FRACTIONS,
     GRADIENTS,
-    HEAD_MAX,
     NODES,
     OCTAVE,
     SCALE_BITS,
     SPIKES,
     STAGES,
+    TOKEN_MAX,
     UNIT,
     WEIGHTS,
     Float,
-    Plane,
+    Front,
+    FrontModel,
+    FrontPredictor,
     Predictor,
     Tap,
-    Wavefront,
 )
 
 SLICES, SIDE = 12, 192  # of a scan, from its middle
@@ -52,7 +53,7 @@ def main(data: Path) -> None:
     from safetensors.numpy import save_file
 
     slabs = list(_slabs(data / "train"))
-    errors = len(wavefront.ERRORS)
+    errors = len(fronts.ERRORS)
     scale_weights = np.zeros((2, FEATURES))
     scale_weights[:, :errors] = 0.6 / errors
     scale_weights[:, errors:] = 0.1 / len(GRADIENTS)
@@ -63,7 +64,7 @@ def main(data: Path) -> None:
         {
             "tables.voxel": voxel_tables(),
             "tables.byte": byte_table(),
-            "tables.place": places(),
+            "tables.place": nodes(),
             "scale.weights": scale_weights.astype(np.int32),
             "predictor.taps": np.array(SMALL_TAPS, np.int32),
             "predictor.coefficients": small_predictor(slabs).coefficients,
@@ -84,19 +85,19 @@ def _slabs(folder: Path) -> Iterator[NDArray[np.int32]]:
         while voxels.ndim > 3:
             voxels = voxels[0]
         middle = tuple(
-            slice(max(0, (n - most) // 2), max(0, (n - most) // 2) + most)
-            for n, most in zip(voxels.shape, (SLICES, SIDE, SIDE), strict=True)
+            slice(max(0, (n - size) // 2), max(0, (n - size) // 2) + size)
+            for n, size in zip(voxels.shape, (SLICES, SIDE, SIDE), strict=True)
         )
         part = voxels[middle].astype(np.int32)
         yield part - part.min()
 
 
 def voxel_tables() -> NDArray[np.uint32]:
-    """[ROWS, 2 HEAD_MAX + 2]: row 0, which is never used, then the rows of
-    `lossless.index_of_kind`.
+    """[ROWS, 2 TOKEN_MAX + 2]: row 0, which is never used, then the rows of
+    `tables.index_of_distribution`.
     """
     rows = [
-        normalised(np.ones(2 * HEAD_MAX + 2)),
+        normalised(np.ones(2 * TOKEN_MAX + 2)),
         *(_spike(2.0 ** -(4 + 2 * n)) for n in range(SPIKES)),
     ]
     distance = np.arange(UNIT // 2 + 1)
@@ -108,12 +109,12 @@ def voxel_tables() -> NDArray[np.uint32]:
     return np.stack(rows)
 
 
-def places() -> NDArray[np.int8]:
-    """[ROWS, 2 HEAD_MAX + 1]: the node of a tilt for each value of a row: its distance from the
+def nodes() -> NDArray[np.int8]:
+    """[ROWS, 2 TOKEN_MAX + 1]: the node of a skew for each value of a row: its distance from the
     prediction, in quarters of the scale, rounded, between -16 and 16, and 16 more. Rows without a
     scale have node 16 throughout.
     """
-    value = np.arange(-HEAD_MAX, HEAD_MAX + 1)
+    value = np.arange(-TOKEN_MAX, TOKEN_MAX + 1)
     distance = np.arange(UNIT // 2 + 1)
     fraction = distance * FRACTIONS // distance.size
     rows = [0 * value] * FIRST_FINE
@@ -121,8 +122,8 @@ def places() -> NDArray[np.int8]:
         scale = 2.0 ** (n / OCTAVE - 3)
         rows += [(value - distance[fraction == f].mean() / UNIT) / scale for f in range(FRACTIONS)]
     rows += [(value - distance.mean() / UNIT) / 2.0 ** (n / OCTAVE + 2) for n in range(OCTAVE)]
-    most = NODES // 2
-    return (np.clip(np.rint(4 * np.stack(rows)), -most, most) + most).astype(np.int8)
+    last = NODES // 2
+    return (np.clip(np.rint(4 * np.stack(rows)), -last, last) + last).astype(np.int8)
 
 
 def byte_table() -> NDArray[np.uint32]:
@@ -132,10 +133,10 @@ def byte_table() -> NDArray[np.uint32]:
 
 def _spike(other: float) -> NDArray[np.uint32]:
     """0 but for a probability `other`, half of which is small values, half escapes."""
-    size = np.abs(np.arange(-HEAD_MAX, HEAD_MAX + 1)).astype(np.float64)
-    size[HEAD_MAX] = np.inf
+    size = np.abs(np.arange(-TOKEN_MAX, TOKEN_MAX + 1)).astype(np.float64)
+    size[TOKEN_MAX] = np.inf
     values = other / 2 / size / (1 / size).sum()
-    values[HEAD_MAX] = 1 - other
+    values[TOKEN_MAX] = 1 - other
     return normalised(np.append(values, other / 2))
 
 
@@ -150,7 +151,7 @@ def _discretised(scale: float, distances: Float) -> NDArray[np.uint32]:
         cumulative: Float = near * (63 / 64) + far / 64
         return cumulative
 
-    edges = np.arange(-HEAD_MAX, HEAD_MAX + 2) - 0.5
+    edges = np.arange(-TOKEN_MAX, TOKEN_MAX + 2) - 0.5
     values = np.mean([np.diff(below(edges - d)) for d in distances], axis=0)
     return normalised(np.append(values, max(1 - values.sum(), 0.0)))
 
@@ -173,27 +174,30 @@ def small_predictor(slabs: Iterable[NDArray[np.int32]]) -> Predictor:
     return Predictor(SMALL_TAPS, lossless_fit.whole_coefficients(coefficients))
 
 
-class _Recorder(Wavefront):
+class _Recorder(FrontPredictor):
     """Keeps the features and errors of some voxels, by whether they are in the first slice."""
 
     def __init__(self, slab: NDArray[np.int32], predictor: Predictor, scale_weights: Float) -> None:
         shape = (slab.shape[0], slab.shape[1], slab.shape[2])
         super().__init__(
-            shape, int(slab.max()), lossless_fit.choose_border(slab), predictor, scale_weights
+            shape,
+            int(slab.max()),
+            lossless_fit.choose_border(slab),
+            FrontModel(predictor, scale_weights),
         )
         self.kept: list[Float] = []
         flat = slab.reshape(-1)
-        for plane in self.planes():
+        for front in self.fronts():
             self._record(
-                plane, flat[plane.voxels].astype(np.float64), height=slab.shape[1] * slab.shape[2]
+                front, flat[front.voxels].astype(np.float64), height=slab.shape[1] * slab.shape[2]
             )
 
-    def _record(self, plane: Plane, values: Float, height: int) -> None:
+    def _record(self, front: Front, values: Float, height: int) -> None:
         features = self._features[:, self._pending.lanes]
         self.put(values)
         error = np.abs(values * UNIT - self._pending.prediction)
         self.kept.append(
-            np.concatenate([features, error[None], plane.voxels[None] < height])[:, ::4]
+            np.concatenate([features, error[None], front.voxels[None] < height])[:, ::4]
         )
 
 
@@ -203,7 +207,7 @@ def fit_scale_weights(slabs: Iterable[NDArray[np.int32]], scale_weights: Float) 
 
     scale_weights: those that the filters work with meanwhile.
     """
-    found: list[list[Float]] = [[], []]
+    by_stage: list[list[Float]] = [[], []]
     for slab in slabs:
         kept = np.concatenate(
             _Recorder(slab, lossless_fit.fit_predictor(slab), scale_weights).kept, axis=1
@@ -211,15 +215,15 @@ def fit_scale_weights(slabs: Iterable[NDArray[np.int32]], scale_weights: Float) 
         for later in (0, 1):
             chosen = kept[:-1, kept[-1] != later]
             features = np.concatenate([chosen[:-1], np.full((1, chosen.shape[1]), float(UNIT))])
-            found[later].append(_likeliest(features, chosen[-1])[:-1])
-    weights = np.array([np.mean(of_stage, axis=0) for of_stage in found])
+            by_stage[later].append(_likeliest(features, chosen[-1])[:-1])
+    weights = np.array([np.mean(of_stage, axis=0) for of_stage in by_stage])
     weights[0, [k for k, taps in enumerate(_feature_taps()) if taps[0][0] < 0]] = 0
     whole: Float = np.rint(weights * (1 << SCALE_BITS))
     return whole
 
 
 def _feature_taps() -> list[tuple[Tap, ...]]:
-    return [*((tap,) for tap in wavefront.ERRORS), *GRADIENTS]
+    return [*((tap,) for tap in fronts.ERRORS), *GRADIENTS]
 
 
 def _likeliest(features: Float, error: Float) -> Float:

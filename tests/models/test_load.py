@@ -1,4 +1,4 @@
-"""Models for researchers: CompressAI's conventions on real slices, and networks to train further."""
+"""Models for researchers: CompressAI's conventions on real slices, networks to train further."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ SLICE_CODERS = [name for name in models.names() if name != "default"]
 
 def volume(name: str) -> Tensor:
     """A real scan [K, H, W] in 0 ... 1."""
-    array = np.asarray(nibabel.load(DATA / name).dataobj).T.astype(np.float32)  # type: ignore[attr-defined]
+    image: Any = nibabel.load(DATA / name)  # type: ignore[attr-defined]
+    array = np.asarray(image.dataobj).T.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(array / array.max()))
 
 

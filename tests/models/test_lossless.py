@@ -13,7 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given as examples
+from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference_decoder import predictive
@@ -21,8 +22,7 @@ from reference_decoder import predictive
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.models.lossless import encoder_search as lossless_fit
-from mricodec.models.lossless import fronts as wavefront
-from mricodec.models.lossless import prediction, side_info, slab_coder
+from mricodec.models.lossless import fronts, prediction, side_info, slab_coder
 from mricodec.models.lossless import tables as table_rows
 from mricodec.models.training import lossless_tables
 
@@ -64,7 +64,7 @@ PATTERNS = st.sampled_from(["noise", "walk", "sparse", "few", "ramp"])
 
 
 @settings(max_examples=200, deadline=None)
-@given(
+@examples(
     SHAPES,
     st.integers(-(2**31), 2**31 - 2**24),
     st.integers(0, 2**24 - 1),
@@ -148,7 +148,8 @@ def test_values_with_gaps_are_packed() -> None:
 
 def test_real_scans_are_far_smaller_than_with_zstd(data_dir: Path) -> None:
     for path in sorted(data_dir.glob("*.nii.gz")):
-        voxels = np.asanyarray(nibabel.load(path).dataobj.get_unscaled()).T  # type: ignore[attr-defined]
+        image: Any = nibabel.load(path)  # type: ignore[attr-defined]
+        voxels = np.asanyarray(image.dataobj.get_unscaled()).T
         slab = voxels.reshape(-1, *voxels.shape[-2:])[:16].astype(np.int32)
         planes = slab.astype("<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
         assert len(restored(slab)) < 0.85 * len(zstandard.compress(planes, 19))
@@ -183,7 +184,7 @@ def test_what_cannot_be_coded_is_refused() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.binary(max_size=400), SHAPES)
+@examples(st.binary(max_size=400), SHAPES)
 def test_any_bytes_decode_to_something_or_are_a_format_error(
     data: bytes, shape: tuple[int, int, int]
 ) -> None:
@@ -209,11 +210,11 @@ def test_flipped_bits_decode_to_something_or_are_a_format_error() -> None:
 def reference_predictions(
     slab: NDArray[np.int32],
     border: int,
-    predictor: wavefront.Predictor,
+    predictor: fronts.Predictor,
     references: Sequence[NDArray[np.int32]] = (),
-    filters: int = wavefront.FILTERS,
+    filters: int = fronts.FILTERS,
 ) -> list[tuple[int, int, int, int]]:
-    """(voxel, context, nearest, sign) of the reference decoder, in the order of the stream."""
+    """(voxel, state, nearest, sign) of the reference decoder, in the order of the stream."""
     taps = predictive.Predictor(
         predictor.taps, predictor.coefficients.tolist(), predictor.reference_taps
     )
@@ -224,10 +225,22 @@ def reference_predictions(
         predictions = [model.predict(*voxel) for voxel in front]
         for voxel, p in zip(front, predictions, strict=True):
             model.learn(voxel, int(slab[voxel]), p)
-            context = (p.variant * 128 + p.context) * 16 + p.fraction
+            state = (p.variant * 128 + p.context) * 16 + p.fraction
             position = int(np.ravel_multi_index(voxel, shape))
-            result.append((position, context, p.nearest, p.sign))
+            result.append((position, state, p.nearest, p.sign))
     return result
+
+
+def predictions_of(
+    walk: fronts.FrontPredictor, slab: NDArray[np.int32]
+) -> list[tuple[int, int, int, int]]:
+    """The same of the model."""
+    predictions: list[tuple[int, int, int, int]] = []
+    for front in walk.fronts():
+        columns = (front.voxels, front.state, front.nearest, front.sign)
+        predictions += zip(*(column.astype(int).tolist() for column in columns), strict=True)
+        walk.put(slab.reshape(-1)[front.voxels].astype(np.float64))
+    return predictions
 
 
 def extreme(shape: tuple[int, int, int]) -> NDArray[np.int32]:
@@ -247,60 +260,53 @@ def test_predictions_are_those_of_the_format(make: Any, shape: tuple[int, int, i
     slab = make(shape)
     slab -= slab.min()
     random = np.random.default_rng(2)
-    taps = tuple(tap for tap in wavefront.CANDIDATES if random.random() < 0.5)
+    taps = tuple(tap for tap in fronts.CANDIDATES if random.random() < 0.5)
     coefficients = random.integers(-3000, 3000, (3, len(taps))).astype(np.int32)
     coefficients[:, 0] += 1 << 13
     for stage in range(3):
         coefficients[stage, [-t > stage for t, _, _ in taps]] = 0
-    for predictor in (wavefront.shipped().predictor, wavefront.Predictor(taps, coefficients)):
+    for predictor in (fronts.shipped().predictor, fronts.Predictor(taps, coefficients)):
         reference = reference_predictions(slab, 37, predictor)
-        walk = wavefront.Wavefront(
-            shape, int(slab.max()), 37, predictor, wavefront.shipped().scale_weights
-        )
-        found: list[tuple[int, int, int, int]] = []
-        for plane in walk.planes():
-            columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
-            found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
-            walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
-        assert sorted(voxel for voxel, _, _, _ in found) == list(range(slab.size))
-        assert found == reference
+        model = fronts.FrontModel(predictor, fronts.shipped().scale_weights)
+        walk = fronts.FrontPredictor(shape, int(slab.max()), 37, model)
+        predicted = predictions_of(walk, slab)
+        assert sorted(voxel for voxel, _, _, _ in predicted) == list(range(slab.size))
+        assert predicted == reference
 
 
 @pytest.mark.parametrize("make", [scan_like, extreme])
 @pytest.mark.parametrize(
     "shape", [(1, 9, 13), (2, 12, 10), (5, 70, 140), (4, 16, 1), (3, 1, 20), (6, 1, 1)]
 )
-def test_predictions_at_once_are_those_plane_by_plane(
+def test_vectorized_predictions_are_those_front_by_front(
     make: Any, shape: tuple[int, int, int]
 ) -> None:
     slab = make(shape)
     slab -= slab.min()
     references = [np.roll(slab, 1, axis=1)]
     random = np.random.default_rng(2)
-    beside = tuple((0, tap) for tap in wavefront.REFERENCE_CANDIDATES if random.random() < 0.6)
-    coefficients = random.integers(-900, 900, (3, len(wavefront.CANDIDATES) + len(beside))).astype(
-        np.int32
-    )
+    reference_taps = tuple((0, tap) for tap in fronts.REFERENCE_CANDIDATES if random.random() < 0.6)
+    coefficients = random.integers(
+        -900, 900, (3, len(fronts.CANDIDATES) + len(reference_taps))
+    ).astype(np.int32)
     for stage in range(3):
         coefficients[
-            stage, [-t > stage for t, _, _ in wavefront.CANDIDATES] + [False] * len(beside)
+            stage, [-t > stage for t, _, _ in fronts.CANDIDATES] + [False] * len(reference_taps)
         ] = 0
-    fitted = wavefront.Predictor(wavefront.CANDIDATES, coefficients, beside)
-    for predictor in (fitted, wavefront.shipped().predictor):
+    fitted = fronts.Predictor(fronts.CANDIDATES, coefficients, reference_taps)
+    for predictor in (fitted, fronts.shipped().predictor):
         side = side_info.Side(
-            0, int(slab.max()), border=37, filters=wavefront.NO_FILTERS, predictor=predictor
+            0, int(slab.max()), border=37, filters=fronts.NO_FILTERS, predictor=predictor
         )
         fast = prediction.predict(slab, side, 0, references)
         slow = prediction.predict(slab, side, 0, references, centre=slab)
         assert fast.sizes == [size for size in slow.sizes if size]
-        np.testing.assert_array_equal(fast.context, slow.context)
+        np.testing.assert_array_equal(fast.state, slow.state)
         np.testing.assert_array_equal(fast.error, slow.error)
 
 
-@pytest.mark.parametrize(
-    "filters", [wavefront.NO_FILTERS, wavefront.FILTERS, wavefront.LONG_FILTERS]
-)
-def test_predictions_beside_references_are_those_of_the_format(filters: int) -> None:
+@pytest.mark.parametrize("filters", [fronts.NO_FILTERS, fronts.FILTERS, fronts.LONG_FILTERS])
+def test_predictions_from_references_are_those_of_the_format(filters: int) -> None:
     shape = (4, 9, 11)
     slab = scan_like(shape)
     slab -= slab.min()
@@ -308,34 +314,28 @@ def test_predictions_beside_references_are_those_of_the_format(filters: int) -> 
         np.clip(slab + n - np.random.default_rng(n).integers(0, 9, shape), 0, None) for n in (1, 2)
     ]
     random = np.random.default_rng(2)
-    beside = tuple(
-        (r, tap) for r in (0, 1) for tap in wavefront.REFERENCE_CANDIDATES if random.random() < 0.6
+    reference_taps = tuple(
+        (r, tap) for r in (0, 1) for tap in fronts.REFERENCE_CANDIDATES if random.random() < 0.6
     )
-    taps = wavefront.CANDIDATES[:20]
-    coefficients = random.integers(-900, 900, (3, len(taps) + len(beside))).astype(np.int32)
-    predictor = wavefront.Predictor(taps, coefficients, beside)
-    weights = wavefront.shipped().scale_weights
-    walk = wavefront.Wavefront(
-        shape, int(slab.max()), 3, predictor, weights, references, adaptive=filters
-    )
-    found: list[tuple[int, int, int, int]] = []
-    for plane in walk.planes():
-        columns = (plane.voxels, plane.context, plane.nearest, plane.sign)
-        found += zip(*(column.astype(int).tolist() for column in columns), strict=True)
-        walk.put(slab.reshape(-1)[plane.voxels].astype(np.float64))
-    assert found == reference_predictions(slab, 3, predictor, references, filters)
+    taps = fronts.CANDIDATES[:20]
+    coefficients = random.integers(-900, 900, (3, len(taps) + len(reference_taps))).astype(np.int32)
+    predictor = fronts.Predictor(taps, coefficients, reference_taps)
+    model = fronts.FrontModel(predictor, fronts.shipped().scale_weights, filters)
+    walk = fronts.FrontPredictor(shape, int(slab.max()), 3, model, references)
+    reference = reference_predictions(slab, 3, predictor, references, filters)
+    assert predictions_of(walk, slab) == reference
 
 
 @settings(max_examples=60, deadline=None)
-@given(SHAPES, st.integers(0, 40), st.integers(0, 2), st.booleans(), st.integers(0, 9))
+@examples(SHAPES, st.integers(0, 40), st.integers(0, 2), st.booleans(), st.integers(0, 9))
 def test_every_slab_comes_back_within_its_bound(
-    shape: tuple[int, int, int], bound: int, beside: int, sparse: bool, seed: int
+    shape: tuple[int, int, int], bound: int, count: int, sparse: bool, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     slab = (random.normal(200, 40, shape) * ((random.random(shape) < 0.3) if sparse else 1)).astype(
         np.int32
     )
-    references = [(slab + random.integers(-9, 10, shape)).astype(np.int32) for _ in range(beside)]
+    references = [(slab + random.integers(-9, 10, shape)).astype(np.int32) for _ in range(count)]
     stream = EntropyEncoder()
     decoded = slab_coder.encode_slab(slab, stream, max_error=bound, references=references)
     assert (
@@ -351,7 +351,7 @@ def test_every_slab_comes_back_within_its_bound(
 
 
 @settings(max_examples=40, deadline=None)
-@given(SHAPES, st.integers(1, table_rows.MAX_WITHIN), st.integers(0, 9))
+@examples(SHAPES, st.integers(1, table_rows.MAX_WITHIN), st.integers(0, 9))
 def test_every_slab_comes_back_from_a_bounded_layer(
     shape: tuple[int, int, int], within: int, seed: int
 ) -> None:
@@ -364,22 +364,23 @@ def test_every_slab_comes_back_from_a_bounded_layer(
     assert (slab_coder.decode_slab(shape, reader, references=[layer], within=within) == slab).all()
 
 
-def test_tilted_tables_are_those_of_the_format() -> None:
-    tilts = np.random.default_rng(0).integers(-32, 33, (5, 33))
-    tilts[1] = 0
-    tables = table_rows.tilted_tables(tilts)
+def test_skewed_tables_are_those_of_the_format() -> None:
+    skews = np.random.default_rng(0).integers(-32, 33, (5, 33))
+    skews[1] = 0
+    tables = table_rows.skewed_tables(skews)
     assert tables.weights.shape == (9 * 92, 82) and tables.variants == 9
-    assert tables.weights.tolist() == predictive.skewed_weights(tilts.tolist())
+    assert tables.weights.tolist() == predictive.skewed_weights(skews.tolist())
 
 
-def test_tilts_are_worth_it_where_noise_is_skewed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skews_are_worth_it_where_noise_is_skewed(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     slab = np.rint(np.hypot(*random.normal(0, 20, (2, 6, 128, 128)))).astype(np.int32)
-    tilted = restored(slab)
-    # the entropy of a Rayleigh distribution is log2(20) + (1 + 0.5772 / 2) / ln 2 - 1 / 2 = 5.68 bits
-    assert 5.68 < 8 * len(tilted) / slab.size < 1.02 * 5.68
-    monkeypatch.setattr(lossless_fit, "choose_tilts", lambda *_: side_info.NO_TILTS)
-    assert len(tilted) < 0.99 * len(restored(slab))
+    skewed = restored(slab)
+    # The entropy of a Rayleigh distribution of sigma 20, in bits:
+    # log2(20) + (1 + 0.5772 / 2) / ln 2 - 1 / 2 = 5.68.
+    assert 5.68 < 8 * len(skewed) / slab.size < 1.02 * 5.68
+    monkeypatch.setattr(lossless_fit, "choose_skews", lambda *_: side_info.NO_SKEWS)
+    assert len(skewed) < 0.99 * len(restored(slab))
 
 
 def test_long_filters_and_far_neighbours_decode() -> None:
@@ -400,33 +401,33 @@ def test_tables_within_a_bound_are_those_of_the_format() -> None:
         assert tables.weights.tolist() == predictive.within_weights(within)
 
 
-def test_indices_of_kinds_stay_within_the_tables() -> None:
-    index = table_rows.index_of_kind()
-    assert index.shape == (wavefront.KINDS, 16) and not index[0].any() and index[1:].all()
+def test_indices_of_distributions_stay_within_the_tables() -> None:
+    index = table_rows.index_of_distribution()
+    assert index.shape == (fronts.DISTRIBUTIONS, 16) and not index[0].any() and index[1:].all()
     assert index[1:, 0].tolist() == sorted(set(index[1:, 0].tolist()))
-    tables = wavefront.shipped().tables["voxel"]
+    tables = fronts.shipped().tables["voxel"]
     assert (
-        tables.weights.shape == (wavefront.ROWS, 2 * wavefront.HEAD_MAX + 2)
-        and tables.low == -wavefront.HEAD_MAX
+        tables.weights.shape == (fronts.ROWS, 2 * fronts.TOKEN_MAX + 2)
+        and tables.low == -fronts.TOKEN_MAX
     )
 
 
 def test_shipped_tables_are_those_of_the_formulas() -> None:
     """Up to the last bit of an exponential."""
-    made, shipped = (
+    tables, shipped = (
         lossless_tables.voxel_tables().astype(np.int64),
-        wavefront.shipped().tables["voxel"].weights.astype(np.int64),
+        fronts.shipped().tables["voxel"].weights.astype(np.int64),
     )
-    assert np.abs(made - shipped).max() < 100
-    assert (lossless_tables.byte_table() == wavefront.shipped().tables["byte"].weights).all()
+    assert np.abs(tables - shipped).max() < 100
+    assert (lossless_tables.byte_table() == fronts.shipped().tables["byte"].weights).all()
     assert (
-        wavefront.shipped().scale_weights.sum(axis=1).max() <= 4096
+        fronts.shipped().scale_weights.sum(axis=1).max() <= 4096
     )  # so that a scale stays below 2**28
 
 
 def test_chosen_tables_cost_what_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as they are not tilted."""
-    monkeypatch.setattr(lossless_fit, "choose_tilts", lambda index, error: side_info.NO_TILTS)
+    """As long as they are not skewed."""
+    monkeypatch.setattr(lossless_fit, "choose_skews", lambda index, error: side_info.NO_SKEWS)
     slab = scan_like((8, 64, 64))
     slab -= slab.min()
     side = side_info.Side(
@@ -435,19 +436,19 @@ def test_chosen_tables_cost_what_is_paid(monkeypatch: pytest.MonkeyPatch) -> Non
         border=lossless_fit.choose_border(slab),
         predictor=lossless_fit.fit_predictor(slab),
     )
-    found = prediction.predict(slab, side)
-    context, error = found.context, found.error
-    assert sum(found.sizes) == context.size == error.size == slab.size
-    kinds = lossless_fit.choose_kinds(context, error)
+    predicted = prediction.predict(slab, side)
+    state, error = predicted.state, predicted.error
+    assert sum(predicted.sizes) == state.size == error.size == slab.size
+    distributions = lossless_fit.choose_distributions(state, error)
     bits = 0.0
-    buckets = (
-        context >> 4
-    ) % lossless_fit.BUCKETS  # above them: what tells how the tables are tilted
-    for bucket in np.unique(buckets).tolist():
-        chosen = buckets == bucket
-        if kinds[bucket]:
+    contexts = (
+        state >> 4
+    ) % lossless_fit.CONTEXTS  # above them: what tells how the tables are skewed
+    for context in np.unique(contexts).tolist():
+        chosen = contexts == context
+        if distributions[context]:
             bits += lossless_fit.cost(
-                int(kinds[bucket]), (context[chosen] & 15).astype(np.intp), error[chosen]
+                int(distributions[context]), (state[chosen] & 15).astype(np.intp), error[chosen]
             )
     payload = len(encode(slab))
     assert bits / 8 < payload < bits / 8 * 1.01 + 400

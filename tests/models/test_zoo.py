@@ -1,4 +1,4 @@
-"""The registry: names, ids and files without torch; damaged, foreign and unfit files in one line."""
+"""The registry: names, ids and files without torch; a line for damaged, foreign and unfit files."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_files_of_the_environment_variable(
 
 
 def with_tensors(path: Path, **changes: torch.Tensor | None) -> None:
-    """The file with some tensors replaced (dots are written as two underscores) or, for None, left out."""
+    """The file with some tensors replaced or, for None, left out; "__" stands for a dot."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
