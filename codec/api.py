@@ -359,10 +359,10 @@ class Decoder:
     def _model_of(self, voxels: int, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
-                self._models[model_id] = self.open_model(voxels, model_id)
+                self._models[model_id] = self._load(voxels, model_id)
             return self._models[model_id]
 
-    def open_model(self, voxels: int, model_id: bytes) -> LossyModel:
+    def _load(self, voxels: int, model_id: bytes) -> LossyModel:
         """A shipped model, that of the named file, or one from the folders of MRICODEC_MODELS."""
         if self._file is None or zoo.is_shipped(model_id):
             return _load_beside_helpers(model_id, self._device, voxels)
