@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ import click
 # Seconds of work before a progress bar appears: what is finished by then needs none.
 BAR_DELAY = 1.0
 # Seconds between two drawings of a progress bar.
-BAR_INTERVAL = 0.1
+BAR_INTERVAL = 0.2
 # Columns of the bar between its brackets.
 BAR_COLUMNS = 24
 
@@ -203,69 +204,92 @@ def coding_options(command: Callable[..., None]) -> Callable[..., None]:
 # Progress and messages on stderr. ---------------------------------------------------------------
 
 _visible_bar: Bar | None = None
+# Held while something is printed on stderr, where a bar is redrawn by a thread of its own.
+_stderr_lock = threading.RLock()
 
 
 def say(text: str) -> None:
     """Print a line on stderr, above a progress bar if there is one."""
-    if _visible_bar is not None:
-        _visible_bar.clear()
-    click.echo(text, err=True)
+    with _stderr_lock:
+        if _visible_bar is not None:
+            _visible_bar.clear()
+        click.echo(text, err=True)
 
 
 class Bar:
-    """A progress bar: `label  42 % [####....]  12.3 MB/s  0:07 left`.
+    """A progress bar: `label   42 %  [####....]  12.3 MB/s  0:07 left`.
 
     Only on a terminal, and only for what takes longer than `BAR_DELAY`. `size` is the number of
-    bytes that the work takes in, from which the speed comes; None where it is not known.
+    bytes that the work takes in, from which the speed comes; None where it is not known. A thread
+    draws it, so that the time goes on where updates are far between; it disappears at 100 %.
     """
 
     def __init__(self, label: str, *, quiet: bool = False, size: float | None = None) -> None:
         self._label = label
         self._size = size
         self._enabled = not quiet and sys.stderr is not None and sys.stderr.isatty()
-        self._start = time.monotonic()
-        self._drawn_at = self._start
+        self._start = self._updated_at = time.monotonic()
+        self._fraction, self._detail = 0.0, ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._draw_until_ended, daemon=True)
 
     def __enter__(self) -> Bar:
+        if self._enabled:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._enabled:
+            self._thread.join()
         self.clear()
 
     def update(self, fraction: float, detail: str = "") -> None:
-        """Draw the bar for the fraction done; `detail` stands behind the label."""
-        global _visible_bar
-        now = time.monotonic()
-        if not self._enabled or now - self._start < BAR_DELAY:
-            return
-        if now - self._drawn_at < BAR_INTERVAL and fraction < 1:
-            return
-        self._drawn_at = now
-        _visible_bar = self
-        line = self._line(min(max(fraction, 0.0), 1.0), now - self._start, detail)
-        click.echo(f"\r\033[K{line}", nl=False, err=True)
+        """Set the fraction done; `detail` stands behind the label."""
+        self._fraction, self._detail = min(max(fraction, 0.0), 1.0), detail
+        self._updated_at = time.monotonic()
 
     def count(self, done: int, total: int, detail: str = "") -> None:
-        """Draw the bar for `done` items of `total`."""
+        """Set the number of items done, of `total`."""
         numbers = f"{done} of {total}"
         self.update(done / total if total else 1.0, f"{numbers}, {detail}" if detail else numbers)
 
     def clear(self) -> None:
-        """Erase the bar; the next update draws it again."""
+        """Erase the bar until it is drawn again."""
         global _visible_bar
-        if _visible_bar is self:
-            click.echo("\r\033[K", nl=False, err=True)
-            _visible_bar = None
+        with _stderr_lock:
+            if _visible_bar is self:
+                click.echo("\r\033[K", nl=False, err=True)
+                _visible_bar = None
 
-    def _line(self, fraction: float, seconds: float, detail: str) -> str:
+    def _draw_until_ended(self) -> None:
+        global _visible_bar
+        seconds = BAR_DELAY
+        while not self._ended.wait(seconds):
+            seconds = BAR_INTERVAL
+            if self._fraction >= 1:
+                self.clear()
+                continue
+            with _stderr_lock:
+                _visible_bar = self
+                click.echo(f"\r\033[K{self.line()}", nl=False, err=True)
+
+    def line(self) -> str:
+        """The bar as it is now, within the width of the terminal."""
+        now = time.monotonic()
+        fraction, detail = self._fraction, self._detail
         room = shutil.get_terminal_size().columns - 1
         columns = min(BAR_COLUMNS, room // 5)
         filled = round(fraction * columns)
         parts = [f"{100 * fraction:3.0f} %", "[" + "#" * filled + "." * (columns - filled) + "]"]
+        seconds = self._updated_at - self._start
         if self._size and fraction > 0 and seconds > 0:
             parts.append(f"{byte_count(self._size * fraction / seconds)}/s")
         if 0 < fraction < 1:
-            parts.append(f"{duration(seconds / fraction * (1 - fraction))} left")
+            left = seconds * (1 - fraction) / fraction - (now - self._updated_at)
+            parts.append(f"{duration(max(left, 0.0))} left")
+        else:
+            parts.append(duration(now - self._start))
         head, tail = f"{self._label}: {detail}" if detail else self._label, "  ".join(parts)
         room -= len(tail) + 2
         if len(head) > room:

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -577,40 +578,45 @@ def test_as_a_process(scan: Path, tmp_path: Path) -> None:
 def test_bar_only_on_a_terminal_and_after_a_second(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
-    for terminal, quiet, seconds in ((False, False, 9), (True, True, 9), (True, False, 0.9)):
+    monkeypatch.setattr(console, "BAR_INTERVAL", 0.01)
+    for terminal, quiet, delay, fraction, shown in (
+        (False, False, 0.0, 0.5, False),
+        (True, True, 0.0, 0.5, False),
+        (True, False, 60.0, 0.5, False),
+        (True, False, 0.0, 1.0, False),
+        (True, False, 0.0, 0.5, True),
+    ):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=terminal: answer, raising=False)
+        monkeypatch.setattr(console, "BAR_DELAY", delay)
         with console.Bar("encode", quiet=quiet) as bar:
-            now += seconds
-            bar.update(0.5)
-        assert capsys.readouterr().err == ""
+            bar.update(fraction)
+            time.sleep(0.2)
+            console.say("a note")
+        text = capsys.readouterr().err
+        assert ("\r\033[Kencode" in text) == ("\r\033[Ka note\n" in text) == shown
+        assert "a note\n" in text and (shown or "\r" not in text)
 
 
-def test_bar_has_label_percent_speed_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bar_has_label_percent_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    with console.Bar("encode a.nii", size=80e6) as bar:
-        now += 10
-        bar.update(0.25)
-        shown = capsys.readouterr().err
-        for part in ("encode a.nii", " 25 % ", "2 MB/s", "0:30 left"):
-            assert part in shown
-        console.say("a note")
-        assert capsys.readouterr().err == "\r\033[Ka note\n"
-        now += 10
-        bar.count(3, 4, "b.nii")
-        shown = capsys.readouterr().err
-        assert "encode a.nii: 3 of 4, b.nii" in shown and " 75 % " in shown
-        monkeypatch.setenv("COLUMNS", "60")
-        now += 1
-        bar.update(0.8, "a very long name " * 9)
-        assert len(capsys.readouterr().err.removeprefix("\r\033[K")) < 60
-    assert capsys.readouterr().err == "\r\033[K"
+    bar = console.Bar("encode a.nii", size=80e6)
+    now += 3
+    assert "  0 %" in bar.line() and bar.line().endswith("  0:03")
+    now += 7
+    bar.update(0.25)
+    for part in ("encode a.nii  ", " 25 %", "2 MB/s", "0:30 left"):
+        assert part in bar.line()
+    now += 4  # Without an update the time goes on.
+    assert "0:26 left" in bar.line() and "2 MB/s" in bar.line()
+    now += 6
+    bar.count(3, 4, "b.nii")
+    assert "encode a.nii: 3 of 4, b.nii" in bar.line() and " 75 % " in bar.line()
+    bar.update(0.8, "a very long name " * 9)
+    for width in (60, 30):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert len(bar.line()) < width
 
 
 def test_verbose_shows_the_log(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
