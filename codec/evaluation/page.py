@@ -200,7 +200,7 @@ def _bd_by_volume(rows: Iterable[BdRow]) -> str:
             span = f"{bd.low:.1f} to {bd.high:.1f}"
             cells = [row.percent(), span, str(bd.points), str(bd.reference_points)]
         lines.append([escape(row.volume), escape(row.codec), escape(row.reference), *cells])
-    return html_table(heads, lines) + html_note(aggregate.FEW_POINTS_NOTE)
+    return html_table(heads, lines) + html_note(f"{aggregate.FEW_POINTS_NOTE}; see --points")
 
 
 def _psnrs(samples: Sequence[RdPoint], classes: dict[str, str]) -> str:
