@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
-from mricodec.codec.atomic import replacing
 from mricodec.models import zoo
 from mricodec.models.loader import load_model
 from mricodec.models.study.adversarial import Acai, Bagan, SmallAutoencoder
 from mricodec.models.study.perceptual import Classification, ContrastNet
+from mricodec.models.training import export
 from mricodec.models.training import study as training
-from mricodec.models.weights_file import NETWORK_KEY
 
 from .corpus import CONTRASTS, Corpus, Picture
 from .measures import halved, psnr
@@ -172,12 +170,8 @@ class Networks:
             task = training.Reconstruction(network)
             self._fit(task, feed, name, lambda: {"psnr": self._validate(network)})
             tensors = training.file_tensors(network, calibration)
-        data = save(tensors, {NETWORK_KEY: name})
-        sha256 = hashlib.sha256(data).hexdigest()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._folder / f"{name}-{sha256[:8]}.safetensors") as file:
-            file.write(data)
-        self._add(name, network, tensors, {"sha256": sha256, "bytes": len(data)})
+        path, sha256 = export.write_weights(self._folder, name, tensors)
+        self._add(name, network, tensors, {"sha256": sha256, "bytes": path.stat().st_size})
 
     def _load_shipped(self, name: str) -> None:
         entry = zoo.find(name)

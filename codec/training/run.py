@@ -109,8 +109,9 @@ def train(data: Path, out: Path, settings: TrainSettings, reporting: Reporting) 
     if config.model not in zoo.NETWORKS:
         return Trained(weights, None, "")
     crops = min(export.CROPS, config.steps)
+    network = export.trained_network(config.model, weights)
     path, sha256 = export.export(
-        config.model, weights, slabs, out, crops=crops, report=reporting.line
+        config.model, network, slabs, out, crops=crops, report=reporting.line
     )
     return Trained(weights, path, sha256)
 

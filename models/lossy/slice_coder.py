@@ -23,7 +23,7 @@ from mricodec.bitstream.symbols import TOTAL, ProbabilityTables, SymbolCoder
 from mricodec.models.strings import DEFAULT_LEVEL, LEVEL_RANGE, StringDecoder, StringEncoder
 
 from .codec_base import SYMBOL_MAX
-from .entropy_models import LIKELIHOOD_FLOOR
+from .entropy_models import LIKELIHOOD_FLOOR, EntropyBottleneck
 from .layers import round_ste
 
 # Sides are padded to multiples of this, whatever the stride of the network.
@@ -57,7 +57,7 @@ class SliceCoder(nn.Module):
     stride: int
     g_a: Callable[[Tensor], Tensor]
     g_s: Callable[[Tensor], Tensor]
-    bottleneck: nn.Module
+    bottleneck: EntropyBottleneck
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class SliceCoder(nn.Module):
         if not self.tables:
             if not hasattr(self, "bottleneck"):
                 raise ValueError("expected probability tables, found none: load weights first")
-            likelihood: Tensor = self.bottleneck.likelihood(y)  # type: ignore[operator]
+            likelihood = self.bottleneck.likelihood(y)
             return likelihood.clamp(min=LIKELIHOOD_FLOOR)
         octaves = level.detach().floor().int().tolist()
         names = [self.table_set(octave) for octave in octaves]
