@@ -1,9 +1,9 @@
-"""Encoding and decoding: where scans, models and streams are joined.
+"""Encoding and decoding for users: scans, models and streams are joined here.
 
-    scan --blocks--> statistics, noise --> coder --slabs--> container        encoding.py; reads the scan twice
-    container --slabs--> coder --> voxels in file order --> array or file    decoding.py
+    scan --pipeline.encoding--> stream        reads the scan twice
+    stream --pipeline.decoding--> array or file
 
-Both hold a batch of slabs at a time (one volume, where slabs are not cut along k), never the whole scan.
+Both hold a batch of slabs at a time (one volume, where slabs are not cut along k).
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.errors import FormatError, UnknownModel
+from mricodec.bitstream.errors import UnknownModel
 from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
-from mricodec.codec.coders import learned
 from mricodec.codec.coders.base import LossyModel
 from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.pipeline.decoding import (
@@ -38,19 +37,21 @@ from mricodec.codec.pipeline.encoding import encode_scan
 from mricodec.codec.pipeline.nifti_output import decode_to_nifti, write_nifti
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from mricodec.codec.pipeline.writing import EncodeReport
-from mricodec.codec.voxels import preview as preview_module
+from mricodec.codec.voxels import preview as previews
 from mricodec.models import zoo
-from mricodec.models.weights_file import SUFFIX, WeightsError, is_file_name
+from mricodec.models.weights_file import SUFFIX, is_file_name
 
+from . import loading
 from .atomic import replacing
+from .loading import DEFAULT_MODEL, LazyModel
 from .release import release
-from .settings import Effort, EncodeSettings
+from .settings import EncodeOptions, EncodeSettings
 from .volume import ArrayScan, Envelope, Scan, Volume, is_big_endian
 
 if TYPE_CHECKING:
-    from mricodec.codec.dicom.deidentify import Deidentifier
+    from typing_extensions import Unpack
 
-DEFAULT_MODEL = zoo.DEFAULT
+    from mricodec.codec.dicom.deidentify import Deidentifier
 
 Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
@@ -61,40 +62,23 @@ class LosslessFallback(UserWarning):
 
 
 class TargetMissed(UserWarning):
-    """A stream is not of the PSNR or size that was asked for but the nearest found; the message says why."""
+    """A stream misses the PSNR or size that was asked for; the message says why."""
 
 
 def encode(
     source: Scannable,
     *,
-    quality: float | None = None,
-    psnr: float | None = None,
-    bpv: float | None = None,
-    ratio: float | None = None,
-    lossless: bool = False,
-    max_error: float | str | None = None,
-    layers: bool = False,
-    effort: Effort = "default",
-    model: Path | None = None,
+    model: Path | LossyModel | None = None,
     out: Path | BinaryIO | None = None,
     progress: Progress | None = None,
+    **options: Unpack[EncodeOptions],
 ) -> bytes | None:
-    """Encode an array [..., k, j, i], a `Volume` or a scan file; see `Encoder` for the settings.
+    """Encode an array [..., k, j, i], a `Volume` or a scan file.
 
-    The stream, or None if it was written to `out`: a path, which is replaced at the end, or a binary file.
+    The options are those of `Encoder`. The result is the stream, or None if it was written to
+    `out`: a path, which is replaced at the end, or a binary file.
     """
-    encoder = Encoder(
-        quality=quality,
-        psnr=psnr,
-        bpv=bpv,
-        ratio=ratio,
-        lossless=lossless,
-        max_error=max_error,
-        layers=layers,
-        model=model,
-        effort=effort,
-    )
-    return encoder.encode(source, out=out, progress=progress)
+    return Encoder(model=model, **options).encode(source, out=out, progress=progress)
 
 
 def decode(
@@ -138,63 +122,49 @@ def decode_file(
 
 
 def version(model: Path | None = None) -> str:
-    """What decides the bytes of a stream: the release, and the id of the model's weights."""
-    return f"{release()} {open_model(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
+    """The release and the id of the model's weights, which determine the bytes of a stream."""
+    return f"{release()} {loading.open_model(model or DEFAULT_MODEL, 'auto').model_id.hex()}"
 
 
 class Encoder:
-    """Settings, and a model that stays loaded, for many scans. Threads may share it.
+    """Options, and a model that stays loaded, for many scans. Threads may share it.
 
-    quality: 0 to 100, fidelity relative to the noise of the scan, so that a number means the same on every
-        scan; by default `settings.DEFAULT_QUALITY`, where the error stays below the noise.
-    psnr (dB, within 0.1; peak = maximum - minimum), bpv (bits per voxel of the whole file, within 2 %), ratio (bytes
-        of the stored voxels over those of the file, within 2 %): one of them instead of quality; the quantiser is
-        searched for it, mostly in two or three times the time. Where none reaches it: the nearest, warning `TargetMissed`.
+    quality: 0 to 100, fidelity relative to the noise of the scan, so that a number means the same
+        on every scan; 10 more halve the quantiser's step. At the default of 50 the error stays
+        below the noise.
+    psnr (dB, within 0.1; peak = maximum - minimum), bpv (bits per voxel of the whole file, within
+        2 %), ratio (bytes of the stored voxels over those of the file, within 2 %): one of them
+        instead of quality. The quantiser is searched for it, in most cases in two or three times
+        the time. Where no quantiser reaches it: the nearest one, and the warning `TargetMissed`.
     lossless: every bit of the file is restored.
-    max_error: no voxel differs by more, in stored units; or a part of the noise, such as "0.5sigma".
-    layers: with lossless or max_error, the coarser fidelities are streams inside that decode alone: a lossy one (of
-        `quality`, by default `LAYER_QUALITY`), and with both the bounded one.
-    effort: fast, default or high: how long the encoder tries; decoding is the same.
-    gzip: without loss, find out how to make a .nii.gz again, which takes as long as to compress it.
-    model: a name of `models.names()`, a weights file (*.safetensors), or a model object; device: auto (a GPU where there is one), cpu, cuda, ...
-    deidentify: take identities out of the headers first; what decodes is the cleaned scan (deidentify.py).
+    max_error: no voxel differs by more, in stored units; or a part of the noise: "0.5sigma".
+    layers: with lossless or max_error, the coarser fidelities are streams inside that decode alone:
+        a lossy one (of `quality`, 25 by default), and with both of them the bounded one.
+    effort: "fast", "default" or "high": how long the encoder searches; decoding is the same.
+    gzip: without loss, look for the recipe of the .nii.gz, which takes as long as to compress it.
+    model: a name of `models.names()`, a weights file (*.safetensors), or a model object.
+    device: "auto" (a GPU where there is one), "cpu", "cuda", ...
+    deidentify: take identities out of the headers first; the cleaned scan is what decodes.
 
-    What loss can't represent (RGB, complex, NaN, label maps) is coded without: warning `LosslessFallback`.
+    What loss can't represent (RGB, complex, NaN, label maps) is coded without loss, with a warning
+    `LosslessFallback`. ValueError for options that exclude one another.
     """
 
     def __init__(
         self,
         *,
-        quality: float | None = None,
-        psnr: float | None = None,
-        bpv: float | None = None,
-        ratio: float | None = None,
-        lossless: bool = False,
-        max_error: float | str | None = None,
-        layers: bool = False,
-        effort: Effort = "default",
-        gzip: bool = True,
         model: Path | LossyModel | None = None,
         device: str = "auto",
         deidentify: Deidentifier | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> None:
-        self._settings = EncodeSettings.of(
-            quality=quality,
-            psnr=psnr,
-            bpv=bpv,
-            ratio=ratio,
-            lossless=lossless,
-            max_error=max_error,
-            layers=layers,
-            effort=effort,
-            gzip=gzip,
-            model=model,
-        )
-        self._model = _Loaded(model or DEFAULT_MODEL, device)
+        self._settings = EncodeSettings.of(options, model=model)
+        self._model = LazyModel(model or DEFAULT_MODEL, device)
         self.deidentify = deidentify
 
     @property
     def lossless(self) -> bool:
+        """Whether every bit of a file is restored."""
         return self._settings.lossless
 
     def encode(
@@ -206,7 +176,7 @@ class Encoder:
     ) -> bytes | None:
         """The stream, or None if it was written to `out`.
 
-        ValueError: an array that no stream can hold. OSError, FormatError: a file that can't be read.
+        ValueError: an array that no stream can hold. OSError, FormatError: an unreadable file.
         """
         buffer = io.BytesIO()
         report = self.encode_file(source, buffer if out is None else out, progress=progress)
@@ -230,7 +200,7 @@ class Encoder:
 class Decoder:
     """Limits, and the models of the streams decoded so far. Threads may share it.
 
-    model: for streams of a model that is not shipped, its weights file (*.safetensors) or an object;
+    model: of streams whose model is not shipped, its weights file (*.safetensors) or an object;
         files in the folders of the environment variable MRICODEC_MODELS need not be named.
     """
 
@@ -253,6 +223,7 @@ class Decoder:
 
     @property
     def limits(self) -> Limits:
+        """What a stream may ask for."""
         return self._limits
 
     def decode(
@@ -266,14 +237,17 @@ class Decoder:
         salvage: Salvage | None = None,
         progress: Progress | None = None,
     ) -> Volume:
-        """The scan, or a part of it that is decoded alone: `slices` along k (the third NIfTI axis), `volumes`
-        along the leading axes, counted as one. Each is a slice or (start, stop).
+        """The scan, or a part of it, for which only the slabs that hold it are decoded.
 
-        layer: of a stream with layers, how many of them, 1 for the coarsest alone; by default all.
-        preview: instead of the scan, block means of 4 x 4 voxels of its slices, to within about the noise.
-        salvage: of a damaged file, what is good; the rest is zeros, and salvage is called with a line for each.
+        slices: along k, the third NIfTI axis, as a slice or (start, stop).
+        volumes: along the leading axes, counted as one.
+        layer: how many layers of a stream that has some, 1 for the coarsest alone; by default all.
+        preview: instead of the scan, means of 4 x 4 voxels of its slices, to about the noise.
+        salvage: of a damaged file decode what is good. The rest is zeros, and `salvage` is called
+            with a line for each slab that is lost.
 
-        FormatError if the stream is damaged or its model unknown, ValueError for a range beyond the scan.
+        FormatError if the stream is damaged or its model unknown, ValueError for a range beyond the
+        scan.
         """
         with opened(source) as file:
             stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
@@ -295,10 +269,11 @@ class Decoder:
         salvage: Salvage | None = None,
         progress: Progress | None = None,
     ) -> StreamInfo:
-        """Decode into .nii, .nii.gz or .hdr/.img, by the name; a binary file gets a .nii. Bounded memory.
+        """Decode into .nii, .nii.gz or .hdr/.img, by the name; a binary file gets a .nii.
 
-        A path is replaced when all is written and the digest is right. Errors as in `decode`, and OSError.
-        Warning `GzipDiffers` if a .nii.gz should be the one that was encoded and is not.
+        Memory is bounded. A path is replaced when all is written and the digest is right. Errors as
+        in `decode`, and OSError. Warning `GzipDiffers` if a .nii.gz should be the one that was
+        encoded and is not.
         """
         with opened(source) as file:
             stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
@@ -326,7 +301,7 @@ class Decoder:
         return Layered.of(stream, partial(self._model_of, math.prod(stream.shape)))
 
     def _chosen(self, stream: Stream, layer: int | None) -> Stream:
-        """The stream, or one inside, around which the header is that of the outermost."""
+        """The stream, or a layer of it in the envelope of the whole."""
         if layer is None:
             return stream
         streams = [stream]
@@ -337,7 +312,7 @@ class Decoder:
         return streams[layer - 1].within(stream)
 
     def _preview(self, stream: Stream, progress: Progress) -> Volume:
-        """The preview inside, or else one made of the whole scan."""
+        """The preview inside the stream, or else the whole scan reduced."""
         inside = stream.preview(self._limits)
         if inside is not None:
             array = decode_volume(
@@ -347,10 +322,10 @@ class Decoder:
             whole = decode_volume(
                 self.layered(stream), Selection.of(stream, None, None), progress
             ).array
-            array = preview_module.reduced_scan(whole, stream.tiling)
+            array = previews.reduced_scan(whole, stream.tiling)
         envelope = Envelope(
-            affine=preview_module.reduced_affine(stream.envelope.affine, stream.tiling),
-            spacing_mm=preview_module.reduced_spacing(stream.envelope.spacing_mm, stream.tiling),
+            affine=previews.reduced_affine(stream.envelope.affine, stream.tiling),
+            spacing_mm=previews.reduced_spacing(stream.envelope.spacing_mm, stream.tiling),
             slope=stream.envelope.slope,
             inter=stream.envelope.inter,
         )
@@ -365,12 +340,12 @@ class Decoder:
     def _load(self, voxels: int, model_id: bytes) -> LossyModel:
         """A shipped model, that of the named file, or one from the folders of MRICODEC_MODELS."""
         if self._file is None or zoo.is_shipped(model_id):
-            return _load_beside_helpers(model_id, self._device, voxels)
-        model = open_model(self._file, self._device)
+            return loading.load_with_helpers(model_id, self._device, voxels)
+        model = loading.open_model(self._file, self._device)
         if model.model_id == model_id:
             return model
         try:
-            return open_model(model_id, self._device)
+            return loading.open_model(model_id, self._device)
         except UnknownModel as error:
             file = os.fspath(self._file)
             raise UnknownModel(f"{error}; {file} is the model {model.model_id.hex()}") from error
@@ -381,58 +356,6 @@ def _check_preview_alone(*others: object) -> None:
         raise ValueError(
             "preview: expected neither slices nor volumes nor salvage with it; leave them out"
         )
-
-
-class _Loaded:
-    """A model that is loaded when it is first needed."""
-
-    def __init__(self, model: Path | LossyModel, device: str) -> None:
-        self._model = model
-        self._device = device
-        self._lock = threading.Lock()
-
-    def get(self, voxels: int) -> LossyModel:
-        """voxels: of the scan that it is needed for."""
-        with self._lock:
-            if isinstance(self._model, (str, os.PathLike)):
-                if is_file_name(self._model):
-                    self._model = open_model(self._model, self._device)
-                else:
-                    self._model = _load_beside_helpers(str(self._model), self._device, voxels)
-            return self._model
-
-
-def _load_beside_helpers(model: str | bytes, device: str, voxels: int) -> LossyModel:
-    """`open_model`, while the processes start that will code a scan of so many voxels together with this one."""
-    early = learned.lossy_helpers(voxels if device in ("auto", "cpu") else 0)
-    loaded = open_model(model, device)
-    learned.helpers_of(loaded)
-    del early  # kept with the model from here on
-    return loaded
-
-
-def open_model(model: Path | bytes, device: str) -> LossyModel:
-    """By name (ValueError if there is no such), id (UnknownModel) or file (OSError).
-
-    FormatError for weights that are damaged or fit no network of this version.
-    """
-    import torch
-
-    from mricodec.models.loader import load_model
-
-    gpu = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if gpu else "cpu"
-    if device != "cpu" and not (gpu and device.startswith("cuda")):
-        raise ValueError(
-            f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, found {device}"
-        )
-    try:
-        return load_model(model, device=device)
-    except zoo.UnknownModelError as error:
-        raise (UnknownModel if isinstance(model, bytes) else ValueError)(str(error)) from error
-    except WeightsError as error:
-        raise FormatError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -448,7 +371,8 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
             scan = cast(Scan, source)
         elif not hasattr(source, "read"):
             raise TypeError(
-                f"expected an array, a Volume, a path or a binary file, found {type(source).__name__}"
+                "expected an array, a Volume, a path or a binary file, "
+                f"found {type(source).__name__}"
             )
         else:
             scan = open_scan(stack.enter_context(seekable(source)))
@@ -458,6 +382,7 @@ def _scan_of(source: Scannable) -> Iterator[Scan]:
 
 @contextlib.contextmanager
 def writable(out: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """A file for the output: a path is replaced when it is complete."""
     if isinstance(out, (str, os.PathLike)):
         with replacing(out) as file:
             yield file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from mricodec.bitstream.errors import FormatError
 
@@ -101,6 +101,20 @@ class Bound:
         return bound
 
 
+class EncodeOptions(TypedDict, total=False):
+    """The options of `codec.Encoder`, which has their meaning and defaults."""
+
+    quality: float | None
+    psnr: float | None
+    bpv: float | None
+    ratio: float | None
+    lossless: bool
+    max_error: float | str | None
+    layers: bool
+    effort: Effort
+    gzip: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
     """What a stream is to hold. Without quality and bound: all of it without loss.
@@ -123,38 +137,17 @@ class EncodeSettings:
     gzip: bool = True
 
     @classmethod
-    def of(  # noqa: PLR0913 (the options of the public API)
-        cls,
-        *,
-        quality: float | None = None,
-        psnr: float | None = None,
-        bpv: float | None = None,
-        ratio: float | None = None,
-        lossless: bool = False,
-        max_error: float | str | None = None,
-        layers: bool = False,
-        effort: Effort = "default",
-        gzip: bool = True,
-        model: object | None = None,
-    ) -> EncodeSettings:
-        """From the options of `codec.encode`; ValueError for options that exclude one another."""
-        target = Target.of(psnr, bpv, ratio)
+    def of(cls, options: EncodeOptions, *, model: object | None = None) -> EncodeSettings:
+        """ValueError for options that exclude one another, TypeError for unknown ones."""
+        unknown = options.keys() - EncodeOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"unexpected option {', '.join(sorted(unknown))}")
+        quality, max_error = options.get("quality"), options.get("max_error")
+        lossless, layers = options.get("lossless", False), options.get("layers", False)
+        effort = options.get("effort", "default")
+        target = Target.of(options.get("psnr"), options.get("bpv"), options.get("ratio"))
         finer = "lossless" if lossless else "max_error" if max_error is not None else None
-        if target is not None and (finer or quality is not None):
-            raise ValueError(
-                f"expected {finer or 'quality'} or {target.kind}, found both: leave one out"
-            )
-        if layers and finer is None:
-            raise ValueError("layers: expected lossless or max_error with it, found neither")
-        if finer and not layers and (quality is not None or model is not None):
-            other = "quality" if quality is not None else "model"
-            raise ValueError(
-                f"expected {finer} or {other}, found both: leave one out, or ask for layers"
-            )
-        if lossless and max_error is not None and not layers:
-            raise ValueError(
-                "expected lossless or max_error, found both: leave one out, or ask for layers"
-            )
+        _check_exclusions(options, target, finer, model)
         if effort not in EFFORTS:
             raise ValueError(f"effort: expected {', '.join(EFFORTS)}, found {effort!r}")
         if quality is None:
@@ -167,7 +160,29 @@ class EncodeSettings:
             layers=layers,
             effort=effort,
             target=target,
-            gzip=gzip,
+            gzip=options.get("gzip", True),
+        )
+
+
+def _check_exclusions(
+    options: EncodeOptions, target: Target | None, finer: str | None, model: object | None
+) -> None:
+    """finer: the option that asks for no loss or a bound. ValueError for a conflict."""
+    quality, layers = options.get("quality"), options.get("layers", False)
+    if target is not None and (finer or quality is not None):
+        raise ValueError(
+            f"expected {finer or 'quality'} or {target.kind}, found both: leave one out"
+        )
+    if layers and finer is None:
+        raise ValueError("layers: expected lossless or max_error with it, found neither")
+    if finer and not layers and (quality is not None or model is not None):
+        other = "quality" if quality is not None else "model"
+        raise ValueError(
+            f"expected {finer} or {other}, found both: leave one out, or ask for layers"
+        )
+    if options.get("lossless") and options.get("max_error") is not None and not layers:
+        raise ValueError(
+            "expected lossless or max_error, found both: leave one out, or ask for layers"
         )
 
 

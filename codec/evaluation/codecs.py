@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec import models
-from mricodec.codec import api
+from mricodec.codec import api, loading
 from mricodec.codec.atomic import replacing
 from mricodec.codec.coders.base import LossyModel
 from mricodec.codec.release import release
@@ -61,18 +61,18 @@ class Mricodec(Codec):
 
     def __init__(
         self,
-        model: str | LossyModel = api.DEFAULT_MODEL,
+        model: str | LossyModel = loading.DEFAULT_MODEL,
         *,
         effort: Effort = "default",
         device: str = "auto",
         name: str | None = None,
     ) -> None:
         """ValueError without such a model or device, FormatError if its weights are damaged."""
-        self._model = api.open_model(model, device) if isinstance(model, str) else model
+        self._model = loading.open_model(model, device) if isinstance(model, str) else model
         self._effort = effort
         self._encoder = partial(api.Encoder, model=self._model, effort=effort)
         self._decoder = api.Decoder(model=self._model, device=device)
-        default = self._model.name == api.DEFAULT_MODEL
+        default = self._model.name == loading.DEFAULT_MODEL
         plain = name or ("mricodec" if default else f"mricodec-{self._model.name}")
         self.name = plain if effort == "default" else f"{plain}-{effort}"
         suffix = "" if effort == "default" else f" effort {effort}"

@@ -24,8 +24,8 @@ from nifti_files import single, smooth, write_pair
 
 from mricodec import codec
 from mricodec.cli import console, main
-from mricodec.codec import api, version
 from mricodec.codec import atomic as output
+from mricodec.codec import loading, version
 
 STARTUP = 0.3  # seconds, of --help, info and verify
 
@@ -39,7 +39,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
             raise ValueError(f"unknown model {name!r}")
         return fake
 
-    monkeypatch.setattr(api, "open_model", load)
+    monkeypatch.setattr(loading, "open_model", load)
     return fake
 
 
@@ -455,7 +455,7 @@ def test_too_little_memory(scan: Path, tmp_path: Path, monkeypatch: pytest.Monke
         def load(name: str, device: str, message: str = message) -> None:
             raise RuntimeError(message)
 
-        monkeypatch.setattr(api, "open_model", load)
+        monkeypatch.setattr(loading, "open_model", load)
         result = CliRunner().invoke(main.cli, ["encode", str(scan), "-o", str(tmp_path / "x.mrc")])
         assert isinstance(result.exception, failure) and result.exit_code == 1
         assert ("not enough memory" in result.stderr) == (failure is SystemExit)

@@ -26,8 +26,8 @@ from paths import DATA
 from mricodec import codec
 from mricodec.bitstream.container import ContainerReader, ContainerWriter
 from mricodec.bitstream.header import Flags, Mode, StreamHeader, digest_bytes
-from mricodec.codec import api
 from mricodec.codec import atomic as output
+from mricodec.codec import loading
 from mricodec.codec.coders import learned
 from mricodec.codec.settings import DEFAULT_QUALITY
 from mricodec.codec.volume import DTYPES, Envelope
@@ -48,7 +48,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
             raise codec.UnknownModel(f"unknown model {name!r}")
         return fake
 
-    monkeypatch.setattr(api, "open_model", load)
+    monkeypatch.setattr(loading, "open_model", load)
     return fake
 
 
@@ -667,7 +667,7 @@ def test_a_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         loaded.append(name)
         return FakeModel()
 
-    monkeypatch.setattr(api, "open_model", load)
+    monkeypatch.setattr(loading, "open_model", load)
     encoder, decoder = codec.Encoder(), codec.Decoder()
 
     def both(_: int) -> None:
@@ -768,7 +768,7 @@ def _flipped(payload: bytes, data: st.DataObject) -> bytes:
 
 def test_defaults_are_said_once() -> None:
     assert 0 < DEFAULT_QUALITY < 100
-    assert api.DEFAULT_MODEL == "default"
+    assert loading.DEFAULT_MODEL == "default"
 
 
 def test_effort_high_of_the_default_model() -> None:

@@ -24,7 +24,7 @@ from mricodec import codec
 from mricodec.bitstream.chunks import GZIP
 from mricodec.bitstream.container import ContainerReader
 from mricodec.bitstream.fields import ByteReader
-from mricodec.codec import api
+from mricodec.codec import loading
 from mricodec.codec.coders import base
 from mricodec.codec.formats import gzip_recipe
 from mricodec.codec.pipeline import preview_stream
@@ -292,7 +292,7 @@ def test_volumes_that_are_alike_help_each_other() -> None:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     fake = FakeModel()
-    monkeypatch.setattr(api, "open_model", lambda name, device: fake)
+    monkeypatch.setattr(loading, "open_model", lambda name, device: fake)
     return fake
 
 

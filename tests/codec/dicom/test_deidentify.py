@@ -21,6 +21,7 @@ from pydicom.uid import UID, generate_uid
 
 from mricodec import codec
 from mricodec.cli import main
+from mricodec.codec import loading
 from mricodec.codec.dicom.deidentify import METHOD
 from mricodec.codec.dicom.ps3_15 import ACTIONS
 
@@ -262,10 +263,8 @@ def test_real_series() -> None:
 def test_lossy_series_are_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fake_model import FakeModel
 
-    from mricodec.codec import api
-
     fake = FakeModel()
-    monkeypatch.setattr(api, "open_model", lambda name, device: fake)
+    monkeypatch.setattr(loading, "open_model", lambda name, device: fake)
     stream = codec.encode_series(identified(), quality=30, deidentify=codec.Deidentifier()) or b""
     for _, data in codec.series_files(stream):
         assert not [secret for secret in SECRETS if secret in data]

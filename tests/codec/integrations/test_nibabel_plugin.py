@@ -18,7 +18,7 @@ from nifti_files import single, smooth, voxels, write_pair
 from pydicom.data import get_testdata_file
 
 from mricodec import codec
-from mricodec.codec import api
+from mricodec.codec import loading
 from mricodec.codec.integrations import nibabel_plugin
 
 INDICES: list[Any] = [
@@ -195,7 +195,7 @@ def test_dicom_series(tmp_path: Path) -> None:
 
 def test_lossy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeModel()
-    monkeypatch.setattr(api, "open_model", lambda name, device: fake)
+    monkeypatch.setattr(loading, "open_model", lambda name, device: fake)
     nibabel_plugin._encoder.cache_clear()
     nibabel_plugin._decoder.cache_clear()
     array = smooth((40, 40, 32))
