@@ -42,7 +42,7 @@ class SlicesAlone(ContextCodec):
 
 
 class WithinSlices(ContextLossy):
-    """The transform within slices alone."""
+    """The transform within slices only."""
 
     def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
         return [1] * len(x)

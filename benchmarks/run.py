@@ -197,7 +197,7 @@ class Bench:
                 self.failures += content.faults
 
     def _register(self, path: Path) -> None:
-        """Shapes from headers alone: what a CSV has to agree with."""
+        """Shapes from headers only: what a CSV has to agree with."""
         name = scan_name(path)
         if name in self._paths:
             self.failures.append(f"{path}: named like {self._paths[name]}")

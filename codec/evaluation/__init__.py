@@ -1,1 +1,1 @@
-"""Codecs measured beside one another. Nothing that encodes or decodes imports it."""
+"""Measuring codecs against each other. Nothing that encodes or decodes imports it."""

@@ -195,10 +195,6 @@ class Comparison:
     psnr_narrow: float
     psnr_bright: float
 
-    def to_row(self) -> Row:
-        """For JSON: inf as "inf", nan as None."""
-        return json_row(asdict(self))
-
 
 def compare(source: Source, decoded: NDArray[Any]) -> Comparison:
     """Distortion of `decoded`; ValueError if its shape differs."""
@@ -227,14 +223,6 @@ def compare(source: Source, decoded: NDArray[Any]) -> Comparison:
         psnr_narrow=narrow,
         psnr_bright=bright,
     )
-
-
-def compare_arrays(original: NDArray[Any], decoded: NDArray[Any]) -> Comparison:
-    """Distortion of one array [..., k, j, i] against another, stored units.
-
-    ValueError if the shapes differ or the original has no PSNR (not real, not finite, constant).
-    """
-    return compare(Source.of_array("", Volume.from_array(original)), decoded)
 
 
 @dataclass(frozen=True)
