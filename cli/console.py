@@ -169,7 +169,7 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]
 
 
 class ModelOption(click.Option):
-    """--model of an encoder; its help lists the models, which no other call of the command needs."""
+    """--model of an encoder; its help lists the models, which only --help has to load."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The option, and the names of the models."""

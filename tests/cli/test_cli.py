@@ -588,8 +588,9 @@ def test_bar_only_on_a_terminal_and_after_a_second(
     ):
         monkeypatch.setattr(sys.stderr, "isatty", lambda answer=terminal: answer, raising=False)
         monkeypatch.setattr(console, "BAR_DELAY", delay)
-        with console.Bar("encode", quiet=quiet) as bar:
-            bar.update(fraction)
+        bar = console.Bar("encode", quiet=quiet)
+        bar.update(fraction)
+        with bar:
             time.sleep(0.2)
             console.say("a note")
         text = capsys.readouterr().err
