@@ -25,7 +25,8 @@ from nifti_files import single, smooth, write_pair
 from mricodec import codec
 from mricodec.cli import console, main
 from mricodec.codec import atomic as output
-from mricodec.codec import loading, version
+from mricodec.codec import loading
+from mricodec.codec.release import release
 
 STARTUP = 0.3  # seconds, of --help, info and verify
 
@@ -101,7 +102,7 @@ def test_lossy_there_and_back(scan: Path, tmp_path: Path) -> None:
     shown = run("info", tmp_path / "out.mrc").stdout
     for part in (
         "lossy (learned)",
-        "unknown (66616b6566616b65)",
+        "MRICODEC_MODELS (66616b6566616b65)",
         "of the noise",
         "step",
         "PSNR",
@@ -505,7 +506,7 @@ def test_compare(scan: Path, stream: Path, tmp_path: Path) -> None:
 
 def test_version() -> None:
     """Of the installed package, or without one."""
-    assert run("--version").stdout == f"mricodec {version.release()}\n"
+    assert run("--version").stdout == f"mricodec {release()}\n"
 
 
 def test_json_without_infinities(scan: Path, tmp_path: Path) -> None:
