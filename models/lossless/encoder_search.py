@@ -82,6 +82,9 @@ class FitOptions:
     far: bool = False  # Whether all CANDIDATES are tried.
 
 
+DEFAULT_FIT = FitOptions()
+
+
 def choose_border(slab: NDArray[np.int32]) -> int:
     """Value beyond the slab [K, H, W]: the median of its first rows and first columns."""
     return int(np.median(np.concatenate([slab[:, :1].ravel(), slab[:, :, :1].ravel()])))
@@ -120,7 +123,7 @@ def fit_predictor(
     target: NDArray[np.int32] | None = None,
     *,
     references: Sequence[NDArray[np.int32]] = (),
-    options: FitOptions = FitOptions(),  # noqa: B008 (frozen)
+    options: FitOptions = DEFAULT_FIT,
 ) -> Predictor:
     """Weighted least squares on a sample of a slab [K, H, W], for the neighbours that are worth it.
 

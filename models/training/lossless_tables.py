@@ -1,5 +1,5 @@
-"""Makes the shipped file of the lossless coder: ``python -m mricodec.models.lossless_tables
-DATA_DIR``.
+"""Makes the shipped file of the lossless coder: ``python -m
+mricodec.models.training.lossless_tables DATA_DIR``.
 
 Probability tables come from formulas; the weights of the local scale and the predictor of small
 slabs are fitted to the scans of DATA_DIR/train. What a stream decodes to depends on every number of
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.symbols import normalised
-from mricodec.models.lossless import encoder_search as lossless_fit
-from mricodec.models.lossless import fronts
+from mricodec.models.lossless import encoder_search, fronts
 from mricodec.models.lossless.fronts import (
     FEATURES,
     FINE,
@@ -165,13 +164,13 @@ def small_predictor(slabs: Iterable[NDArray[np.int32]]) -> Predictor:
         information, moment = np.zeros((len(there), len(there))), np.zeros(len(there))
         for slab in slabs:
             taps = [SMALL_TAPS[k] for k in there]
-            one, other = lossless_fit.normal_equations(
-                lossless_fit.Data(slab, slab), taps, stage, len(slab), random
+            one, other = encoder_search.normal_equations(
+                encoder_search.Data(slab, slab), taps, stage, len(slab), random
             )
             information += one / np.trace(one)
             moment += other / np.trace(one)
         coefficients[stage:, there] = np.linalg.solve(information, moment)
-    return Predictor(SMALL_TAPS, lossless_fit.whole_coefficients(coefficients))
+    return Predictor(SMALL_TAPS, encoder_search.whole_coefficients(coefficients))
 
 
 class _Recorder(FrontPredictor):
@@ -182,7 +181,7 @@ class _Recorder(FrontPredictor):
         super().__init__(
             shape,
             int(slab.max()),
-            lossless_fit.choose_border(slab),
+            encoder_search.choose_border(slab),
             FrontModel(predictor, scale_weights),
         )
         self.kept: list[Float] = []
@@ -210,7 +209,7 @@ def fit_scale_weights(slabs: Iterable[NDArray[np.int32]], scale_weights: Float) 
     by_stage: list[list[Float]] = [[], []]
     for slab in slabs:
         kept = np.concatenate(
-            _Recorder(slab, lossless_fit.fit_predictor(slab), scale_weights).kept, axis=1
+            _Recorder(slab, encoder_search.fit_predictor(slab), scale_weights).kept, axis=1
         )
         for later in (0, 1):
             chosen = kept[:-1, kept[-1] != later]

@@ -21,8 +21,7 @@ from reference_decoder import predictive
 
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
-from mricodec.models.lossless import encoder_search as lossless_fit
-from mricodec.models.lossless import fronts, prediction, side_info, slab_coder
+from mricodec.models.lossless import encoder_search, fronts, prediction, side_info, slab_coder
 from mricodec.models.lossless import tables as table_rows
 from mricodec.models.training import lossless_tables
 
@@ -379,7 +378,7 @@ def test_skews_are_worth_it_where_noise_is_skewed(monkeypatch: pytest.MonkeyPatc
     # The entropy of a Rayleigh distribution of sigma 20, in bits:
     # log2(20) + (1 + 0.5772 / 2) / ln 2 - 1 / 2 = 5.68.
     assert 5.68 < 8 * len(skewed) / slab.size < 1.02 * 5.68
-    monkeypatch.setattr(lossless_fit, "choose_skews", lambda *_: side_info.NO_SKEWS)
+    monkeypatch.setattr(encoder_search, "choose_skews", lambda *_: side_info.NO_SKEWS)
     assert len(skewed) < 0.99 * len(restored(slab))
 
 
@@ -427,27 +426,25 @@ def test_shipped_tables_are_those_of_the_formulas() -> None:
 
 def test_chosen_tables_cost_what_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as they are not skewed."""
-    monkeypatch.setattr(lossless_fit, "choose_skews", lambda index, error: side_info.NO_SKEWS)
+    monkeypatch.setattr(encoder_search, "choose_skews", lambda index, error: side_info.NO_SKEWS)
     slab = scan_like((8, 64, 64))
     slab -= slab.min()
     side = side_info.Side(
         0,
         int(slab.max()),
-        border=lossless_fit.choose_border(slab),
-        predictor=lossless_fit.fit_predictor(slab),
+        border=encoder_search.choose_border(slab),
+        predictor=encoder_search.fit_predictor(slab),
     )
     predicted = prediction.predict(slab, side)
     state, error = predicted.state, predicted.error
     assert sum(predicted.sizes) == state.size == error.size == slab.size
-    distributions = lossless_fit.choose_distributions(state, error)
+    distributions = encoder_search.choose_distributions(state, error)
     bits = 0.0
-    contexts = (
-        state >> 4
-    ) % lossless_fit.CONTEXTS  # above them: what tells how the tables are skewed
+    contexts = (state >> 4) % encoder_search.CONTEXTS  # above them: the variant of the tables
     for context in np.unique(contexts).tolist():
         chosen = contexts == context
         if distributions[context]:
-            bits += lossless_fit.cost(
+            bits += encoder_search.cost(
                 int(distributions[context]), (state[chosen] & 15).astype(np.intp), error[chosen]
             )
     payload = len(encode(slab))
