@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from paths import DATA
+from paths import DATA, ROOT
 from torch import Tensor
 
 from mricodec import models
@@ -157,6 +157,13 @@ def test_training_starts_from_the_shipped_integers(slices: Tensor) -> None:
         assert weight is not None and torch.equal(layer.weight, weight)
         layer.train()
         assert torch.equal(layer._weights()[0], weight)
+
+
+def test_the_page_s_example() -> None:
+    page = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(page.split("```python")[1].split("```")[0], names)
+    assert torch.equal(names["x_hat"], names["out"]["x_hat"])
 
 
 def test_interpolated_likelihoods_are_a_density() -> None:
