@@ -82,7 +82,8 @@ def read_file(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise WeightsError(
-            f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB of weights, found {size >> 20} MiB"
+            f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB of weights, "
+            f"found {size >> 20} MiB"
         )
     return path.read_bytes()
 

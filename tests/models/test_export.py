@@ -34,7 +34,7 @@ def slabs() -> list[Any]:
 def test_a_network_as_loaded_has_the_shipped_weights(
     name: str, slabs: list[Any], tmp_path: Path
 ) -> None:
-    """Only the tables, which are fitted to the scans of the export, differ from the shipped file."""
+    """Only the tables, fitted to the scans of the export, differ from the shipped file."""
     model = models.load(name)
     network = model.network if name == "default" else model
     path, sha256 = export.export(name, network, slabs, tmp_path, crops=1)
