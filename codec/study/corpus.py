@@ -151,7 +151,7 @@ def read_split(
             left_out.append(LeftOut(file.name, refusal))
         elif contrast is not None:
             candidates[contrast].append(file)
-    count, total = 0, sum(map(len, candidates.values()))
+    count, skipped, total = 0, 0, sum(map(len, candidates.values()))
     for contrast, files in candidates.items():
         subjects: set[str] = set()
         for file in files:
@@ -160,14 +160,20 @@ def read_split(
             if scans_per_contrast is not None and (
                 len(subjects) == scans_per_contrast or subject in subjects
             ):
+                skipped += 1
                 continue
             pictures = _slices_of(file.path, split, subject, contrast, every)
             if pictures:
                 subjects.add(subject)
                 slices[file.name] = pictures
             else:
-                left_out.append(LeftOut(file.name, "no axial slices with square pixels"))
+                left_out.append(LeftOut(file.name, "no axial slices of a brain with square pixels"))
             progress(count / total, file.name)
+    if skipped:
+        reason = (
+            f"only {scans_per_contrast} scans of each contrast, of different subjects, are read"
+        )
+        left_out.append(LeftOut(f"{skipped} scans of {split}", reason))
     used = [item for name in sorted(slices) for item in slices[name]]
     return used, left_out
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .cache import build_cache, load_cache
-from .data_folder import left_out_lines
+from .data_folder import left_out_lines, read_data_folder
 
 # MiB of the cache file that a data folder is packed into.
 BUDGET_MIB = 55.0
@@ -88,6 +88,8 @@ def train(data: Path, out: Path, settings: TrainSettings, reporting: Reporting) 
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if data.is_dir():
+        read_data_folder(data)  # Refuses an empty folder before anything is written.
     out.mkdir(parents=True, exist_ok=True)
     slabs = load_cache(_packed(data, out, reporting, config.scans))
     if config.start and not (out / f"{config.start}.safetensors").exists():

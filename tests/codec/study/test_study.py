@@ -215,6 +215,8 @@ def test_a_subset_has_scans_of_every_contrast(corpus: Path) -> None:
     data = slices.load_corpus(corpus, every=12, scans_per_contrast=1)
     assert {item.contrast for item in data.slices["train"]} == {"T1", "T2", "FLAIR", "DWI"}
     assert len({item.scan for item in data.slices["train"]}) == 4
+    reasons = {item.file: item.reason for item in data.left_out}
+    assert "only 1 scans of each contrast" in reasons["4 scans of train"]
     everything = slices.load_corpus(corpus, every=12)
     assert len({item.scan for item in everything.slices["train"]}) == 8
 
