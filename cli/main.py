@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import signal
 from typing import Any
 
 import click
@@ -88,9 +89,16 @@ def cli() -> None:
     """Compress and restore MRI scans."""
 
 
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """The console script."""
     gc.set_threshold(GARBAGE_THRESHOLD)
+    for name in ("SIGTERM", "SIGHUP"):  # They end the program as Ctrl-C does: it cleans up.
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _end)
     code = 0
     try:
         cli(prog_name="mricodec")

@@ -18,7 +18,8 @@ LEDGER = "mricodec-batch.jsonl"
 class Ledger:
     """Lines of JSON objects: the fields of `Outcome`, `settings`, `time` (seconds since 1970).
 
-    A torn last line is ignored. OSError if another run has the file open.
+    Torn and damaged lines are ignored, so that their files are done again. OSError if another run has
+    the file open.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -31,11 +32,9 @@ class Ledger:
         if text and not text.endswith("\n"):
             self._file.write("\n")
         for line in text.splitlines():
-            try:
-                record = json.loads(line)
+            record = _record(line)
+            if record is not None:
                 self._records[record["kind"], record["source"]] = record
-            except (ValueError, KeyError, TypeError):
-                continue
 
     def _lock(self, path: Path) -> None:
         """Only one run at a time, where the system has such locks."""
@@ -67,9 +66,7 @@ class Ledger:
             return None, False
         same = (record.get("state"), record.get("settings")) == (state, self._settings)
         written = tuple(
-            (str(path), str(digest))
-            for path, digest in record.get("outputs", ())
-            if safe_name(str(path))
+            (path, digest) for path, digest in record.get("outputs", ()) if safe_name(path)
         )
         return written, same and record.get("status") != "failed"
 
@@ -78,3 +75,27 @@ class Ledger:
         record = {**asdict(outcome), "settings": self._settings, "time": round(time.time(), 3)}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The object of a line; None if it is none that a run writes."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    outputs = record.get("outputs", [])
+    if not all(isinstance(record.get(key), str) for key in ("kind", "source")):
+        return None
+    if not isinstance(outputs, list) or not all(map(_is_output, outputs)):
+        return None
+    return record
+
+
+def _is_output(output: object) -> bool:
+    return (
+        isinstance(output, list)
+        and len(output) == 2
+        and all(isinstance(part, str) for part in output)
+    )

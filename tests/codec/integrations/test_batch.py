@@ -25,6 +25,7 @@ from mricodec import codec
 from mricodec.cli import main
 from mricodec.codec.integrations import batch
 from mricodec.codec.integrations.batch import job as job_module
+from mricodec.codec.integrations.batch.ledger import LEDGER, Ledger
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -534,3 +535,21 @@ def test_a_cluster_whose_worker_is_killed(tree: Path, tmp_path: Path) -> None:
     )
     assert statuses[21:] == ["skipped"] * 21
     assert files(tmp_path / "back") == files(tree)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "scan", "source": "a.nii.gz", "outputs": 5}',
+        '{"kind": "scan", "source": "a.nii.gz", "outputs": [[1, 2]]}',
+        '{"kind": ["scan"], "source": "a.nii.gz"}',
+        '["scan"]',
+        "[" * 100_000,
+        '{"kind": "scan", "sou',
+    ],
+)
+def test_a_damaged_line_of_the_ledger_is_ignored(line: str, tmp_path: Path) -> None:
+    path = tmp_path / LEDGER
+    path.write_text(line + "\n")
+    with Ledger(path, {}) as records:
+        assert records.previous("scan", "a.nii.gz", "") == (None, False)
