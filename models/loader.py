@@ -106,7 +106,7 @@ def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: s
             for key, value in tensors.items()
             if key.startswith("tables.")
         }
-        built = network()
+        built = network().float()  # Whatever torch's default type is in this program.
         _fill(built, tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

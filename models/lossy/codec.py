@@ -83,7 +83,8 @@ class ContextLossy:
         """Code codes x [S, K, H, W]; returns what the decoder will give, the same shape."""
         s, k, height, width = x.shape
         sixteenth = integer_step(params) / (1 << STEP_BITS + 4)
-        y = torch.empty((s, k, -(-height // 8), -(-width // 8), CHANNELS), device=self._device)
+        shape = (s, k, -(-height // 8), -(-width // 8), CHANNELS)
+        y = torch.empty(shape, dtype=torch.float32, device=self._device)
         for slab, coefficients in zip(x, y, strict=True):
             for start in range(0, k, ANALYSED_SLICES):
                 part = slice(start, start + ANALYSED_SLICES)
@@ -218,7 +219,8 @@ class ContextLossy:
         symbols = PassSymbols(s, coder, self.tables, self.sign_weights)
         coder_of = symbols.decoder if y is None else partial(symbols.encoder, y, layout)
         rate = torch.full((s,), self._rate_class(params), device=device)
-        y_hat = torch.empty((s, -(-k // depth) * depth, *size, CHANNELS), device=device)
+        planes = (s, -(-k // depth) * depth, *size, CHANNELS)
+        y_hat = torch.empty(planes, dtype=torch.float32, device=device)
         return self.network.run(y_hat, depth, rate, layout, coder_of)
 
     def _synthesise(

@@ -76,7 +76,7 @@ class Layout:
     @staticmethod
     def of(h: int, w: int, device: torch.device | str = "cpu") -> Layout:
         positions = torch.arange(h * w * CHANNELS).view(h, w, CHANNELS)
-        where, known = [], torch.zeros(PASSES, h, w, CHANNELS)
+        where, known = [], torch.zeros(PASSES, h, w, CHANNELS, dtype=torch.float32)
         for p in range(PASSES):
             parities = zip(PARITIES, coded_channels(p), strict=True)
             where.append(

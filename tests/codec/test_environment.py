@@ -86,3 +86,20 @@ def test_numpy_is_one_that_can_decode() -> None:
     array = np.random.default_rng(0).normal(300, 20, (4, 24, 24)).astype(np.int16)
     stream = codec.encode(array, quality=50)
     assert stream is not None and codec.decode(stream).array.shape == array.shape
+
+
+@pytest.mark.parametrize("model", ["default", "hyperprior", "cnn8"])
+def test_the_default_type_of_torch_changes_nothing(model: str) -> None:
+    import torch
+
+    array = np.random.default_rng(0).normal(300, 20, (4, 24, 24)).astype(np.int16)
+    expected = codec.encode(array, quality=50, model=model)
+    assert expected is not None
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert codec.encode(array, quality=50, model=model) == expected
+        decoded = codec.decode(expected).array
+    finally:
+        torch.set_default_dtype(before)
+    assert np.array_equal(decoded, codec.decode(expected).array)
