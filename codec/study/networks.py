@@ -150,10 +150,8 @@ class Networks:
             training.load_trained(task, path)
         else:
             recipe = self._plan.config.recipe(name)
-            training.fit(
-                task, feed, recipe, self._folder, name,
-                validate=validate, minutes=self._plan.minutes, report=self._report,
-            )  # fmt: skip
+            run = training.Run(self._folder, name, self._plan.minutes, self._report)
+            training.fit(task, feed, recipe, run, validate)
         for network in task.networks.values():
             network.eval().requires_grad_(False)
 

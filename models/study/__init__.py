@@ -1,3 +1,1 @@
-"""The networks of the representation study. Nothing that encodes or decodes by default needs
-them.
-"""
+"""The networks of the representation study; the product does not need them."""

@@ -4,19 +4,20 @@ ACAI (Berthelot, Raffel, Roy & Goodfellow 2018, arXiv:1807.07543), of an autoenc
 critic d, alpha in [0, 0.5]:
 
     autoencoder  UNIT |x - g(f(x))|^2 + WEIGHT d(g(alpha f(x1) + (1 - alpha) f(x2)))^2
-    critic       (d(g(alpha f(x1) + (1 - alpha) f(x2))) - alpha)^2 + d(GAMMA x + (1 - GAMMA) g(f(x)))^2
+    critic       (d(g(alpha f(x1) + (1 - alpha) f(x2))) - alpha)^2
+                 + d(GAMMA x + (1 - GAMMA) g(f(x)))^2
 
 BAGAN (Mariani et al. 2018, arXiv:1803.09655): an autoencoder of all classes starts generator and
 discriminator; z is drawn from a Gaussian fitted to the latents of the class; the discriminator
-tells the classes and one more, "fake", apart, and the generator is to make pictures of the class
-that was asked for. Classes are drawn alike, however few pictures they have. The plain variant
-covered its pictures with dots within 500 steps, so this is one with a gradient penalty (as Huang &
-Jafari 2021, arXiv:2103.12140, do): centred at zero, on pictures between real and fake (Thanh-Tung
-et al. 2019, arXiv:1902.03984). The discriminator sees all pictures moved and brightened at random,
-which a few hundred of them need (Zhao et al. 2020, arXiv:2006.10738). The generator is trained for
-the log odds of the class against "fake" and goes on reconstructing: with the cross entropy of all
-classes alone it left the pictures behind within 500 steps, FLAIR bright, folds gone. Cut against
-the paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
+has an output for each class and one for "fake"; the generator is trained to draw the class that it
+is conditioned on. Classes have equal weight, whatever their number of pictures.
+
+Changes to the paper, which diverged here within 500 steps: a gradient penalty (as in Huang & Jafari
+2021, arXiv:2103.12140), centred at zero, on pictures between real and fake (Thanh-Tung et al. 2019,
+arXiv:1902.03984); pictures moved and brightened at random before the discriminator, which a few
+hundred of them need (Zhao et al. 2020, arXiv:2006.10738); and the generator's loss is the log odds
+of the class against "fake" plus the reconstruction error, in place of the cross entropy. Smaller
+than in the paper: 64 x 64 pixels, 64 latents, full covariances shrunk towards their diagonal.
 """
 
 from __future__ import annotations
@@ -28,23 +29,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .autoencoder import Autoencoder
+from .autoencoder import Autoencoder, channels_last
 
+# ACAI's lambda: the weight of the critic in the autoencoder's loss.
 WEIGHT = 0.5
+# ACAI's gamma: the part of the picture in the critic's regulariser.
 GAMMA = 0.2
-UNIT = 60.0  # of the squared error: the paper's is about 0.015, ours 2.5e-4 (36 dB); the critic must weigh as much as there
-SIDE = 64  # of BAGAN's pictures
-CODES = 64  # its latents
-PENALTY = 0.05  # of the squared gradient of the log odds of its class against "fake"
-ANCHOR = 100.0  # of the squared error of pictures through the autoencoder's encoder, which keep the generator in place
-SHIFT = 4  # pixels by which the discriminator sees pictures moved
-SHRINK = 0.1  # of the covariance towards its diagonal
+# Factor of the squared error, which is about 0.015 in the paper and 2.5e-4 (36 dB) here: the critic
+# then has the paper's weight.
+UNIT = 60.0
+# Side of BAGAN's pictures, pixels.
+SIDE = 64
+# Number of BAGAN's latents.
+CODES = 64
+# Weight of the squared gradient of the log odds of the class against "fake".
+PENALTY = 0.05
+# Weight of the squared error of pictures through the autoencoder's encoder and the generator.
+ANCHOR = 100.0
+# Pixels by which pictures are moved before the discriminator.
+SHIFT = 4
+# Part by which a covariance is shrunk towards its diagonal.
+SHRINK = 0.1
 
 
 class Critic(nn.Module):
-    """x [N, 1, H, W] -> alpha [N]: strided convolutions, the mean of the last one, as in the
-    paper.
-    """
+    """x [N, 1, H, W] -> alpha [N]: strided convolutions, then the mean, as in the paper."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -64,8 +73,8 @@ class Acai:
     """batch: pictures [N, 1, H, W] of one kind, so that they can be mixed with each other."""
 
     def __init__(self, network: Autoencoder) -> None:
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._critic = Critic().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = channels_last(network)
+        self._critic = channels_last(Critic())
         self.networks: dict[str, nn.Module] = {"autoencoder": network, "critic": self._critic}
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -95,18 +104,19 @@ def check_weights(weights: list[float], count: int) -> None:
     """ValueError unless there are `count` >= 2 weights in 0 ... 1 of sum 1."""
     if len(weights) != count or count < 2:
         raise ValueError(
-            f"expected at least two scans and a weight for each, found {count} and {len(weights)} weights"
+            f"expected at least two scans and a weight for each, found {count} scans and "
+            f"{len(weights)} weights"
         )
     if not all(0 <= weight <= 1 for weight in weights) or abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(
-            f"weights: expected numbers in 0 ... 1 of sum 1, found {', '.join(f'{w:g}' for w in weights)}"
-        )
+        shown = ", ".join(f"{weight:g}" for weight in weights)
+        raise ValueError(f"weights: expected numbers in 0 ... 1 of sum 1, found {shown}")
 
 
 def _convolutions(width: int) -> nn.Sequential:
     """[N, 1, 64, 64] -> [N, 4 * width, 8, 8]."""
     return nn.Sequential(
-        nn.Conv2d(1, width, 5, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(1, width, 5, 2, 2), nn.LeakyReLU(0.2),
+        nn.Conv2d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2),
         nn.Conv2d(2 * width, 4 * width, 3, 2, 1), nn.LeakyReLU(0.2),
     )  # fmt: skip
 
@@ -131,9 +141,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x [N, 1, 64, 64] -> logits [N, outputs]; with `CODES` outputs it is the encoder that it
-    starts from.
-    """
+    """x [N, 1, 64, 64] -> logits [N, outputs]; with `CODES` outputs, the autoencoder's encoder."""
 
     def __init__(self, outputs: int, width: int = 32) -> None:
         super().__init__()
@@ -164,8 +172,8 @@ class SmallAutoencoder:
     """BAGAN's first task: the autoencoder; batch (pictures, classes)."""
 
     def __init__(self) -> None:
-        self.encoder = Discriminator(CODES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.decoder = Generator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder = channels_last(Discriminator(CODES))
+        self.decoder = channels_last(Generator())
         self.networks: dict[str, nn.Module] = {
             "": nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
         }
@@ -181,15 +189,15 @@ class Bagan:
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
-        self.generator = Generator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.discriminator = Discriminator(classes + 1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator = channels_last(Generator())
+        self.discriminator = channels_last(Discriminator(classes + 1))
         self._encoder = Discriminator(CODES)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
         }
         self.generator.register_buffer("mean", torch.zeros(classes, CODES))
-        self.generator.register_buffer("factor", torch.eye(CODES).repeat(classes, 1, 1))  # Cholesky
+        self.generator.register_buffer("factor", torch.eye(CODES).repeat(classes, 1, 1))
 
     @torch.no_grad()
     def start_from(self, trained: SmallAutoencoder, pictures: Tensor, classes: Tensor) -> None:
@@ -200,13 +208,13 @@ class Bagan:
         z = trained.encoder(pictures)
         everything = torch.cov(z.T)
         for n in range(self._classes):
-            own = z[classes == n]
-            covariance = torch.cov(own.T) if len(own) > 1 else everything
+            latents = z[classes == n]
+            covariance = torch.cov(latents.T) if len(latents) > 1 else everything
             diagonal = torch.diag(covariance.diagonal())
             covariance = torch.lerp(
                 covariance, diagonal, SHRINK
             ) + 1e-4 * everything.diagonal().mean() * torch.eye(CODES)
-            self.generator.get_buffer("mean")[n] = own.mean(0) if len(own) else z.mean(0)
+            self.generator.get_buffer("mean")[n] = latents.mean(0) if len(latents) else z.mean(0)
             self.generator.get_buffer("factor")[n] = torch.linalg.cholesky(covariance)
 
     def sample(self, classes: Tensor, generator: torch.Generator | None = None) -> Tensor:

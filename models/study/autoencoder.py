@@ -1,6 +1,7 @@
 """Autoencoders of slices: the minimal network of the study, and what all of them share as codecs.
 
-    x [N, 1, H, W] in 0 ... 1 --encode--> z [N, latent, H/stride, W/stride] --decode--> x_hat [N, 1, H, W]
+    x [N, 1, H, W] in 0 ... 1 --encode--> z [N, latent, H/stride, W/stride]
+    z --decode--> x_hat [N, 1, H, W]
 
 Trained for reconstruction alone. As codecs their latents are centred, scaled by a gain per channel
 and rounded: the gain is the channel's sensitivity (root of the squared error of the picture per
@@ -12,12 +13,24 @@ factorized prior (Balle, Laparra & Simoncelli 2016, arXiv:1611.01704).
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from mricodec.models.lossy.slice_coder import SliceCoder
 
-FIRST_OCTAVE, LAST_OCTAVE = 2, 12  # of peak / step: one set of tables each
+# The octaves of peak / step that have tables of their own.
+FIRST_OCTAVE, LAST_OCTAVE = 2, 12
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def channels_last(network: Module) -> Module:
+    """The network with its weights in the order that convolutions on CPUs prefer."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def octave_tables(octave: int) -> str:
@@ -26,9 +39,7 @@ def octave_tables(octave: int) -> str:
 
 
 class Autoencoder(SliceCoder):
-    """Encoder and decoder without anything between; `latent` channels at 1/`stride` of the
-    resolution.
-    """
+    """An encoder and a decoder; `latent` channels at 1/`stride` of the resolution."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -36,7 +47,7 @@ class Autoencoder(SliceCoder):
     sensitivity: Tensor
 
     def _for_coding(self) -> None:
-        """Buffers of the codec, measured by `slice_training.calibrate`."""
+        """Buffers of the codec, measured by `training.study.calibrate`."""
         self.register_buffer("offset", torch.zeros(self.latent))
         self.register_buffer("sensitivity", torch.ones(self.latent))
 
@@ -55,9 +66,7 @@ class Autoencoder(SliceCoder):
         return x.float()
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x [N, 1, H, W], sides multiples of the stride -> the same, through unquantised
-        latents.
-        """
+        """x [N, 1, H, W], sides multiples of the stride -> the same through unquantised latents."""
         return self.decode(self.encode(x))
 
     def g_a(self, x: Tensor) -> Tensor:
@@ -110,7 +119,8 @@ class MinimalCNN(Autoencoder):
         super().__init__()
         self.latent = latent
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, width // 3, 5, 2, 2), nn.ReLU(), nn.Conv2d(width // 3, width, 3, 2, 1), Residual(width),
+            nn.Conv2d(1, width // 3, 5, 2, 2), nn.ReLU(),
+            nn.Conv2d(width // 3, width, 3, 2, 1), Residual(width),
             nn.Conv2d(width, latent, 1),
         )  # fmt: skip
         self.decoder = nn.Sequential(

@@ -1,5 +1,4 @@
-"""Distances in the features of a network, as LPIPS builds them (Zhang et al. 2018,
-arXiv:1801.03924).
+"""Distances in the features of a network, as in LPIPS (Zhang et al. 2018, arXiv:1801.03924).
 
     d(x, y) = sum over layers of the mean over positions of sum_c w_c (x_c / |x| - y_c / |y|)^2
 
@@ -19,14 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_ALEXNET = (
-    (0, 4, 2),
-    (3, 1, 2),
-    (6, 1, 1),
-    (8, 1, 1),
-    (10, 1, 1),
-)  # number in torchvision's `features`, stride, padding
-_POOLED = (3, 6)  # these layers see a 3 x 3 / 2 maximum of the one before
+from .autoencoder import channels_last
+
+# AlexNet's convolutions: number in torchvision's `features`, stride, padding.
+_ALEXNET = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))
+# The convolutions that follow a 3 x 3 / 2 maximum.
+_POOLED = (3, 6)
+# Mean and standard deviation by which LPIPS normalises RGB.
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
@@ -150,7 +148,7 @@ class Classification:
     """Cross entropy; batch (pictures, classes)."""
 
     def __init__(self, network: ContrastNet) -> None:
-        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self.networks: dict[str, nn.Module] = {"": channels_last(network)}
         self._network = network
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -1,15 +1,16 @@
-"""The generative U-Net of the study: the shape of Ronneberger et al. 2015 (arXiv:1505.04597)
-*without* skip connections.
+"""The study's U-Net without skip connections, after Ronneberger et al. 2015 (arXiv:1505.04597).
 
 Everything that the decoder knows passes through the latent at the lowest resolution, so that
 latents can be mixed and drawn; with skips a U-Net would copy its input.
 
-    x [N, 1, H, W] - 3x3 -> w0 - relu, 3x3/2 -> w1 at 1/2 - ... - relu, 3x3/2 -> wn at 1/2^n - residual* - 1x1 -> z
-    z - 1x1 -> wn - residual* - relu, 2x2 transposed -> w(n-1) - relu, 3x3 -> w(n-1) - ... - relu, 3x3 -> x_hat
+    x [N, 1, H, W] - 3x3 -> w0 - relu, 3x3/2 -> w1 at 1/2 - ... - relu, 3x3/2 -> wn at 1/2^n
+      - residual* - 1x1 -> z
+    z - 1x1 -> wn - residual* - relu, 2x2 transposed -> w(n-1) - relu, 3x3 -> w(n-1) - ...
+      - relu, 3x3 -> x_hat
 
-Cut against the original's two 3 x 3 convolutions a level: one a level, the downsampling one strided
-instead of pooled, and the residual block (*) of 256 hidden channels at the lowest level only. The
-latent has half a value per pixel at any depth.
+The original has two 3 x 3 convolutions a level; here it is one, strided instead of pooled on the
+way down, and a residual block (*) of 256 hidden channels at the lowest level. The latent has half a
+value per pixel at any depth.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 
 from .autoencoder import Autoencoder
 
+# Channels of the levels, the finest first.
 V1 = (64, 128, 256, 512)
-HIDDEN = 256  # of the block at the lowest level
+# Channels of the block at the lowest level.
+HIDDEN = 256
 
 
 class Bottleneck(nn.Module):

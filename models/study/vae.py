@@ -4,16 +4,18 @@ In the manner of Liu et al. 2022 (doi 10.1155/2022/7088137), who compress medica
 variational autoencoder of residual blocks: uniform noise is the posterior, a factorized prior the
 rate (Balle, Laparra & Simoncelli 2016).
 
-    x [N, 1, H, W] - 5x5/2 -> 48 - 3x3/2 -> 96 - residual - 3x3/2 -> 128 - residual - 1x1 -> + -> y [N, 128, H/8, W/8]
-    x - 8x8/8 ------------------------------------------------------------------------------^
-    y * gain, rounded, / gain - 1x1 -> 128 - residual - shuffle -> 96 - residual - shuffle -> 48 - shuffle -> + -> x_hat
-    y * gain, rounded, / gain - 8x8/8 transposed -------------------------------------------------------------^
+    x [N, 1, H, W] - 5x5/2 -> 48 - 3x3/2 -> 96 - residual - 3x3/2 -> 128 - residual - 1x1 --+
+    x - 8x8/8 ------------------------------------------------------------------------------+
+                                                                     y [N, 128, H/8, W/8] <-+
+    y_hat - 1x1 -> 128 - residual - shuffle -> 96 - residual - shuffle -> 48 - shuffle --+
+    y_hat - 8x8/8 transposed ------------------------------------------------------------+
+                                                                 x_hat [N, 1, H, W] <----+
 
 The linear paths start as the 8 x 8 cosine transform and its inverse (64 of the channels), so that
 minutes of training are spent on what the blocks add, not on learning to copy. Gains, prior and loss
 are those of `hyperprior.FactorizedPrior`; the probability tables are measured after the training,
-as those of `autoencoder`. Cut against the paper: one residual block a level and neither attention
-nor hyperprior.
+as those of `autoencoder`. Smaller than in the paper: one residual block a level, and neither
+attention nor hyperprior.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from mricodec.models.lossy.hyperprior import LATENT, FactorizedPrior
 
 from .autoencoder import Residual, octave_tables
 
+# Channels of the three levels.
 WIDTHS = (48, 96, 128)
-SIDE = 8  # of the linear paths' blocks
+# Side of the blocks of the linear paths.
+SIDE = 8
 
 
 class _Sum(nn.Module):
@@ -47,7 +51,7 @@ class _Sum(nn.Module):
             cosine = torch.cos(math.pi / SIDE * (n + 0.5) * n[:, None]) * math.sqrt(2 / SIDE)
             cosine[0] /= math.sqrt(2)
             basis = torch.einsum("ui,vj->uvij", cosine, cosine).reshape(SIDE**2, 1, SIDE, SIDE)
-            linear.weight[: SIDE**2].copy_(basis)  # [128, 1, 8, 8], both ways
+            linear.weight[: SIDE**2].copy_(basis)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(x) + self.layers(x)
@@ -62,7 +66,8 @@ class ResidualVAE(FactorizedPrior):
         fine, middle, coarse = WIDTHS
         to_latent, to_pixels = nn.Conv2d(coarse, LATENT, 1), nn.Conv2d(fine, 4, 3, padding=1)
         analysis = nn.Sequential(
-            nn.Conv2d(1, fine, 5, 2, 2), nn.ReLU(), nn.Conv2d(fine, middle, 3, 2, 1), Residual(middle), nn.ReLU(),
+            nn.Conv2d(1, fine, 5, 2, 2), nn.ReLU(),
+            nn.Conv2d(fine, middle, 3, 2, 1), Residual(middle), nn.ReLU(),
             nn.Conv2d(middle, coarse, 3, 2, 1), Residual(coarse), to_latent,
         )  # fmt: skip
         synthesis = nn.Sequential(

@@ -1,3 +1,1 @@
-"""Training: loops, and the export of what was trained. Nothing that encodes or decodes imports
-it.
-"""
+"""Training of models, and their export. Nothing that encodes or decodes imports it."""

@@ -4,8 +4,9 @@ The corpus is a cache file of slabs. A sample is a crop of a few slices, seen at
 quantisation step, so that one model learns every rate; the loss weighs every volume and rate alike,
 as a BD-rate does:
 
-    loss = mean over crops of  log(bits per sample + 0.003)                                                 (default)
-    loss = mean over crops of  log(bits per sample + 6 * squared error in steps^2)                         (transform coders)
+    default          loss = mean over crops of log(bits per sample + 0.003)
+    slice coders     loss = mean over crops of log(bits per sample + 6 squared error in steps^2
+                                                   + 0.01)
 
 Checkpoints (safetensors: weights, moving average, optimiser moments, step) are written every few
 minutes; a run that finds one goes on from it. The log is one JSON object a line.
@@ -13,9 +14,7 @@ minutes; a run that finds one goes on from it. The log is one JSON object a line
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mricodec.models.lossy.bit_exact import choose_backend
@@ -36,24 +35,22 @@ from mricodec.models.lossy.lapped_transform import DEPTHS, analysis
 from mricodec.models.lossy.rdo import choose_depths
 from mricodec.models.lossy.slice_coder import SliceCoder
 
+from .state import TrainingState, append_row, write_tensors
+
 
 @dataclass(frozen=True)
 class Config:
-    """A named recipe. `start`: the config whose result the weights start from, if it lies
-    beside.
-    """
+    """A named recipe."""
 
+    # A name of `MODELS`.
     model: str
     steps: int
-    shapes: tuple[
-        tuple[int, int, int], ...
-    ]  # crops of a batch, slices, samples along each side; the first where depth is 1
+    # Crops of a batch, slices, samples along each side; the first shape where the depth is 1.
+    shapes: tuple[tuple[int, int, int], ...]
     learning_rate: float
-    steps_range: tuple[float, ...] = (
-        1.0,
-        5.5,
-        10.5,
-    )  # the step is 2**-u of the slab's 99.9th percentile, u uniform
+    # The step is 2**-u of the slab's 99.9th percentile, with u in this range; see `octaves`.
+    steps_range: tuple[float, ...] = (1.0, 5.5, 10.5)
+    # The config whose result the weights start from, if it is in the same folder.
     start: str | None = None
     seed: int = 0
     # Scans of each split that are packed from a data folder, the smallest files; None: all.
@@ -102,20 +99,32 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-LOW_RATES = 0.85  # share of the draws below the middle of `steps_range`
-DEPTH_SHARES = (0.44, 0.08, 0.2, 0.28)  # of the batches, by depth 1, 2, 4, 8
+# Share of the draws of u below the middle of `steps_range`.
+LOW_RATES = 0.85
+# Shares of the batches by the depth of the transform: 1, 2, 4, 8.
+DEPTH_SHARES = (0.44, 0.08, 0.2, 0.28)
 # Smallest 99.9th percentile of the values of a slab: below it is too little to learn from.
 MIN_SCALE = 16
-UNSUITED = 0.06  # share of crops that are taken though another depth suits them better
-PRIOR_RATE = (
-    10.0  # learning rate of the factorized priors: they start wide, and narrow slowly otherwise
-)
+# Share of crops that are taken though another depth suits them better.
+UNSUITED = 0.06
+# Steps of the linear start of the learning rate.
+WARM_UP_STEPS = 200
+# Largest decay of the moving average of the weights.
+MAX_DECAY = 0.998
+# Steps between the rows of the log, and between validations.
+LOG_STEPS = 100
+VALIDATION_STEPS = 1000
+# Batches of a validation.
+VALIDATION_BATCHES = 24
+# Seconds between checkpoints.
+SAVE_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Item:
-    """A slab as the sampler wants it: voxels [k, j, i] float32, the least 0. Geometries weigh
-    alike, slabs of one by the square root of their size.
+    """A slab to draw crops from: voxels [k, j, i] float32, their minimum 0.
+
+    Geometries have equal weight, slabs of one geometry the square root of their size.
     """
 
     voxels: NDArray[np.float32]
@@ -127,6 +136,7 @@ class Item:
 
 
 def items(slabs: list[Any], split: str) -> list[Item]:
+    """The slabs of a split with enough range to learn from."""
     out = []
     for slab in slabs:
         if slab.split != split:
@@ -178,24 +188,20 @@ def _zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops [B, slices, size, size] in steps, how many octaves of steps each one's volume has, the
-    depth of the transform.
-    """
+    """Crops x [B, slices, size, size] in steps, their rate classes [B], the transform's depth."""
 
     x: Tensor
     rate: Tensor
     depth: int
 
 
-def _in_planes(config: Config) -> bool:
-    """Whether slices are transformed together."""
+def _codes_volumes(config: Config) -> bool:
+    """Whether the model transforms slices together."""
     return config.model.startswith("default")
 
 
 def octaves(config: Config, rng: np.random.Generator) -> float:
-    """u of `Config.steps_range`: of three numbers, LOW_RATES of the draws lie between the first
-    two.
-    """
+    """A draw of u; LOW_RATES of the draws lie below the middle number of `steps_range`."""
     low, *middle, high = config.steps_range
     if not middle:
         return float(rng.uniform(low, high))
@@ -211,12 +217,11 @@ def crop(
     x = item.voxels
     if augment and item.isotropic:
         x = x.transpose(rng.permutation(3))
-    deep = (
-        2 if augment and rng.random() < 0.12 and len(x) >= 2 * slices else 1
-    )  # thicker slices: means of two
+    # Thicker slices: means of two.
+    deep = 2 if augment and rng.random() < 0.12 and len(x) >= 2 * slices else 1
     shrink = 2 if augment and rng.random() < 0.12 and min(x.shape[1:]) >= 2 * size else 1
     want = (slices * deep, size * shrink, size * shrink)
-    for _ in range(4):  # empty corners teach little
+    for _ in range(4):  # Empty corners teach little.
         start = [
             int(rng.integers(0, max(n - m, 0) + 1)) for n, m in zip(x.shape, want, strict=True)
         ]
@@ -252,13 +257,12 @@ def crop(
 def batches(
     pool: list[Item], config: Config, rng: np.random.Generator, *, augment: bool
 ) -> Iterator[Batch]:
-    """Crops drawn by weight; those of a batch of the default model are ones that its depth suits,
-    most of them best.
+    """Crops drawn by weight. For the default model most crops of a batch suit its depth best.
 
-    Where slices are taken together, some batches have as many slices as the codec's slabs.
+    Where slices are transformed together, some batches have as many slices as the codec's slabs.
     """
     while True:
-        depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if _in_planes(config) else 1
+        depth = int(rng.choice(DEPTHS, p=DEPTH_SHARES)) if _codes_volumes(config) else 1
         count, slices, size = config.shapes[0 if depth == 1 else rng.integers(len(config.shapes))]
         first = slices == config.shapes[0][1]
         p = np.array([item.weight * (first or len(item.voxels) >= slices) for item in pool])
@@ -268,7 +272,7 @@ def batches(
         while len(crops) < count:
             item = pool[rng.choice(len(pool), p=p / p.sum())]
             x, rate = crop(item, config, slices, size, rng, augment=augment)
-            suited = not _in_planes(config) or suits(x, depth) or rng.random() < UNSUITED
+            suited = not _codes_volumes(config) or suits(x, depth) or rng.random() < UNSUITED
             if suited:
                 crops.append((x, rate))
         yield Batch(
@@ -279,15 +283,14 @@ def batches(
 
 
 def suits(x: NDArray[np.float32], depth: int) -> bool:
-    """Whether this is the depth that the encoder would choose for a crop [K, H, W] in steps, by
-    half of it.
-    """
+    """Whether the encoder would choose this depth for a crop [K, H, W] in steps, by half of it."""
     half = np.ascontiguousarray(x[:, : x.shape[1] // 16 * 8])
     y = analysis(torch.from_numpy(half)).permute(0, 2, 3, 1).unsqueeze(0)
     return choose_depths(y)[0] == depth
 
 
 def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch; its mean bits per sample and squared error in steps^2."""
     if isinstance(model, ContextCodec):
         out = model(batch.x, batch.depth, batch.rate)
         bits = out["y"]
@@ -301,10 +304,9 @@ def loss_of(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
 
 
 def slice_rates(network: SliceCoder, x: Tensor) -> dict[str, Tensor]:
-    """x [B, K, H, W] in steps -> bits per sample of y (and z) [B], "mse": squared error per sample
-    [B] in steps^2.
+    """x [B, K, H, W] in steps -> bits per sample of y (and z) [B]; "mse" [B] in steps^2.
 
-    The peak of the volume is not known of a crop: it is drawn up to 2^1.5 times that of the crop.
+    A crop does not show the peak of its volume: it is drawn up to 2^1.5 times that of the crop.
     """
     b, k, h, w = x.shape
     peak = x.reshape(b, -1).amax(1) * torch.exp2(1.5 * torch.rand_like(x[:, 0, 0, 0]))
@@ -340,161 +342,106 @@ def train(
     slabs: list[Any], out: Path, name: str, *, device: str = "cpu", minutes: float | None = None,
     report: Callable[[float, dict[str, Any] | None], None] = lambda done, row: None,
 ) -> Path | None:  # fmt: skip
-    """Train CONFIGS[name] on the slabs of a cache: the file of averaged float weights,
-    `out/name.safetensors`.
+    """Train CONFIGS[name] on the slabs of a cache: the path of averaged float weights.
 
-    `minutes`: stop (resumably) after so long; None if there are steps left then. Determined by the
+    minutes: stop (resumably) after so long; None if there are steps left then. Determined by the
     config's seed up to the device's arithmetic. `report` gets the fraction done after every step,
     and the row of the log where one is written. ValueError without a slab to train on.
     """
     config = CONFIGS[name]
     out.mkdir(parents=True, exist_ok=True)
-    final, state_file, log = (
-        out / f"{name}.safetensors",
-        out / f"{name}.checkpoint.safetensors",
-        out / f"{name}.jsonl",
+    final, checkpoint, log = (
+        out / f"{name}{end}" for end in (".safetensors", ".checkpoint.safetensors", ".jsonl")
     )
-    torch.manual_seed(config.seed)
-    model = MODELS[config.model]().to(device)
-    choose_backend(model, device)
-    if config.start and (out / f"{config.start}.safetensors").exists():
-        start_from(model, load_file(out / f"{config.start}.safetensors"))
-    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    parameters = dict(model.named_parameters())
-    priors = [value for key, value in parameters.items() if "bottleneck" in key]
-    others = [value for key, value in parameters.items() if "bottleneck" not in key]
-    groups = [{"params": others, "scale": 1.0}, {"params": priors, "scale": PRIOR_RATE}]
-    optimiser = torch.optim.AdamW(
-        groups, config.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4
-    )
-    step = _resume(state_file, model, average, optimiser, parameters, device)
+    pools = _pools(slabs)
+    state = TrainingState({"": _network(config, out, device)}, config.learning_rate)
+    step, seconds_before = state.resume(checkpoint)
+    if step == 0:
+        sizes = {key: len(pool) for key, pool in pools.items()}
+        append_row(log, {"config": asdict(config), "name": name, "slabs": sizes})
+    feed = batches(pools["train"], config, np.random.default_rng([config.seed, step]), augment=True)
+    begin = saved = time.monotonic()
+    recent: list[tuple[float, float, float]] = []
+    while step < config.steps:
+        rate = _learning_rate(step, config.steps)
+        loss, parts = loss_of(state.networks[""], _on(next(feed), device))
+        state.descend("", loss, rate)
+        step += 1
+        state.average_in(step, MAX_DECAY)
+        recent.append((float(loss.detach()), parts["bits"], parts["mse"]))
+        seconds = time.monotonic() - begin
+        over = minutes is not None and seconds > 60 * minutes
+        last = step == config.steps or over
+        row = None
+        if step % LOG_STEPS == 0 or last:
+            row = _row(step, recent, rate)
+            if (step % VALIDATION_STEPS == 0 or last) and pools["validation"]:
+                row["validation"] = _validate_average(state, pools["validation"], config)
+            row["seconds"] = round(seconds_before + time.monotonic() - begin, 1)
+            append_row(log, row)
+            recent.clear()
+        report(min(max(step / config.steps, seconds / (60 * minutes) if minutes else 0), 1), row)
+        if time.monotonic() - saved > SAVE_SECONDS or last:
+            saved = time.monotonic()
+            state.save(checkpoint, step, seconds_before + saved - begin)
+            write_tensors(final, state.average)
+        if over:
+            break
+    return final if step >= config.steps else None
+
+
+def _pools(slabs: list[Any]) -> dict[str, list[Item]]:
+    """Training and validation slabs. ValueError without one to train on."""
     pools = {split: items(slabs, split) for split in ("train", "validation")}
     if not pools["train"]:
         raise ValueError(
             f"expected training scans with values of {MIN_SCALE} and more above their smallest, "
             f"found none in {len(slabs)} slabs"
         )
-    feed = batches(pools["train"], config, np.random.default_rng([config.seed, step]), augment=True)
-    begin = saved = time.monotonic()
-    recent: list[tuple[float, float, float]] = []
-    if step == 0:
-        _log(
-            log,
-            {
-                "config": asdict(config),
-                "name": name,
-                "slabs": {key: len(pool) for key, pool in pools.items()},
-            },
-        )
-    while step < config.steps:
-        rate = min(1.0, (step + 1) / 200) * (
-            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        )
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate * group["scale"]
-        loss, parts = loss_of(model, _on(next(feed), device))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        decay = min(0.998, step / (step + 10))
-        for key, value in model.state_dict().items():
-            average[key].lerp_(value.detach(), 1 - decay)
-        recent.append((float(loss.detach()), parts["bits"], parts["mse"]))
-        over = minutes is not None and time.monotonic() - begin > 60 * minutes
-        last = step == config.steps or over
-        row: dict[str, Any] | None = None
-        if step % 100 == 0 or last:
-            mean = np.mean(recent, 0)
-            row = {
-                "step": step,
-                "loss": mean[0],
-                "bits": mean[1],
-                "mse": mean[2],
-                "lr": rate,
-            }
-            recent.clear()
-            if (step % 1000 == 0 or last) and pools["validation"]:
-                kept = {key: value.clone() for key, value in model.state_dict().items()}
-                model.load_state_dict(average)
-                row["validation"] = validate(
-                    model, pools["validation"], config, min(24, config.steps)
-                )
-                model.load_state_dict(kept)
-            row["seconds"] = round(time.monotonic() - begin, 1)
-            _log(log, row)
-        done = step / config.steps
-        if minutes:
-            done = max(done, (time.monotonic() - begin) / (60 * minutes))
-        report(min(done, 1.0), row)
-        if time.monotonic() - saved > 120 or last:
-            _save(state_file, model, average, optimiser, parameters, step)
-            _write(final, average)
-            saved = time.monotonic()
-        if over:
-            break
-    return final if step >= config.steps else None
+    return pools
 
 
-def start_from(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take the weights that the model has too; of kernels that are larger, the centre, of channels
-    the first.
+def _network(config: Config, out: Path, device: str) -> nn.Module:
+    """The network of a config with its first weights."""
+    torch.manual_seed(config.seed)
+    network = MODELS[config.model]().to(device)
+    choose_backend(network, device)
+    if config.start and (out / f"{config.start}.safetensors").exists():
+        start_from(network, load_file(out / f"{config.start}.safetensors"))
+    return network
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    """Of the config's: a linear start, then half a cosine down to 2 %."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * cosine)
+
+
+def _row(step: int, recent: list[tuple[float, float, float]], rate: float) -> dict[str, Any]:
+    loss, bits, mse = np.mean(recent, 0)
+    return {"step": step, "loss": loss, "bits": bits, "mse": mse, "lr": rate}
+
+
+def _validate_average(state: TrainingState, pool: list[Item], config: Config) -> dict[str, float]:
+    """`validate` with the averaged weights; the networks keep theirs."""
+    kept = {key: value.clone() for key, value in state.weights().items()}
+    state.load(state.average)
+    result = validate(state.networks[""], pool, config, min(VALIDATION_BATCHES, config.steps))
+    state.load(kept)
+    return result
+
+
+def start_from(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Take over the weights that the network has too.
+
+    Of larger kernels the centre is taken, of more channels the first.
     """
-    own = model.state_dict()
-    for key in tensors.keys() & own.keys():
-        value, size = tensors[key], own[key].shape
+    state = network.state_dict()
+    for key in tensors.keys() & state.keys():
+        value, size = tensors[key], state[key].shape
         if value.dim() == 4 and value.shape[-1] > size[-1]:
             edge = (value.shape[-1] - size[-1]) // 2
             value = value[..., edge : edge + size[-2], edge : edge + size[-1]]
         value = value[tuple(slice(n) for n in size)]
         if value.shape == size:
-            own[key].copy_(value)
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    part = path.with_suffix(".part")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part)
-    os.replace(part, path)
-
-
-def _log(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _save(
-    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
-    parameters: dict[str, nn.Parameter], step: int,
-) -> None:  # fmt: skip
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors |= {f"average.{key}": value for key, value in average.items()}
-    for key, parameter in parameters.items():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moment in optimiser.state[parameter]:
-                tensors[f"{moment}.{key}"] = optimiser.state[parameter][moment]
-    tensors["step"] = torch.tensor(step)
-    _write(path, tensors)
-
-
-def _resume(
-    path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
-    parameters: dict[str, nn.Parameter], device: str,
-) -> int:  # fmt: skip
-    if not path.exists():
-        return 0
-    tensors = load_file(path, device=device)
-    step = int(tensors["step"])
-    model.load_state_dict(
-        {key[6:]: value for key, value in tensors.items() if key.startswith("model.")}
-    )
-    for key in average:
-        average[key].copy_(tensors[f"average.{key}"])
-    for key, parameter in parameters.items():
-        if f"exp_avg.{key}" in tensors:
-            optimiser.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"exp_avg.{key}"],
-                "exp_avg_sq": tensors[f"exp_avg_sq.{key}"],
-            }
-    return step
+            state[key].copy_(value)

@@ -1,9 +1,7 @@
-"""Trainings of the representation study: one loop for all its models; torch, numpy and safetensors
-only.
+"""Training of the representation study's models: one loop for all of them.
 
-A task has networks and, for every batch, losses, each for one of the networks: an autoencoder has
-one, an adversarial task several in turn. Checkpoints, moving averages, schedule and log are those
-of `training`.
+A task has networks and, for every batch, losses, each of one network: an autoencoder has one, an
+adversarial task several in turn. Checkpoints, moving averages and logs are those of `state`.
 """
 
 from __future__ import annotations
@@ -24,25 +22,44 @@ from torch import Tensor, nn
 
 from mricodec.models.lossy import entropy_models as entropy
 from mricodec.models.lossy.hyperprior import FactorizedPrior
-from mricodec.models.study.autoencoder import FIRST_OCTAVE, LAST_OCTAVE, Autoencoder, octave_tables
+from mricodec.models.study.autoencoder import (
+    FIRST_OCTAVE,
+    LAST_OCTAVE,
+    Autoencoder,
+    channels_last,
+    octave_tables,
+)
 from mricodec.models.study.vae import ResidualVAE
 
-from .loop import PRIOR_RATE, slice_rates
-from .loop import _log as append_row
-from .loop import _write as write_tensors
+from .loop import slice_rates
+from .state import TrainingState, append_row, write_tensors
 
-MSE_FLOOR = 1e-6  # of the logarithm: 60 dB
+# Added to the squared error before its logarithm: beyond 60 dB nothing is gained.
+MSE_FLOOR = 1e-6
+# Lowest value of the probability tables, and how many they have.
 TABLE_LOW = -128
 TABLE_BINS = 257
-TABLE_PRIOR = 200.0  # virtual draws from a Laplacian
+# Virtual draws from a Laplacian by which histograms are smoothed.
+TABLE_PRIOR = 200.0
+# Steps of the linear start of the learning rate.
+WARM_UP_STEPS = 100
+# Largest decay of the moving average of the weights.
+MAX_DECAY = 0.99
+# Steps between the rows of the log.
+LOG_STEPS = 100
+# Seconds between checkpoints.
+SAVE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Recipe:
+    """How long and at which rate a model is trained, on which crops."""
+
     steps: int
     batch: int
     learning_rate: float
-    size: int = 96  # of the crops, pixels
+    # Side of the crops, pixels.
+    size: int = 96
     seed: int = 0
     momentum: float = 0.9
 
@@ -53,18 +70,14 @@ class Task(Protocol):
     networks: dict[str, nn.Module]
 
     def losses(self, batch: Any) -> Iterator[tuple[str, Tensor]]:
-        """(network, its loss), in turn: each network is updated before the next loss is
-        computed.
-        """
+        """(network, its loss) in turn: each is updated before the next loss is computed."""
 
 
 class RateDistortion:
-    """log(bits + 6 * squared error in steps^2 + 0.01) of every picture, the step drawn between 2^-3
-    and 2^-8.5 of the peak.
-    """
+    """log(bits + 6 squared error in steps^2 + 0.01), with steps of 2^-3 to 2^-8.5 of the peak."""
 
     def __init__(self, network: FactorizedPrior) -> None:
-        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self.networks: dict[str, nn.Module] = {"": channels_last(network)}
         self._network = network
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -77,7 +90,7 @@ class Reconstruction:
     """log of the squared error of every picture: what the mean PSNR measures."""
 
     def __init__(self, network: Autoencoder) -> None:
-        self.networks: dict[str, nn.Module] = {"": network.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self.networks: dict[str, nn.Module] = {"": channels_last(network)}
         self._network = network
 
     def losses(self, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -85,176 +98,106 @@ class Reconstruction:
         yield "", torch.log(((x_hat - batch) ** 2).mean((1, 2, 3)) + MSE_FLOOR).mean()
 
 
-def fit(
-    task: Task, feed: Callable[[np.random.Generator], Any], recipe: Recipe, out: Path, name: str, *,
-    validate: Callable[[], dict[str, float]] | None = None, minutes: float | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> None:  # fmt: skip
-    """Train; afterwards the networks hold the averaged weights, which `out/name.safetensors` has
-    too.
+@dataclass(frozen=True)
+class Run:
+    """Where and how long a training runs."""
 
-    feed: a batch from a random generator. A run that was interrupted goes on from
-    `out/name.checkpoint.safetensors`. minutes: a budget of wall time instead of the recipe's steps,
-    whichever ends first; the learning rate falls with it.
+    folder: Path
+    # Of its files: NAME.safetensors, NAME.checkpoint.safetensors, NAME.jsonl.
+    name: str
+    # A budget of wall time that may end the training before the recipe's steps.
+    minutes: float | None = None
+    report: Callable[[str], None] = lambda line: None
+
+    def file(self, ending: str) -> Path:
+        """A file of the training."""
+        return self.folder / f"{self.name}{ending}"
+
+    def done(self, step: int, steps: int, seconds: float) -> float:
+        """The part of the training that is done, by steps or by time."""
+        by_time = 0.0 if self.minutes is None else seconds / (60 * self.minutes)
+        return max(step / steps, by_time)
+
+
+def fit(
+    task: Task,
+    feed: Callable[[np.random.Generator], Any],
+    recipe: Recipe,
+    run: Run,
+    validate: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Train; afterwards the networks hold the averaged weights, and the file of the run too.
+
+    feed: a batch from a random generator. A training that was interrupted goes on from its
+    checkpoint; the learning rate falls with what is done.
     """
-    final, state_file, log = (
-        out / f"{name}{end}" for end in (".safetensors", ".checkpoint.safetensors", ".jsonl")
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    optimisers = {
-        key: torch.optim.AdamW(
-            _groups(network), recipe.learning_rate, betas=(recipe.momentum, 0.98), weight_decay=1e-4
-        )
-        for key, network in task.networks.items()
-    }
-    average = {key: value.detach().clone() for key, value in _state(task).items()}
-    step, spent = _resume(state_file, task, average, optimisers)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = run.file(".checkpoint.safetensors"), run.file(".jsonl")
+    state = TrainingState(task.networks, recipe.learning_rate, recipe.momentum)
+    step, seconds_before = state.resume(checkpoint)
     torch.manual_seed(recipe.seed + step)
     rng = np.random.default_rng([recipe.seed, step])
     begin = saved = time.monotonic()
     recent: dict[str, list[float]] = {}
     if step == 0:
-        size = {
-            key or name: sum(p.numel() for p in network.parameters())
-            for key, network in task.networks.items()
-        }
-        budget = {} if minutes is None else {"minutes": minutes}
-        threads = torch.get_num_threads()
-        append_row(
-            log,
-            {
-                "name": name,
-                "recipe": asdict(recipe),
-                **budget,
-                "parameters": size,
-                "threads": threads,
-            },
-        )
+        append_row(log, _first_row(task, recipe, run))
     done = 0.0
     while done < 1:
-        rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        cosine = 0.5 * (1 + math.cos(math.pi * done))
+        rate = min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * cosine)
         for key, loss in task.losses(feed(rng)):
-            optimiser = optimisers[key]
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * rate * group["scale"]
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-            nn.utils.clip_grad_norm_(task.networks[key].parameters(), 1.0)
-            optimiser.step()
+            state.descend(key, loss, rate)
             recent.setdefault(key or "loss", []).append(float(loss.detach()))
         step += 1
-        decay = min(0.99, step / (step + 10))
-        for key, value in _state(task).items():
-            average[key].lerp_(value.detach(), 1 - decay)
-        seconds = time.monotonic() - begin
-        done = step / recipe.steps
-        if minutes is not None:
-            done = max(done, (spent + seconds) / (60 * minutes))
-        last = done >= 1
-        if step % 100 == 0 or last:
-            row: dict[str, Any] = {"step": step} | {
-                key: float(np.mean(values)) for key, values in recent.items()
-            }
+        state.average_in(step, MAX_DECAY)
+        seconds = seconds_before + time.monotonic() - begin
+        done = run.done(step, recipe.steps, seconds)
+        if step % LOG_STEPS == 0 or done >= 1:
+            row: dict[str, Any] = {"step": step}
+            row |= {key: float(np.mean(values)) for key, values in recent.items()}
             recent.clear()
-            if last and validate is not None:
-                _load(task, average)
+            if done >= 1 and validate is not None:
+                state.load(state.average)
                 row["validation"] = validate()
-            row["seconds"] = round(spent + seconds, 1)
+            row["seconds"] = round(seconds, 1)
             append_row(log, row)
-            report(f"{name}: {json.dumps(row)}")
-        if time.monotonic() - saved > 60 or last:
-            _save(state_file, task, average, optimisers, step, spent + seconds)
+            run.report(f"{run.name}: {json.dumps(row)}")
+        if time.monotonic() - saved > SAVE_SECONDS:
+            state.save(checkpoint, step, seconds)
             saved = time.monotonic()
-    _load(task, average)
-    write_tensors(final, average)
-    state_file.unlink(missing_ok=True)
+    state.load(state.average)
+    write_tensors(run.file(".safetensors"), state.average)
+    checkpoint.unlink(missing_ok=True)
 
 
-def _groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Factorized priors start wide and narrow slowly otherwise; see training.PRIOR_RATE."""
-    named = list(network.named_parameters())
-    priors = [value for key, value in named if "bottleneck" in key]
-    others = [value for key, value in named if "bottleneck" not in key]
-    return [
-        {"params": others, "scale": 1.0},
-        *([{"params": priors, "scale": PRIOR_RATE}] if priors else []),
-    ]
-
-
-def _state(task: Task) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}" if name else key: value
-        for name, network in task.networks.items()
-        for key, value in network.state_dict().items()
+def _first_row(task: Task, recipe: Recipe, run: Run) -> dict[str, Any]:
+    sizes = {
+        key or run.name: sum(p.numel() for p in network.parameters())
+        for key, network in task.networks.items()
     }
-
-
-def _load(task: Task, tensors: dict[str, Tensor]) -> None:
-    for name, network in task.networks.items():
-        network.load_state_dict(
-            {key: tensors[f"{name}.{key}" if name else key] for key in network.state_dict()}
-        )
+    budget = {} if run.minutes is None else {"minutes": run.minutes}
+    head = {"name": run.name, "recipe": asdict(recipe), **budget}
+    return head | {"parameters": sizes, "threads": torch.get_num_threads()}
 
 
 def load_trained(task: Task, path: Path) -> None:
-    """Weights that `fit` left. OSError, or ValueError if they are of another model."""
+    """Load weights that `fit` left. OSError, or ValueError if they are of another model."""
     tensors = load_file(path)
-    if tensors.keys() != _state(task).keys():
+    state = TrainingState(task.networks, learning_rate=0.0)
+    if tensors.keys() != state.weights().keys():
         raise ValueError(
-            f"{path}: expected the weights of this model, found others; remove the file to train it again"
+            f"{path}: expected the weights of this model, found others; "
+            "remove the file to train it again"
         )
-    _load(task, tensors)
-
-
-def _parameters(task: Task) -> Iterator[tuple[str, str, nn.Parameter]]:
-    for name, network in task.networks.items():
-        for key, parameter in network.named_parameters():
-            yield name, f"{name}.{key}", parameter
-
-
-def _save(
-    path: Path,
-    task: Task,
-    average: dict[str, Tensor],
-    optimisers: dict[str, torch.optim.AdamW],
-    step: int,
-    seconds: float,
-) -> None:
-    tensors = {f"state.{key}": value for key, value in _state(task).items()}
-    tensors |= {f"average.{key}": value for key, value in average.items()}
-    for name, key, parameter in _parameters(task):
-        moments = optimisers[name].state[parameter]
-        tensors |= {
-            f"{moment}.{key}": moments[moment]
-            for moment in ("exp_avg", "exp_avg_sq")
-            if moment in moments
-        }
-    write_tensors(path, tensors | {"step": torch.tensor(step), "seconds": torch.tensor(seconds)})
-
-
-def _resume(
-    path: Path, task: Task, average: dict[str, Tensor], optimisers: dict[str, torch.optim.AdamW]
-) -> tuple[int, float]:
-    """Step and seconds so far."""
-    if not path.exists():
-        return 0, 0.0
-    tensors = load_file(path)
-    step = int(tensors["step"])
-    _load(task, {key[6:]: value for key, value in tensors.items() if key.startswith("state.")})
-    for key in average:
-        average[key].copy_(tensors[f"average.{key}"])
-    for name, key, parameter in _parameters(task):
-        if f"exp_avg.{key}" in tensors:
-            moments = {moment: tensors[f"{moment}.{key}"] for moment in ("exp_avg", "exp_avg_sq")}
-            optimisers[name].state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    return step, float(tensors["seconds"])
+    state.load(tensors)
 
 
 def crops(
     pictures: Sequence[NDArray[np.float32]], groups: Sequence[str], recipe: Recipe
 ) -> Callable[[np.random.Generator], Tensor]:
-    """A feed of crops [batch, 1, size, size] of pictures [rows, columns] in 0 ... 1: groups (scans)
-    weigh alike.
+    """A feed of crops [batch, 1, size, size] of pictures [rows, columns] in 0 ... 1.
+
+    Groups (scans) have equal weight.
 
     Mirrored and turned at random, and darkened by up to 2^-1.5: volumes differ in how bright their
     brightest voxel is.
@@ -265,7 +208,7 @@ def crops(
 
     def one(rng: np.random.Generator) -> NDArray[np.float32]:
         picture = pictures[int(rng.choice(len(pictures), p=weight))]
-        for _ in range(4):  # empty corners teach little
+        for _ in range(4):  # Empty corners teach little.
             top, left = (int(rng.integers(0, max(n - size, 0) + 1)) for n in picture.shape)
             part = picture[top : top + size, left : left + size]
             if part.mean() > 0.7 * picture.mean() or rng.random() < 0.15:
@@ -304,7 +247,7 @@ def calibrate(
 ) -> dict[str, Tensor]:
     """Measure offset and sensitivity of the latents, set them, and fit the probability tables.
 
-    -> "tables.y<octave>", int32 [latent, bins + 1] of sum 2**24; see models/autoencoder.py.
+    -> "tables.y<octave>", int32 [latent, bins + 1] of sum 2**24; see study/autoencoder.py.
     """
     latents = [network.encode(padded(picture, 8)) for picture in pictures]
     flat = torch.cat([z[0].flatten(1) for z in latents], 1)
@@ -337,9 +280,7 @@ def calibrate(
 def _octaves(
     y: Tensor, generator: torch.Generator, scaled: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Latents [channels, n], scaled(y, level [n]) as the codec does at peak / step = 2^level ->
-    "tables.y<octave>".
-    """
+    """Latents y [channels, n] -> "tables.y<octave>"; scaled(y, level [n]) scales as the codec."""
     tables = {}
     for octave in range(FIRST_OCTAVE, LAST_OCTAVE + 1):
         level = octave + torch.rand(y.shape[1], generator=generator)
@@ -372,9 +313,7 @@ def rounded(network: nn.Module) -> None:
 def vae_tensors(
     network: ResidualVAE, pictures: Sequence[NDArray[np.float32]], seed: int = 0
 ) -> dict[str, Tensor]:
-    """The same of the VAE: bfloat16 weights, tables from its latents of `pictures`. Rounds the
-    network.
-    """
+    """As `file_tensors`, of the VAE: its gains are trained. Rounds the network."""
     rounded(network)
     weights = {
         key: value.detach().bfloat16().contiguous()
@@ -394,7 +333,8 @@ def vae_tensors(
 def file_tensors(
     network: Autoencoder, pictures: Sequence[NDArray[np.float32]]
 ) -> dict[str, Tensor]:
-    """What a weights file holds: bfloat16 weights, float32 offset and sensitivity, int32 tables.
+    """The tensors of a weights file: bfloat16 weights, float32 offset and sensitivity, tables.
+
     Rounds the network.
     """
     rounded(network)
