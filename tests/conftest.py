@@ -10,7 +10,7 @@ from paths import DATA
 
 
 def pytest_configure() -> None:
-    """With `-n` every process has cores of its own: more threads than cores take many times as long."""
+    """With `-n` every process has its own cores: more threads than cores slow all of them down."""
     worker, count = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
         int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),

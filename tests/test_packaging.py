@@ -1,4 +1,4 @@
-"""What is installed: every package and its data, one version, light imports, a bound on the size."""
+"""The installed package: every module and its data, one version, light imports, small weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ else:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
 
 ROOT = Path(__file__).parents[1]
-LARGEST_WEIGHTS = 40_000_000  # bytes, all models together
+# Bytes of all weights together.
+MAX_WEIGHTS = 40_000_000
 NOT_INSTALLED = {"tests", "benchmarks"}
 
 project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -81,7 +82,7 @@ def test_versions_agree() -> None:
 
 
 def test_weights_stay_small() -> None:
-    assert sum(path.stat().st_size for path in ROOT.glob("models/weights/*")) <= LARGEST_WEIGHTS
+    assert sum(path.stat().st_size for path in ROOT.glob("models/weights/*")) <= MAX_WEIGHTS
 
 
 def test_the_sample_comes_with_its_licence() -> None:

@@ -211,7 +211,7 @@ def test_writer_refuses_a_wrong_order() -> None:
             writer.chunk(kind, b"")
     writer.chunk(META, b"")
     for kind in (META, ORIG):
-        with pytest.raises(ValueError, match="at most one chunk META|ORIG before META"):
+        with pytest.raises(ValueError, match=r"at most one chunk META|ORIG before META"):
             writer.chunk(kind, b"")
     writer.chunk(b"text", b"")
     writer.slab(b"")

@@ -1,4 +1,4 @@
-"""What surrounds a program: the folder it is started in, and other work on the machine."""
+"""The environment of a program: the folder it is started in, and other work on the machine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ if __name__ == "__main__":
     "first", ["from mricodec import codec", "from mricodec.models import loader"]
 )
 def test_threads_sleep_while_they_wait(first: str, tmp_path: Path) -> None:
-    """OpenMP's threads spin otherwise, which makes a machine that does other work ten times slower."""
+    """OpenMP's threads spin otherwise, which slows down other work on the machine tenfold."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     code = f"import os\n{first}\nimport torch\nprint(os.environ['OMP_WAIT_POLICY'])"
     done = subprocess.run(

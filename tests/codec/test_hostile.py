@@ -1,4 +1,4 @@
-"""Damaged and forged streams of every kind: an error that says so, or the identical volume; never another one."""
+"""Damaged and forged streams of every kind: a FormatError or the identical volume, nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mricodec import codec
 
-SECONDS = 20.0  # for one damaged stream; good ones take a fraction of one
+# Seconds that a damaged stream may take; a sound one takes a fraction of one.
+MAX_SECONDS = 20.0
 
 
 def volume() -> NDArray[np.int16]:
@@ -24,7 +25,7 @@ def volume() -> NDArray[np.int16]:
 def streams() -> dict[str, bytes]:
     array = volume()
     rgb = np.zeros((2, 3, 4), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    made: dict[str, bytes | None] = {
+    encoded: dict[str, bytes | None] = {
         "predictive": codec.encode(array, lossless=True),
         "store": codec.encode(array.astype(np.complex64) * np.float32(np.pi), lossless=True),
         "grid": codec.encode(array * np.float64(np.pi), lossless=True),
@@ -34,8 +35,8 @@ def streams() -> dict[str, bytes]:
         "rgb": codec.encode(rgb, lossless=True),
     }
     for model in ("default", "hyperprior", "factorized"):
-        made[model] = codec.encode(array, model=model, quality=45)
-    return {name: stream for name, stream in made.items() if stream is not None}
+        encoded[model] = codec.encode(array, model=model, quality=45)
+    return {name: stream for name, stream in encoded.items() if stream is not None}
 
 
 STREAMS = (
@@ -53,7 +54,7 @@ STREAMS = (
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, bytes]:
+def sound_streams() -> dict[str, bytes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", codec.LosslessFallback)
         return streams()
@@ -74,12 +75,14 @@ def outcome(decoder: codec.Decoder, stream: bytes) -> NDArray[np.generic] | None
         assert "\n" not in str(error)
         return None
     finally:
-        assert time.monotonic() - start < SECONDS
+        assert time.monotonic() - start < MAX_SECONDS
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_every_truncation(made: dict[str, bytes], decoder: codec.Decoder, kind: str) -> None:
-    stream = made[kind]
+def test_every_truncation(
+    sound_streams: dict[str, bytes], decoder: codec.Decoder, kind: str
+) -> None:
+    stream = sound_streams[kind]
     assert outcome(decoder, stream) is not None
     for length in range(len(stream)):
         assert outcome(decoder, stream[:length]) is None, length
@@ -87,31 +90,33 @@ def test_every_truncation(made: dict[str, bytes], decoder: codec.Decoder, kind: 
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_every_flipped_bit(made: dict[str, bytes], decoder: codec.Decoder, kind: str) -> None:
-    stream = made[kind]
+def test_every_flipped_bit(
+    sound_streams: dict[str, bytes], decoder: codec.Decoder, kind: str
+) -> None:
+    stream = sound_streams[kind]
     good = decoder.decode(stream).array
     for bit in range(8 * len(stream)):
         damaged = bytearray(stream)
         damaged[bit // 8] ^= 1 << bit % 8
-        found = outcome(decoder, bytes(damaged))
-        assert found is None or np.array_equal(found, good), bit
+        decoded = outcome(decoder, bytes(damaged))
+        assert decoded is None or np.array_equal(decoded, good), bit
 
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_forged_bits_with_right_checksums(
-    made: dict[str, bytes], decoder: codec.Decoder, kind: str
+    sound_streams: dict[str, bytes], decoder: codec.Decoder, kind: str
 ) -> None:
-    """The digest of the voxels is the last line: no forged payload passes for the volume where decoding is exact."""
-    stream = made[kind]
+    """No forged payload passes the digest of the voxels where decoding is exact."""
+    stream = sound_streams[kind]
     good = decoder.decode(stream).array
     exact = codec.info(stream).exact
     rng = np.random.default_rng(0)
     for bit in rng.choice(8 * len(stream), 150, replace=False):
         damaged = bytearray(stream)
         damaged[bit // 8] ^= 1 << int(bit % 8)
-        found = outcome(decoder, reseal(damaged))
-        if exact and found is not None and found.shape == good.shape:
-            assert np.array_equal(found, good), bit
+        decoded = outcome(decoder, reseal(damaged))
+        if exact and decoded is not None and decoded.shape == good.shape:
+            assert np.array_equal(decoded, good), bit
 
 
 @pytest.mark.parametrize("start", [b"", b"\x89MRC", bytes(300), b"not a stream at all" * 20])
@@ -126,15 +131,15 @@ def test_a_cryo_em_map_is_named(decoder: codec.Decoder) -> None:
         decoder.decode(bytes(cryo))
 
 
-def test_a_later_version_is_named(made: dict[str, bytes], decoder: codec.Decoder) -> None:
-    later = bytearray(made["predictive"])
+def test_a_later_version_is_named(sound_streams: dict[str, bytes], decoder: codec.Decoder) -> None:
+    later = bytearray(sound_streams["predictive"])
     later[8] = 9
     with pytest.raises(codec.UnsupportedVersion, match="9"):
         decoder.decode(bytes(later))
 
 
-def test_an_unknown_model_is_named(made: dict[str, bytes], decoder: codec.Decoder) -> None:
-    model_id = bytes.fromhex(codec.info(made["default"]).model_id)
-    other = bytearray(made["default"].replace(model_id, b"\x01" * 8))
+def test_an_unknown_model_is_named(sound_streams: dict[str, bytes], decoder: codec.Decoder) -> None:
+    model_id = bytes.fromhex(codec.info(sound_streams["default"]).model_id)
+    other = bytearray(sound_streams["default"].replace(model_id, b"\x01" * 8))
     with pytest.raises(codec.UnknownModel, match="0101010101010101"):
         decoder.decode(reseal(other))

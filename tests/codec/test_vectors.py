@@ -1,6 +1,7 @@
 """Golden streams of format 1: what they decode to may never change.
 
-`python tests/codec/test_vectors.py` (with tests/support on PYTHONPATH) writes them anew; only before the first release.
+`python tests/codec/test_vectors.py`, with tests/support on PYTHONPATH, writes them again; only
+before the first release.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from paths import DATA, VECTORS
 from mricodec import codec
 
 EXPECTED = VECTORS / "expected.json"
-MADE = {
+SOURCES = {
     "lossless-thick": ("thick_flair.nii.gz", {"lossless": True}),
     "lossless-4d": ("dwi_4d.nii.gz", {"lossless": True}),
     "bounded-isotropic": ("isotropic_t1w.nii.gz", {"max_error": 4}),
@@ -37,18 +38,18 @@ def digest(stream: bytes) -> str:
 
 
 def test_there_are_vectors() -> None:
-    assert names() == sorted(MADE)
+    assert names() == sorted(SOURCES)
 
 
 @pytest.mark.parametrize("name", names())
-def test_vector_decodes_as_ever(name: str) -> None:
+def test_vectors_decode_to_the_same_voxels(name: str) -> None:
     assert digest((VECTORS / f"{name}.mrc").read_bytes()) == json.loads(EXPECTED.read_text())[name]
 
 
 def write() -> None:
     VECTORS.mkdir(parents=True, exist_ok=True)
     expected = {}
-    for name, (scan, options) in MADE.items():
+    for name, (scan, options) in SOURCES.items():
         stream = codec.encode(DATA / scan, **options)  # type: ignore[arg-type]
         assert stream is not None
         (VECTORS / f"{name}.mrc").write_bytes(stream)

@@ -1,8 +1,8 @@
-"""CompressAI, the reference of the entropy models, imported with or without a torchvision that works.
+"""CompressAI, the reference of the entropy models, imported with or without torchvision.
 
-CompressAI imports `torchvision.transforms` for image augmentation only. The torchvision of PyPI is built for
-CUDA and fails to import beside a CPU torch; where it fails, an empty stand-in takes its place during the
-import and no longer.
+CompressAI imports `torchvision.transforms` for image augmentation only. The torchvision of PyPI is
+built for CUDA and can't be imported with a CPU torch; an empty module then stands in for it during
+the import and no longer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DICOM files for tests: synthetic series, and the real ones that are shipped here and in pydicom."""
+"""DICOM files for tests: synthetic series, and the real ones that pydicom ships."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def long_header(number: int, size: int = 100_000) -> bytes:
-    """Protocol text as scanners put it into private elements; about 2 % of its bytes change from slice to slice.
+    """Protocol text of private elements; about 2 % of its bytes change from slice to slice.
 
-    60 quantities count up, each said in several places; 17 others are measured anew.
+    60 quantities count up, each in several lines; 17 others are random in every slice.
     """
     rng = np.random.default_rng(11)
     names = [

@@ -1,4 +1,7 @@
-"""A series through a real PACS, run by test_orthanc.py in a network of its own: python orthanc_scenario.py FOLDER."""
+"""A series through a real PACS: python orthanc_scenario.py FOLDER.
+
+test_orthanc.py runs it in a separate network namespace.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +53,8 @@ def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
         except OSError:
             if time.monotonic() > stop or process.poll() is not None:
                 process.kill()
-                sys.exit(
-                    f"Orthanc does not answer: {log.read_text()[-2000:] if log.exists() else 'no log'}"
-                )
+                reason = log.read_text()[-2000:] if log.exists() else "no log"
+                sys.exit(f"Orthanc does not answer: {reason}")
             time.sleep(0.1)
 
 
@@ -93,9 +95,9 @@ def wrap_forward_unwrap(stream: bytes) -> None:
     )
     try:
         stored = json.loads(call("/instances", codec.wrap(stream)))
-        found = json.loads(call(f"/instances/{stored['ID']}/patient"))
+        patient = json.loads(call(f"/instances/{stored['ID']}/patient"))
         first = next(codec.decode_series(stream))
-        assert found["MainDicomTags"]["PatientID"] == first.PatientID
+        assert patient["MainDicomTags"]["PatientID"] == first.PatientID
         study = json.loads(call(f"/instances/{stored['ID']}/study"))
         assert study["MainDicomTags"]["StudyInstanceUID"] == first.StudyInstanceUID
         call("/modalities/node/store", stored["ID"].encode())

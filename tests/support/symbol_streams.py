@@ -40,7 +40,7 @@ class Streams(SlabStreams):
 
 
 def ideal_bits(tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any]) -> float:
-    """Code length of the model: -log2 of weights, raw bits, and an Exp-Golomb length for escapes."""
+    """Code length: -log2 of probabilities, raw bits, and an Exp-Golomb length for escapes."""
     positions, row, raw_bits = tables.locate(index)
     values = values.astype(np.int64)
     values = values if positions is None else values[positions]

@@ -49,7 +49,7 @@ def test_ssim_is_its_definition(dtype: type) -> None:
 
 
 def test_ssim_equals_scikit_image() -> None:
-    # structural_similarity(x - 80, y - 80, win_size=7, data_range=3325), scikit-image 0.26, mean of slices
+    # structural_similarity(x - 80, y - 80, win_size=7, data_range=3325) of scikit-image 0.26.
     k, j, i = np.indices((3, 20, 24))
     x = 1000 + 300 * k + 5 * j * j - 40 * i + j * i % 97
     y = x + (37 * i + 11 * j * j + 53 * k) % 120 - 60
@@ -59,8 +59,14 @@ def test_ssim_equals_scikit_image() -> None:
 
 def test_identical_volumes_are_perfect() -> None:
     x, _ = noisy(np.int16)
-    found = metrics.compare(x, x.copy())
-    assert (found.ssim, found.psnr, found.mse, found.rmse, found.max_error) == (
+    distortion = metrics.compare(x, x.copy())
+    assert (
+        distortion.ssim,
+        distortion.psnr,
+        distortion.mse,
+        distortion.rmse,
+        distortion.max_error,
+    ) == (
         1.0,
         math.inf,
         0.0,
@@ -74,14 +80,14 @@ def test_psnr_of_known_errors() -> None:
     x[0, 0, 0], x[1, 1, 1] = -100, 900  # peak 1000
     y = x.copy()
     y[2] += 10
-    found = metrics.compare(x, y)
-    assert found.peak == 1000
-    assert found.mse == pytest.approx(25)
-    assert found.rmse == pytest.approx(5)
-    assert found.psnr == pytest.approx(20 * math.log10(1000 / 5))
-    assert found.max_error == 10
-    assert metrics.psnr(x, y) == found.psnr
-    assert metrics.psnr(x, y, limits=(0, 10000)) == pytest.approx(found.psnr + 20)
+    distortion = metrics.compare(x, y)
+    assert distortion.peak == 1000
+    assert distortion.mse == pytest.approx(25)
+    assert distortion.rmse == pytest.approx(5)
+    assert distortion.psnr == pytest.approx(20 * math.log10(1000 / 5))
+    assert distortion.max_error == 10
+    assert metrics.psnr(x, y) == distortion.psnr
+    assert metrics.psnr(x, y, limits=(0, 10000)) == pytest.approx(distortion.psnr + 20)
 
 
 def test_psnr_of_gaussian_noise() -> None:
@@ -101,9 +107,9 @@ def test_a_part_is_measured_with_the_range_of_the_whole() -> None:
     x, y = noisy(np.uint16, (6, 20, 24))
     whole = metrics.value_range(x)
     parts = [metrics.compare(x[n : n + 2], y[n : n + 2], limits=whole) for n in (0, 2, 4)]
-    found = metrics.compare(x, y)
-    assert np.mean([part.mse for part in parts]) == pytest.approx(found.mse)
-    assert np.mean([part.ssim for part in parts]) == pytest.approx(found.ssim)
+    distortion = metrics.compare(x, y)
+    assert np.mean([part.mse for part in parts]) == pytest.approx(distortion.mse)
+    assert np.mean([part.ssim for part in parts]) == pytest.approx(distortion.ssim)
 
 
 def test_the_axes_in_front_do_not_matter() -> None:
@@ -115,9 +121,9 @@ def test_the_axes_in_front_do_not_matter() -> None:
 
 def test_slices_smaller_than_the_window_have_no_ssim() -> None:
     x, y = noisy(np.uint16, (5, 6, 24))
-    found = metrics.compare(x, y)
-    assert math.isnan(found.ssim)
-    assert math.isfinite(found.psnr)
+    distortion = metrics.compare(x, y)
+    assert math.isnan(distortion.ssim)
+    assert math.isfinite(distortion.psnr)
     with pytest.raises(ValueError, match="7 x 7"):
         metrics.ssim(x, y)
 
@@ -180,7 +186,7 @@ def test_display_windows() -> None:
 def test_psnr_in_a_window_is_that_of_what_is_displayed() -> None:
     original = np.array([[0.0, 10, 20, 30], [40, 50, 60, 70]])
     decoded = original + np.array([[5.0, 1, 0, -2], [0, 0, 30, 9]])
-    # inside 10 ... 60: errors 1, 0, -2, 0, 0 and 60 -> 90, shown as 60
+    # Inside 10 ... 60 the errors are 1, 0, -2, 0, 0 and 0, as 90 is displayed as 60.
     expected = 20 * math.log10(50) - 10 * math.log10((1 + 4) / 6)
     assert metrics.psnr_in_window(original, decoded, (10, 60)) == pytest.approx(expected)
     assert metrics.psnr_in_window(original, decoded, (35, 55)) == math.inf

@@ -12,10 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.bitstream.fields import pack_varint
 from mricodec.codec.coders import learned, predictive, workers
-from mricodec.codec.voxels import mappings as codemaps
-from mricodec.codec.voxels.intensity import Statistics
 
 
 @pytest.fixture
@@ -58,9 +55,9 @@ def test_lossy_slabs_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     ask = workers._Helper.ask
 
     def counted(helper: workers._Helper, task: workers.Task) -> list[NDArray[Any]] | None:
-        found = ask(helper, task)
-        asked.append(0 if found is None else len(found[0]))
-        return found
+        result = ask(helper, task)
+        asked.append(0 if result is None else len(result[0]))
+        return result
 
     monkeypatch.setattr(workers._Helper, "ask", counted)
     encoder, decoder = codec.Encoder(device="cpu"), codec.Decoder(device="cpu")
@@ -79,7 +76,7 @@ def test_helpers_that_die_are_done_without() -> None:
     expected = [predictive.predictive_part(*task)[0].tobytes() for task in tasks(4)]
     team = workers.Workers(predictive.predictive_part)
     for _ in range(3):
-        assert [found[0].tobytes() for found in team.run(tasks(4))] == expected
+        assert [result[0].tobytes() for result in team.run(tasks(4))] == expected
         (helper,) = team._helpers
         if helper.alive:
             os.kill(helper._process.pid, signal.SIGKILL)
@@ -106,25 +103,12 @@ def test_errors_are_those_of_the_work() -> None:
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 64)
-    for given, expected in (
+    for limit, expected in (
         ("3", 3),
         ("100", workers.MAX_PROCESSES),
         ("0", 1),
         ("4,2", workers.MAX_PROCESSES),
         ("", workers.MAX_PROCESSES),
     ):
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
         assert workers.processes() == expected
-
-
-@pytest.mark.parametrize("count", [0, 3, 200])
-def test_forged_numbers_of_parts(count: int) -> None:
-    array = scan((2, 4, 4))
-    statistics = Statistics(array.dtype)
-    statistics.add(array)
-    codes = codemaps.exact_map(array.dtype, statistics, iter([array]))
-    assert codes is not None
-    with pytest.raises(codec.FormatError):
-        predictive.PredictiveCoder(codes, array.dtype).decode(
-            [b"\0" + pack_varint(count)], [array.shape]
-        )

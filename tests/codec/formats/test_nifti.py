@@ -1,4 +1,4 @@
-"""NIfTI: voxels and geometry are those of nibabel; a wrong header is an error that names it."""
+"""NIfTI and MGH headers: geometry as in nibabel; a wrong header is an error that names it."""
 
 from __future__ import annotations
 
@@ -12,150 +12,24 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given as examples
-from hypothesis import strategies as st
-from nifti_files import header, single, smooth, voxels, write_pair
+from nifti_files import header, single, smooth, write_pair
+from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError, Truncated
-from mricodec.codec import tiling
 from mricodec.codec.formats import free_text, nifti_header
 from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.tiling import Tiling
-from mricodec.codec.volume import DTYPES, Envelope, Scan
+from mricodec.codec.volume import Envelope, Scan
 
 
-def read(scan: Scan, cut: Tiling | None = None) -> np.ndarray:
-    cut = cut or tiling.choose(scan.shape, scan.envelope.spacing_mm)
-    order = tiling.FileOrder(cut)
-    blocks = [block for slab in scan.blocks(cut) for block in order.add(slab)]
-    return np.concatenate(blocks).reshape(scan.shape)
+def read(scan: Scan) -> NDArray[Any]:
+    """The voxels of a 3-D scan, read in slabs along k."""
+    return np.concatenate(list(scan.blocks(Tiling(scan.shape, 0, 3))))
 
 
-def read_file(path: Path) -> np.ndarray:
+def read_file(path: Path) -> NDArray[Any]:
     with contextlib.closing(open_scan(path)) as scan:
         return read(scan)
-
-
-@pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
-@pytest.mark.parametrize("byte_order", ["<", ">"])
-@pytest.mark.parametrize("form", ["sform", "qform", "neither"])
-def test_as_nibabel_reads_it(tmp_path: Path, image_class: Any, byte_order: str, form: str) -> None:
-    rng = np.random.default_rng(1)
-    data = rng.integers(-900, 900, (7, 6, 5, 2)).astype("i2")
-    rotation = nib.eulerangles.euler2mat(0.3, 0.2, 0.1)
-    affine = nib.affines.from_matvec(rotation @ np.diag([-0.9, 1.1, 3.0]), [10, -20, 30])
-    image = image_class(
-        data.astype(byte_order + "i2"), affine, image_class.header_class(endianness=byte_order)
-    )
-    image.header["xyzt_units"] = 2
-    image.set_data_dtype(byte_order + "i2")
-    image.set_sform(affine if form == "sform" else None, 1 if form == "sform" else 0)
-    image.set_qform(affine if form == "qform" else None, 1 if form == "qform" else 0)
-    image.header.set_slope_inter(2.5, -3)
-    path = tmp_path / "scan.nii.gz"
-    image.to_filename(path)
-
-    scan = open_scan(path)
-    known = nib.load(path)
-    assert scan.dtype == np.dtype(byte_order + "i2")
-    assert scan.envelope.spacing_mm == tuple(map(float, known.header.get_zooms()[2::-1]))
-    assert (scan.envelope.slope, scan.envelope.inter) == (known.dataobj.slope, known.dataobj.inter)
-    np.testing.assert_array_equal(read(scan), known.dataobj.get_unscaled().T)
-    # Without a form nibabel centres the volume and flips its i axis; the standard does not.
-    if form != "neither":
-        np.testing.assert_allclose(scan.envelope.affine, known.affine, atol=1e-6)
-    raw = gzip.decompress(path.read_bytes())
-    assert scan.envelope.header == raw[: len(raw) - data.nbytes] and scan.envelope.trailer == b""
-    scan.close()
-
-
-@pytest.mark.parametrize("name", [name for name in DTYPES if name not in ("bool", "float16")])
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_every_type(tmp_path: Path, name: str, order: str) -> None:
-    array = voxels(np.random.default_rng(2), name, (3, 4, 5))
-    swapped = array.astype(array.dtype.newbyteorder(order))
-    path = tmp_path / "scan.nii"
-    path.write_bytes(single(swapped, trailer=b"more"))
-    scan = open_scan(path)
-    assert scan.dtype == swapped.dtype and scan.envelope.trailer == b""
-    got = read(scan)
-    assert got.dtype == array.dtype and got.tobytes() == array.tobytes()
-    assert scan.envelope.trailer == b"more"
-    scan.close()
-
-
-@pytest.mark.parametrize("ndim", range(1, 8))
-def test_every_number_of_axes(tmp_path: Path, ndim: int) -> None:
-    array = np.arange(2**ndim, dtype=np.int16).reshape((2,) * ndim)
-    path = tmp_path / "scan.nii"
-    path.write_bytes(single(array))
-    np.testing.assert_array_equal(read_file(path), array)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slabs_of_every_axis(tmp_path: Path, axis: int) -> None:
-    array = np.arange(2 * 7 * 6 * 5, dtype=np.uint16).reshape(2, 7, 6, 5)
-    path = tmp_path / "scan.nii"
-    path.write_bytes(single(array))
-    scan = open_scan(path)
-    cut = Tiling(array.shape, axis, 3)
-    slabs = list(scan.blocks(cut))
-    assert [slab.shape for slab in slabs] == [cut.slab_shape(n) for n in range(cut.slabs)]
-    np.testing.assert_array_equal(read(scan, cut), array)
-    scan.close()
-
-
-@pytest.mark.parametrize(
-    ("shape", "depths"),
-    [
-        ((256, 256, 192), [64, 64, 64, 64]),
-        ((176, 220, 220), [48, 48, 40, 40]),
-        ((100, 512, 512), [32, 32, 24, 12]),  # not 4 x 32, the last of 4
-        ((49, 8, 8), [32, 17]),
-        ((48, 256, 256), [48]),
-        ((3, 5000, 5000), [1, 1, 1]),
-    ],
-)
-def test_depths_of_slabs(shape: tuple[int, int, int], depths: list[int]) -> None:
-    cut = tiling.choose(shape, (1.0, 1.0, 1.0))
-    assert [cut.slab_shape(n)[0] for n in range(cut.slabs)] == depths
-
-
-@examples(
-    length=st.integers(1, 300),
-    slices=st.integers(1, 70),
-    ends=st.tuples(st.integers(0, 299), st.integers(1, 300)),
-)
-def test_slabs_cover_their_volume_once(length: int, slices: int, ends: tuple[int, int]) -> None:
-    cut = Tiling((length, 1, 1), 0, slices)
-    spans = [cut.span(n) for n in range(cut.slabs)]
-    assert [n for span in spans for n in range(*span)] == list(range(length))
-    assert all(start < stop <= start + slices for start, stop in spans)
-    start, stop = min(ends), min(max(ends), length)
-    if start < stop:
-        inside = range(start, stop)
-        assert [*cut.covering(start, stop)] == [
-            n for n, span in enumerate(spans) if {*range(*span)} & {*inside}
-        ]
-
-
-@pytest.mark.parametrize("suffix", [".hdr", ".img"])
-@pytest.mark.parametrize("gz", ["", ".gz"])
-def test_pair_from_either_name(tmp_path: Path, suffix: str, gz: str) -> None:
-    array = smooth((4, 9, 8))
-    files = write_pair(tmp_path, array, lead=b"sixteen bytes...")
-    if gz:
-        for file in files:
-            file.with_name(file.name + gz).write_bytes(gzip.compress(file.read_bytes()))
-            file.unlink()
-    scan = open_scan(tmp_path / f"scan{suffix}{gz}")
-    np.testing.assert_array_equal(read(scan), array)
-    assert (len(scan.envelope.header), scan.envelope.lead, scan.envelope.trailer) == (
-        348,
-        b"sixteen bytes...",
-        b"",
-    )
-    scan.close()
 
 
 def test_single_file_named_hdr(tmp_path: Path) -> None:
@@ -164,14 +38,6 @@ def test_single_file_named_hdr(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_scan(tmp_path / "none.hdr")
     np.testing.assert_array_equal(read_file(path), smooth((4, 9, 8)))
-
-
-def test_from_a_file_object_and_read_twice() -> None:
-    array = smooth((4, 9, 8))
-    scan = open_scan(io.BytesIO(gzip.compress(single(array))))
-    np.testing.assert_array_equal(read(scan), array)
-    np.testing.assert_array_equal(read(scan), array)
-    scan.close()
 
 
 @pytest.mark.parametrize(("units", "factor"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001)])
@@ -305,18 +171,10 @@ def test_pair_becomes_a_single_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.dataobj.get_unscaled().T, array)
 
 
-def test_mgz(tmp_path: Path) -> None:
-    affine = np.diag([1.5, 2.0, 2.5, 1.0])
-    for dtype in ("u1", "i2", "i4", "f4"):
-        array = np.arange(3 * 4 * 5).reshape(3, 4, 5).astype(dtype)
-        path = tmp_path / "scan.mgz"
-        nib.MGHImage(array.T, affine).to_filename(path)
-        scan = open_scan(path)
-        assert scan.envelope.header == b"" and scan.envelope.spacing_mm == (2.5, 2.0, 1.5)
-        np.testing.assert_allclose(scan.envelope.affine, nib.load(path).affine)
-        got = read(scan)
-        np.testing.assert_array_equal(got, array)
-        assert got.dtype.isnative
+def test_damaged_mgz(tmp_path: Path) -> None:
+    array = np.arange(3 * 4 * 5).reshape(3, 4, 5).astype(np.float32)
+    path = tmp_path / "scan.mgz"
+    nib.MGHImage(array.T, np.diag([1.5, 2.0, 2.5, 1.0])).to_filename(path)
     raw = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(raw[:300]))
     with pytest.raises(FormatError, match="MGH"):
