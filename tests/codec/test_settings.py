@@ -23,7 +23,7 @@ from mricodec.codec.settings import (
 
 def test_defaults() -> None:
     assert 0 < LAYER_QUALITY < DEFAULT_QUALITY < 100
-    assert EncodeSettings.of() == EncodeSettings(quality=DEFAULT_QUALITY)
+    assert EncodeSettings.of({}) == EncodeSettings(quality=DEFAULT_QUALITY)
     assert loading.DEFAULT_MODEL == "default"
 
 
@@ -49,7 +49,7 @@ def test_defaults() -> None:
     ],
 )
 def test_options(options: dict[str, Any], expected: EncodeSettings) -> None:
-    assert EncodeSettings.of(**options) == expected
+    assert EncodeSettings.of(options) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,11 @@ def test_values_that_are_no_setting(options: dict[str, Any], name: str) -> None:
 def test_bounds_that_are_none(bound: Any) -> None:
     with pytest.raises(ValueError, match=r"max_error: expected a number above 0.* found"):
         codec.Encoder(max_error=bound)
+
+
+def test_options_that_nobody_knows() -> None:
+    with pytest.raises(TypeError, match="colour"):
+        codec.Encoder(colour="red")  # type: ignore[call-arg]
 
 
 def test_a_target_in_a_stream() -> None:

@@ -60,7 +60,7 @@ def planned(
 ) -> Plan:
     """The plan of an array for the options of an encoder."""
     analysis = analysis_of(array, sigma, labels=labels)
-    return plan(analysis, EncodeSettings.of(**options), map_finder(array, analysis))
+    return plan(analysis, EncodeSettings.of(options), map_finder(array, analysis))
 
 
 def scan(dtype: str = "i2") -> NDArray[Any]:
@@ -71,7 +71,7 @@ def test_lossy() -> None:
     """No lossless map is asked for; the head holds step and noise as a decoder reads them."""
     array = scan()
     analysis = analysis_of(array)
-    chosen = plan(analysis, EncodeSettings.of(quality=40), no_map)
+    chosen = plan(analysis, EncodeSettings.of({"quality": 40}), no_map)
     assert (chosen.coder, chosen.mode, chosen.reason, chosen.chain) == (
         LEARNED,
         Mode.LOSSY,
@@ -89,7 +89,7 @@ def test_lossy() -> None:
 
 
 def test_lossy_with_an_inexact_model() -> None:
-    chosen = plan(analysis_of(scan()), EncodeSettings.of(), no_map, exact_model=lambda: False)
+    chosen = plan(analysis_of(scan()), EncodeSettings.of({}), no_map, exact_model=lambda: False)
     assert (chosen.coder, chosen.mode) == (LEARNED_INEXACT, Mode.LOSSY)
 
 
@@ -132,7 +132,7 @@ def test_scans_that_loss_cannot_represent(array: NDArray[Any], reason: str) -> N
         analysis = analysis_of(array)
         chosen = plan(
             analysis,
-            EncodeSettings.of(**options),
+            EncodeSettings.of(options),
             map_finder(array, analysis),
             exact_model=no_model,
         )
@@ -163,7 +163,7 @@ def test_labels_by_the_header() -> None:
 def test_lossless(dtype: str, coder: int, kind: str | None) -> None:
     array = scan() > 100 if dtype == "?" else scan(dtype)
     analysis = analysis_of(array)
-    settings = EncodeSettings.of(lossless=True)
+    settings = EncodeSettings.of({"lossless": True})
     chosen = plan(analysis, settings, map_finder(array, analysis), exact_model=no_model)
     assert (chosen.coder, chosen.mode, chosen.reason) == (coder, Mode.LOSSLESS, None)
     coded = make_coder(chosen, analysis, "default", no_model)  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def test_lossless(dtype: str, coder: int, kind: str | None) -> None:
 def test_bounded(max_error: float | str, bound: float) -> None:
     """No lossless map and no model are asked for; the noise in the head is a float32."""
     array = scan()
-    settings = EncodeSettings.of(max_error=max_error)
+    settings = EncodeSettings.of({"max_error": max_error})
     chosen = plan(analysis_of(array), settings, no_map, exact_model=no_model)
     assert (chosen.coder, chosen.mode, chosen.reason) == (PREDICTIVE, Mode.BOUNDED, None)
     head = chosen.head
@@ -223,20 +223,20 @@ def test_bounds_that_leave_no_room(
 def test_chains_of_volumes(shape: tuple[int, ...], chain: int, options: dict[str, Any]) -> None:
     array = scan()
     analysis = analysis_of(array, shape=shape)
-    settings = EncodeSettings.of(**options)
+    settings = EncodeSettings.of(options)
     chosen = plan(analysis, settings, map_finder(array, analysis))
     assert isinstance(chosen.head, PredictiveHead)
     assert chosen.chain == chosen.head.chain == chain
     layered = plan(analysis, settings, map_finder(array, analysis), layered=True)
     assert isinstance(layered.head, PredictiveHead)
     assert layered.chain == layered.head.chain == 0, "the layer is the only reference"
-    lossy = plan(analysis, EncodeSettings.of(), no_map)
+    lossy = plan(analysis, EncodeSettings.of({}), no_map)
     assert lossy.chain == 0
 
 
 def test_layers_of_the_settings() -> None:
     """lossless over bounded over lossy; each is planned as if it were asked for alone."""
-    settings = EncodeSettings.of(lossless=True, max_error=3, layers=True)
+    settings = EncodeSettings.of({"lossless": True, "max_error": 3, "layers": True})
     bounded = layers.coarser(settings)
     assert bounded is not None
     lossy = layers.coarser(bounded)
@@ -249,13 +249,13 @@ def test_layers_of_the_settings() -> None:
     ]
     assert modes == [Mode.LOSSLESS, Mode.BOUNDED, Mode.LOSSY]
     assert plan(analysis, lossy, no_map) == planned(array, quality=LAYER_QUALITY)
-    assert layers.coarser(EncodeSettings.of(lossless=True)) is None
+    assert layers.coarser(EncodeSettings.of({"lossless": True})) is None
 
 
 def test_the_same_analysis_has_the_same_plan() -> None:
     array = scan()
     analysis = analysis_of(array)
     for options in ({}, {"lossless": True}, {"max_error": 3}, {"psnr": 40}):
-        settings = EncodeSettings.of(**options)
+        settings = EncodeSettings.of(options)
         first = plan(analysis, settings, map_finder(array, analysis))
         assert plan(analysis, settings, map_finder(array, analysis)) == first
