@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from paths import DATA
+from quick import is_quick
 
 
 def pytest_configure() -> None:
@@ -18,6 +19,13 @@ def pytest_configure() -> None:
     if count > 1 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[int(worker[2:]) % len(cores) :: count])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick tests."""
+    for item in items:
+        if is_quick(item.nodeid):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(params=sorted(path.name for path in DATA.glob("*.nii.gz")))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given as examples
 from hypothesis import strategies as st
 
 from mricodec.codec.evaluation import aggregate, bd_rate
@@ -58,7 +58,7 @@ def test_bd_rate_of_a_curve_against_itself_is_zero() -> None:
     assert (result.low, result.high, result.points, result.reference_points) == (30, 48, 6, 6)
 
 
-@given(factor=st.floats(0.05, 20))
+@examples(factor=st.floats(0.05, 20))
 def test_bd_rate_of_scaled_rates_is_the_factor(factor: float) -> None:
     scaled = [factor * rate for rate in RATES]
     assert bd_rate.bd_rate(scaled, PSNRS, RATES, PSNRS).percent == pytest.approx(100 * (factor - 1))
