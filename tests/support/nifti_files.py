@@ -1,4 +1,4 @@
-"""NIfTI files made for tests, byte by byte where a library would refuse."""
+"""NIfTI files for tests, written byte by byte where a library would refuse."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from numpy.typing import NDArray
 from mricodec.codec.formats import nifti_header
 from mricodec.codec.volume import DTYPES
 
+# Fields of a header that a test does not set.
+DEFAULTS: dict[str, Any] = {
+    "dim": (3, 5, 4, 3, 1, 1, 1, 1),
+    "datatype": 4,
+    "vox_offset": 352,
+    "magic": b"n+1\0",
+    "intent": 0,
+    "slope": 1.0,
+    "inter": 0.0,
+}
 
-def header(
-    dim: tuple[int, ...] = (3, 5, 4, 3, 1, 1, 1, 1),
-    datatype: int = 4,
-    vox_offset: float = 352,
-    magic: bytes = b"n+1\0",
-    order: str = "<",
-    intent: int = 0,
-    slope: float = 1.0,
-    inter: float = 0.0,
-) -> bytes:
-    """348 bytes of NIfTI-1."""
+
+def header(order: str = "<", **fields: Any) -> bytes:
+    """348 bytes of NIfTI-1 with these fields, some of `DEFAULTS`; wrong values are written, too."""
+    assert fields.keys() <= DEFAULTS.keys(), fields
+    fields = {**DEFAULTS, **fields}
     raw = bytearray(348)
     struct.pack_into(order + "i", raw, 0, 348)
-    struct.pack_into(order + "8h", raw, 40, *dim)
-    struct.pack_into(order + "3h", raw, 68, intent, datatype, 0)
+    struct.pack_into(order + "8h", raw, 40, *fields["dim"])
+    struct.pack_into(order + "3h", raw, 68, fields["intent"], fields["datatype"], 0)
     struct.pack_into(order + "8f", raw, 76, 1, 0.5, 0.75, 2.5, 1, 1, 1, 1)
-    struct.pack_into(order + "3f", raw, 108, vox_offset, slope, inter)
-    struct.pack_into("4s", raw, 344, magic)
+    scaling = (fields["vox_offset"], fields["slope"], fields["inter"])
+    struct.pack_into(order + "3f", raw, 108, *scaling)
+    struct.pack_into("4s", raw, 344, fields["magic"])
     return bytes(raw)
 
 
