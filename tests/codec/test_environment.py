@@ -35,6 +35,7 @@ def run(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[st
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     command = [sys.executable, str(script), *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
+    environment.pop("OMP_NUM_THREADS", None)  # With one thread there are no helpers.
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
