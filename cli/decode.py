@@ -137,12 +137,12 @@ def _job(
             f"{stream}: --slices, --volumes, --layer, --preview and --salvage need --format nifti: "
             "the files of a series are restored as a whole"
         )
-    if options.remove and about is not None:
-        if about.mode != "lossless" or to_files != is_series:
-            raise click.UsageError(
-                f"{stream}: --rm: expected a lossless stream of which all is restored, found "
-                + ("a series decoded to NIfTI" if is_series and not to_files else about.mode)
-            )
+    partial = about is not None and (about.mode != "lossless" or to_files != is_series)
+    if options.remove and about is not None and partial:
+        raise click.UsageError(
+            f"{stream}: --rm: expected a lossless stream of which all is restored, found "
+            + ("a series decoded to NIfTI" if is_series and not to_files else about.mode)
+        )
 
     def run() -> bool:
         if to_files:

@@ -1,7 +1,7 @@
 """Files that appear under their name only when they are complete.
 
-Until then a file has a temporary name, .NAME.XXXXXXXX.part, in the same folder, and is locked. What a
-killed process left behind is unlocked: it is removed by the next one that writes into the folder.
+Until then a file has a temporary name, .NAME.XXXXXXXX.part, in the same folder, and is locked. What
+a killed process left behind is unlocked: the next one that writes into the folder removes it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _cleaned: set[Path] = set()
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that replaces `path` when the block ends well and vanishes when it does not.
 
-    It is written under a temporary name in the same folder, synced to the disk and renamed; it keeps
-    the permissions of the file that it replaces. What is not a regular file (a device, a pipe) is
-    written to directly. Raises OSError.
+    It is written under a temporary name in the same folder, synced to the disk and renamed. It
+    keeps the permissions of the file that it replaces. What is not a regular file (a device, a
+    pipe) is written to directly. Raises OSError.
     """
     target = _resolved(Path(path))
     if target.is_dir():

@@ -49,7 +49,7 @@ def verify(
 
 
 def model_name(model_id: str) -> str | None:
-    """The name of the model with the id of a `StreamInfo`, or its file in MRICODEC_MODELS; no torch.
+    """The name of the model with the id of a `StreamInfo`, or its file in MRICODEC_MODELS.
 
     None if its weights are not here.
     """

@@ -218,9 +218,9 @@ def _rescale(dataset: Dataset) -> tuple[float, float] | None:
     for source in sources:
         slope = numbers(source, "RescaleSlope")
         intercept = numbers(source, "RescaleIntercept")
-        if len(slope) == 1 and len(intercept) == 1 and slope[0]:
-            if math.isfinite(slope[0] + intercept[0]):
-                pairs.add((slope[0], intercept[0]))
+        usable = len(slope) == 1 and len(intercept) == 1 and slope[0] != 0
+        if usable and math.isfinite(slope[0] + intercept[0]):
+            pairs.add((slope[0], intercept[0]))
     if not pairs:
         return 1.0, 0.0
     return pairs.pop() if len(pairs) == 1 else None

@@ -108,7 +108,7 @@ class _Streams:
         planned = self._plan(settings, base)
         if planned.mode is Mode.LOSSLESS:
             return planned.reason or "it is coded without loss"
-        file = self.stack.enter_context(tempfile.TemporaryFile())
+        file = self.stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         job = self._job(planned, settings, base, bare=True)
         report, _ = write(job, file, progress)
         return layers.written_layer(file, report, self.load_model)

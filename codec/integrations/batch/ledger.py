@@ -18,8 +18,8 @@ LEDGER = "mricodec-batch.jsonl"
 class Ledger:
     """Lines of JSON objects: the fields of `Outcome`, `settings`, `time` (seconds since 1970).
 
-    Torn and damaged lines are ignored, so that their files are done again. OSError if another run has
-    the file open.
+    Torn and damaged lines are ignored, so that their files are done again. OSError if another run
+    has the file open.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
