@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
@@ -13,6 +14,7 @@ from mricodec.models.weights_file import WeightsError, is_file_name
 
 # The model of an encoder that names none.
 DEFAULT_MODEL = "default"
+_log = logging.getLogger(__name__)
 Path = str | os.PathLike[str]
 
 
@@ -62,8 +64,10 @@ def open_model(model: Path | bytes, device: str) -> LossyModel:
             f"found {device}"
         )
     try:
-        return load_model(model, device=device)
+        loaded = load_model(model, device=device)
     except zoo.UnknownModelError as error:
         raise (UnknownModel if isinstance(model, bytes) else ValueError)(str(error)) from error
     except WeightsError as error:
         raise FormatError(str(error)) from error
+    _log.debug("model %s (%s) on %s", loaded.name, loaded.model_id.hex(), device)
+    return loaded

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from .writing import EncodeReport, Job, Layer, write
 
 # Share of the time that the first pass takes, for the progress.
 ANALYSIS_SHARE = 0.1
+
+_log = logging.getLogger(__name__)
 
 LoadModel = Callable[[], LossyModel]
 
@@ -136,13 +139,16 @@ class _Streams:
         return search.run(file, progress)
 
     def _plan(self, settings: EncodeSettings, base: Layer | None) -> Plan:
-        return plan(
+        planned = plan(
             self.analysis,
             settings,
             lambda: analyses.lossless_map(self.scan, self.analysis),
             layered=base is not None,
             exact_model=lambda: self.load_model().exact_samples,
         )
+        mode, sigma = planned.mode.name.lower(), self.analysis.sigma
+        _log.debug("%s: %s, noise %.4g stored units", self.scan.name, mode, sigma)
+        return planned
 
     def _job(
         self,

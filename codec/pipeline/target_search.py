@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
 import tempfile
@@ -29,6 +30,8 @@ from .writing import EncodeReport
 EXPECTED_FROM = 1 << 20
 # Bytes of a stream that is kept in memory while a better one may replace it.
 MAX_IN_MEMORY = 64 << 20
+
+_log = logging.getLogger(__name__)
 
 WriteAtStep = Callable[[float, BinaryIO, Progress], tuple[EncodeReport, float]]
 
@@ -88,6 +91,8 @@ class TargetSearch:
         )
         self.share += part
         height = self.aim.of(Trial(report.stream_bytes, mse))
+        reached = self.aim.target.describe(self.aim.value(height))
+        _log.debug("step of 2**%.2f samples: %s", octave, reached)
         distance = abs(height - self.aim.height)
         if self.best is None or distance < self.best[0]:
             if self.best is not None:
