@@ -85,7 +85,7 @@ class PassSymbols:
             piece = slice(start, start := start + len(mu))
             e = (target - mu).div_(16)
             symbols = rdo_quantise(e, row, INDEX_SKIP).clamp_(1 - SYMBOL_MAX, SYMBOL_MAX - 1)
-            error[piece], q[piece] = e.cpu(), symbols.cpu()
+            error[piece], q[piece] = e.cpu().numpy(), symbols.cpu().numpy()
         groups = SignGroups.of(index, self.weights, self.slabs)
         q, hidden = hide_signs(groups, q, error, SIGN_COSTS, index)
         magnitude = np.abs(q)
@@ -133,6 +133,6 @@ def _scale_indices(indices: Sequence[Tensor]) -> NDArray[np.uint8]:
     index = np.empty((sum(map(len, indices)), indices[0].shape[1]), np.uint8)
     start = 0
     for row in indices:
-        index[start : (start := start + len(row))] = row.to(torch.uint8).cpu()
+        index[start : (start := start + len(row))] = row.to(torch.uint8).cpu().numpy()
     index *= index >= INDEX_SKIP
     return index
