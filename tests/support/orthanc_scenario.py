@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import dicom_files
+import paths
 import pydicom
 from pynetdicom import AE, evt
 
 from mricodec import codec
 
-HTTP, DICOM, NODE = 8042, 4242, 4243  # ports; nobody else is in this network
+# Ports, in a network of its own.
+HTTP, DICOM, NODE = 8042, 4242, 4243
 RAW_DATA = "1.2.840.10008.5.1.4.1.1.66"
 SECONDS = 30.0
 
@@ -112,7 +114,7 @@ def wrap_forward_unwrap(stream: bytes) -> None:
 def main(folder: Path, program: str) -> None:
     process = start(folder, program)
     try:
-        wrap_forward_unwrap(push_fetch_encode_decode(folder, dicom_files.DICOM / "prostate_t2w"))
+        wrap_forward_unwrap(push_fetch_encode_decode(folder, paths.DICOM / "prostate_t2w"))
     finally:
         process.terminate()
         process.wait(SECONDS)
