@@ -64,7 +64,7 @@ def analyse(scan: Scan, tiling: Tiling, *, noise_slabs: int, progress: Progress)
         tiling=tiling,
         dtype=scan.dtype.newbyteorder("="),
         statistics=statistics,
-        sigma=float(np.median(list(measured.values()))),
+        sigma=float(noise.median(np.array([*measured.values()]))),
         middle_sigma=measured.get(tiling.slabs // 2, 0.0),
         labels=scan.declared_labels,
         spacing_mm=scan.envelope.spacing_mm,

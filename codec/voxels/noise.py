@@ -61,12 +61,23 @@ def sigma_hat(volume: NDArray[Any]) -> float:
     return _mad(low, detail)
 
 
+def median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As `numpy.median` along the last axis, which must have values, all of them finite.
+
+    numpy's looks for masks, and imports for that a module which takes as long as the median.
+    """
+    count = values.shape[-1]
+    middle = (count - 1) // 2, count // 2
+    ordered = np.partition(values, middle, axis=-1)
+    return np.asarray((ordered[..., middle[0]] + ordered[..., middle[1]]) / 2, np.float64)
+
+
 def _mad(low: NDArray[np.float64], detail: NDArray[np.float64]) -> float:
     """The noise from the detail coefficients of the foreground; low: the means of the blocks."""
     foreground = detail[low > 0.5 * low.mean()] if low.size else detail
     if foreground.size < MIN_FOREGROUND:
         foreground = detail[low > 0]
-    return float(np.median(np.abs(foreground)) / MAD_OF_UNIT_NORMAL) if foreground.size else 0.0
+    return float(median(np.abs(foreground)) / MAD_OF_UNIT_NORMAL) if foreground.size else 0.0
 
 
 def _haar(voxels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -102,7 +113,7 @@ def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
     if not len(lines):
         return 1.0
     spectrum = np.fft.rfft(lines)
-    power = np.median(np.ascontiguousarray((spectrum.real**2 + spectrum.imag**2).T), axis=1)
+    power = median(np.ascontiguousarray((spectrum.real**2 + spectrum.imag**2).T))
     width = max(1, round(EDGE_WIDTH * len(power)))
     sums = np.concatenate([[0.0], np.cumsum(power)])
     edges = np.arange(max(width, round(MIN_BAND * len(power))), len(power) - 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mricodec.codec.voxels.noise import sigma_hat
+from mricodec.codec.voxels.noise import median, sigma_hat
 
 SIZE = 192
 
@@ -32,6 +32,12 @@ def zero_filled(sigma: float, factor: float) -> NDArray[np.float64]:
     edge = (SIZE - acquired) // 2
     padded[:, edge : edge + acquired, edge : edge + acquired] = k_space
     return np.abs(np.fft.ifft2(np.fft.ifftshift(padded, axes=(1, 2)))) * (SIZE / acquired) ** 2
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 7), (5, 1000), (1001,)])
+def test_the_median_is_that_of_numpy(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(5).normal(0, 1e3, shape)
+    assert np.array_equal(median(values), np.median(values, axis=-1))
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0, 20.0])
