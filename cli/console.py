@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import json
 import math
 import os
@@ -348,21 +347,16 @@ def byte_count(count: float) -> str:
 
 # The process. -----------------------------------------------------------------------------------
 
-# Whether the process may end without taking the interpreter apart, see `exit_at_once`.
+# Whether the process may end without taking the interpreter apart, see `hurry`.
 _at_once = False
 
 
-def exit_at_once() -> None:
-    """Let the process end without cleaning up, for which torch takes most of a second."""
+def hurry() -> None:
+    """Start without the threads of numpy's linear algebra, which no coding is faster with, and end
+    without cleaning up, for which torch takes most of a second."""
     global _at_once
     _at_once = True
-
-
-def start_quickly() -> None:
-    """Import what reads streams, without threads of numpy, for commands that take no longer."""
-    exit_at_once()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    importlib.import_module("mricodec.codec")
 
 
 def exit_process(code: int) -> None:

@@ -96,7 +96,7 @@ def decode(
     **part: Any,
 ) -> None:
     """Restore the scans from STREAMs, or a part of one."""
-    console.exit_at_once()
+    console.hurry()
     if part["preview"] and any(part[name] for name in ("slices", "volumes", "salvage")):
         raise click.UsageError("--preview takes neither --slices nor --volumes nor --salvage")
     if remove and (_is_part(part) or "-" in (output, *streams)):

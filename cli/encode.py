@@ -90,7 +90,7 @@ def encode(
 
     Every scan gives a stream, and so does every series of the DICOM files.
     """
-    console.exit_at_once()
+    console.hurry()
     if remove and (deidentify or not settings["lossless"] or "-" in (output, *paths)):
         raise click.UsageError(
             "--rm: expected files and --lossless, without --deidentify: "

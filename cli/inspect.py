@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @console.json_option
 def info(stream: str, phi: bool, as_json: bool) -> None:
     """What STREAM holds."""
-    console.start_quickly()
+    console.hurry()
     from mricodec import codec
 
     with files.naming(stream), files.open_input(stream) as source:
@@ -49,10 +49,7 @@ def verify(
     verbose: bool,
 ) -> None:
     """Check the checksums of STREAMS."""
-    if deep:
-        console.exit_at_once()
-    else:
-        console.start_quickly()
+    console.hurry()
     from mricodec import codec
 
     damaged = 0
@@ -91,6 +88,7 @@ def compare(original: Path, decoded: Path, model: str | None, as_json: bool) -> 
 
     Both may be scans, streams or DICOM folders; of a DICOM series the largest stack is compared.
     """
+    console.hurry()
     from mricodec.codec.voxels import metrics
 
     (source, _), (voxels, size) = _voxels(original, model), _voxels(decoded, model)

@@ -6,28 +6,26 @@
     volume = codec.decode("scan.mrc", slices=(80, 100))
     volume.array[k, j, i], volume.affine, volume.spacing_mm
 
-torch is imported only when a learned model is needed, and coders when they are first asked for.
+Each name is imported when it is first asked for, and torch when a learned model needs it.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 import mricodec.models  # noqa: F401 (it says how OpenMP waits, before torch is loaded)
-from mricodec.bitstream.container import MAGIC
-from mricodec.bitstream.errors import (
-    ChecksumMismatch,
-    FormatError,
-    LimitExceeded,
-    Truncated,
-    UnknownModel,
-    UnsupportedVersion,
-)
-from mricodec.bitstream.header import Limits
-
-from .settings import Target
-from .volume import Volume
 
 if TYPE_CHECKING:
+    from mricodec.bitstream.container import MAGIC
+    from mricodec.bitstream.errors import (
+        ChecksumMismatch,
+        FormatError,
+        LimitExceeded,
+        Truncated,
+        UnknownModel,
+        UnsupportedVersion,
+    )
+    from mricodec.bitstream.header import Limits
+
     from .api import (
         Decoder,
         Encoder,
@@ -51,9 +49,21 @@ if TYPE_CHECKING:
     from .pipeline.heads import Distortion
     from .pipeline.stream import StreamInfo
     from .pipeline.writing import EncodeReport
+    from .settings import Target
+    from .volume import Volume
 
-_ROOMS = {  # Names that are imported when they are first asked for, by their module.
-    "api": (
+_ROOMS = {  # Names by their module.
+    "mricodec.bitstream.container": ("MAGIC",),
+    "mricodec.bitstream.errors": (
+        "ChecksumMismatch",
+        "FormatError",
+        "LimitExceeded",
+        "Truncated",
+        "UnknownModel",
+        "UnsupportedVersion",
+    ),
+    "mricodec.bitstream.header": ("Limits",),
+    ".api": (
         "Decoder",
         "Encoder",
         "LosslessFallback",
@@ -63,18 +73,20 @@ _ROOMS = {  # Names that are imported when they are first asked for, by their mo
         "encode",
         "version",
     ),
-    "dicom.deidentify": ("Deidentifier",),
-    "dicom.encode": ("SeriesReport", "encode_series", "encode_series_file"),
-    "dicom.headers": ("further_stacks", "series_headers"),
-    "dicom.phi": ("Finding", "identifying"),
-    "dicom.raw_data": ("unwrap", "wrap"),
-    "dicom.restore": ("decode_series", "restore_series", "series_files"),
-    "dicom.stacks": ("find_series",),
-    "formats.gzip_recipe": ("GzipDiffers",),
-    "inspection": ("info", "model_name", "verify"),
-    "pipeline.heads": ("Distortion",),
-    "pipeline.stream": ("StreamInfo",),
-    "pipeline.writing": ("EncodeReport",),
+    ".dicom.deidentify": ("Deidentifier",),
+    ".dicom.encode": ("SeriesReport", "encode_series", "encode_series_file"),
+    ".dicom.headers": ("further_stacks", "series_headers"),
+    ".dicom.phi": ("Finding", "identifying"),
+    ".dicom.raw_data": ("unwrap", "wrap"),
+    ".dicom.restore": ("decode_series", "restore_series", "series_files"),
+    ".dicom.stacks": ("find_series",),
+    ".formats.gzip_recipe": ("GzipDiffers",),
+    ".inspection": ("info", "model_name", "verify"),
+    ".pipeline.heads": ("Distortion",),
+    ".pipeline.stream": ("StreamInfo",),
+    ".pipeline.writing": ("EncodeReport",),
+    ".settings": ("Target",),
+    ".volume": ("Volume",),
 }
 _MODULES = (
     "batch",
@@ -134,7 +146,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f".integrations.{name}", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    return getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -33,10 +33,8 @@ from mricodec.codec.pipeline.decoding import (
     blocks,
     decode_volume,
 )
-from mricodec.codec.pipeline.encoding import encode_scan
 from mricodec.codec.pipeline.nifti_output import decode_to_nifti, write_nifti
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened, seekable
-from mricodec.codec.pipeline.writing import EncodeReport
 from mricodec.codec.voxels import preview as previews
 from mricodec.models import zoo
 from mricodec.models.weights_file import SUFFIX, is_file_name
@@ -52,6 +50,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from mricodec.codec.dicom.deidentify import Deidentifier
+    from mricodec.codec.pipeline.writing import EncodeReport
 
 Scannable = NDArray[Any] | Volume | Scan | str | os.PathLike[str] | BinaryIO
 Path = str | os.PathLike[str]
@@ -190,6 +189,8 @@ class Encoder:
         self, source: Scannable, out: Path | BinaryIO, *, progress: Progress | None = None
     ) -> EncodeReport:
         """As `encode`, with a report and without the warnings."""
+        from mricodec.codec.pipeline.encoding import encode_scan  # No decoder waits for it.
+
         with _scan_of(source) as scan, writable(out) as file:
             if self.deidentify is not None:
                 scan = self.deidentify.scan(scan)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.bitstream.fields import ByteReader, pack_varint
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.bitstream.symbols import SlabStreams
 from mricodec.codec.voxels import background
 from mricodec.codec.voxels.intensity import Intensity
@@ -59,6 +58,8 @@ class LearnedSettings:
 
     def encode(self, model: LossyModel, slabs: NDArray[Any]) -> list[NDArray[Any]]:
         """Slabs [S, K, H, W] -> the values that they decode to, then the payload of each."""
+        from mricodec.bitstream.range_coder import EntropyEncoder
+
         samples = self.intensity.samples(slabs)
         streams = [EntropyEncoder() for _ in samples]
         decoded = model.encode(samples, self.params.step, SlabStreams(streams), self.params)
@@ -75,6 +76,8 @@ class LearnedSettings:
 
     def decode(self, model: LossyModel, payloads: list[bytes], shape: Shape) -> NDArray[Any]:
         """Payloads of slabs of one shape -> their values [S, K, H, W]."""
+        from mricodec.bitstream.range_coder import EntropyDecoder
+
         masks = [b""] * len(payloads)
         if self.has_background:
             masks, payloads = map(list, zip(*map(_split_mask, payloads), strict=True))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.errors import FormatError, UnsupportedVersion
 from mricodec.bitstream.fields import ByteReader, pack_varint
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.bitstream.sections import pack_store
 from mricodec.codec.volume import to_file_order
 from mricodec.codec.voxels.mappings import AffineMap, BitOrderMap, SampleMap
@@ -57,6 +56,7 @@ class PartSettings:
         self, samples: NDArray[np.int32], references: References
     ) -> tuple[bytes, NDArray[np.int32]]:
         """Samples [K, H, W] -> the stream, and the samples that it decodes to."""
+        from mricodec.bitstream.range_coder import EntropyEncoder
         from mricodec.models.lossless import slab_coder
 
         efforts = {
@@ -77,6 +77,7 @@ class PartSettings:
 
     def decode(self, stream: bytes, shape: Shape, references: References) -> NDArray[np.int32]:
         """The samples of a stream. FormatError if it is damaged."""
+        from mricodec.bitstream.range_coder import EntropyDecoder
         from mricodec.models.lossless import slab_coder
 
         reader = EntropyDecoder(stream)

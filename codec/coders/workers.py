@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -188,6 +187,8 @@ class _Queue:
 
 class _Helper:
     def __init__(self, work: Work, needs: str) -> None:
+        import subprocess  # Only here: most programs never start a helper.
+
         path = [os.path.abspath(entry) for entry in sys.path if entry not in ("", ".")]
         environment = {**os.environ, **_KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
         root = str(Path(__file__).resolve().parents[2])
@@ -235,8 +236,6 @@ class _Helper:
 def serve() -> None:
     """What a helper does until its input ends."""
     import signal
-
-    pass
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it decides
     work: Work = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])

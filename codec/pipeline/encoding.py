@@ -25,7 +25,7 @@ from mricodec.codec.settings import Bound, EncodeSettings
 from mricodec.codec.volume import ArrayScan, Scan, Volume, dtype_name
 
 from . import analysis as analyses
-from . import layers, target_search
+from . import layers
 from .analysis import Analysis
 from .heads import LossyHead
 from .planning import Plan, make_coder, plan
@@ -126,6 +126,7 @@ class _Streams:
         planned = self._plan(settings, base)
         if settings.target is None or not isinstance(planned.head, LossyHead):
             return write(self._job(planned, settings, base), file, progress)[0]
+        from . import target_search
 
         def write_at_step(
             step: float, trial: BinaryIO, progress: Progress
