@@ -19,23 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.codec.evaluation.extras import MissingExtra, require
+from mricodec.models.extras import MissingExtra, require
 
 # Folder of a data folder that holds DICOM series.
 SPLIT = "dicom"
 
 
+def _imagecodecs() -> Any:
+    return require("imagecodecs", "bench", "JPEG codecs")
+
+
 def _jpegls(frame: NDArray[Any], bits: int) -> bytes:
-    return bytes(require("imagecodecs").jpegls_encode(frame))
+    return bytes(_imagecodecs().jpegls_encode(frame))
 
 
 def _jpeg2000(frame: NDArray[Any], bits: int) -> bytes:
-    encode = require("imagecodecs").jpeg2k_encode
+    encode = _imagecodecs().jpeg2k_encode
     return bytes(encode(frame, codecformat="j2k", bitspersample=bits, reversible=True))
 
 
 def _jpegxl(frame: NDArray[Any], bits: int) -> bytes:
-    return bytes(require("imagecodecs").jpegxl_encode(frame, effort=7, lossless=True, numthreads=1))
+    return bytes(_imagecodecs().jpegxl_encode(frame, effort=7, lossless=True, numthreads=1))
 
 
 # Name -> (transfer syntax of PS3.5 A.4, encoder of one frame).

@@ -34,7 +34,6 @@ from mricodec.codec.evaluation.codecs import (
     available_baselines,
     spread_qualities,
 )
-from mricodec.codec.evaluation.extras import MissingExtra
 from mricodec.codec.evaluation.points import PointFile, RdPoint, Region, rd_points, read_csv
 from mricodec.codec.evaluation.rate_distortion import (
     MIN_POINTS,
@@ -49,6 +48,7 @@ from mricodec.codec.formats.registry import open_scan
 from mricodec.codec.settings import EFFORTS
 from mricodec.codec.voxels.metrics import Range
 from mricodec.codec.voxels.quality import DEFAULT_QUALITY
+from mricodec.models.extras import MissingExtra
 
 from . import lossless_tables, volumes
 from .lossy_tables import HIGH_RATES, PROJECT, LossyTables

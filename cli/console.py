@@ -62,6 +62,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _one_line(error: Exception) -> OneLineError:
     from mricodec.bitstream.errors import FormatError
+    from mricodec.models.extras import MissingExtra
 
     message = error_text(error)
     if isinstance(error, MemoryError):
@@ -69,9 +70,9 @@ def _one_line(error: Exception) -> OneLineError:
             f"not enough memory ({message}): close other programs, "
             "or decode a part with --slices or --volumes"
         )
-    elif isinstance(error, ImportError):
+    elif isinstance(error, ImportError) and not isinstance(error, MissingExtra):
         message = f"{message}: reinstall with 'pip install mricodec'"
-    is_usage = isinstance(error, ValueError) and not isinstance(error, FormatError)
+    is_usage = isinstance(error, (ValueError, MissingExtra)) and not isinstance(error, FormatError)
     return WrongUsage(message) if is_usage else OneLineError(message)
 
 

@@ -105,13 +105,9 @@ def rd_curve(
     """
     from mricodec.codec.evaluation import codecs as measurable
     from mricodec.codec.evaluation import report
-    from mricodec.codec.evaluation.extras import MissingExtra
 
-    try:
-        report.require_extras()
-        external = [measurable.load_codec(where) for where in codecs]
-    except MissingExtra as error:
-        raise click.UsageError(str(error)) from error
+    report.require_extras()
+    external = [measurable.load_codec(where) for where in codecs]
     tested = [*_mricodecs(models, efforts, device), *external]
     names = [name for name in baselines or DEFAULT_BASELINES if name != "none"]
     available, missing = measurable.available_baselines(names)

@@ -10,6 +10,7 @@ from mricodec.bitstream.errors import FormatError, UnknownModel
 from mricodec.codec.coders import learned
 from mricodec.codec.coders.base import LossyModel
 from mricodec.models import zoo
+from mricodec.models.extras import require_torch
 from mricodec.models.weights_file import WeightsError, is_file_name
 
 # The model of an encoder that names none.
@@ -49,10 +50,10 @@ def load_with_helpers(model: str | bytes, device: str, voxels: int) -> LossyMode
 def open_model(model: Path | bytes, device: str) -> LossyModel:
     """By name (ValueError if there is no such), id (UnknownModel) or file (OSError).
 
-    FormatError for weights that are damaged or fit no network of this version.
+    FormatError for weights that are damaged or fit no network of this version, MissingExtra without
+    torch.
     """
-    import torch
-
+    torch = require_torch(_use_of_torch(model, device))
     from mricodec.models.loader import load_model
 
     gpu = torch.cuda.is_available()
@@ -71,3 +72,10 @@ def open_model(model: Path | bytes, device: str) -> LossyModel:
         raise FormatError(str(error)) from error
     _log.debug("model %s (%s) on %s", loaded.name, loaded.model_id.hex(), device)
     return loaded
+
+
+def _use_of_torch(model: Path | bytes, device: str) -> str:
+    """What needs torch, for a message."""
+    if device not in ("auto", "cpu"):
+        return f"device {device}"
+    return f"the model {model.hex() if isinstance(model, bytes) else os.fspath(model)}"

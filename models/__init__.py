@@ -36,8 +36,11 @@ def load(model: str | os.PathLike[str] = "default", *, device: str = "cpu") -> A
     Coders of slices are torch modules (see `lossy.slice_coder.SliceCoder`); `default` is an object
     with `compress`, `decompress` and its `network`. Parameters want gradients, in evaluation mode
     until `.train()`. ValueError for an unknown name or unfit weights, OSError for a file that can't
-    be read.
+    be read, extras.MissingExtra without torch.
     """
+    from .extras import require_torch
+
+    require_torch("models.load")
     from .loader import load_model
     from .lossy.transform_codec import TransformLossy
     from .zoo import UnknownModelError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,8 @@ def of_model(model: LossyModel, effort: str = "default") -> Complexity:
     Convolutions and matrix products count. It works for every model whose networks are torch
     modules in its attributes and run in this thread; others give `UNKNOWN`.
     """
+    if "torch" not in sys.modules:
+        return UNKNOWN
     from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
 

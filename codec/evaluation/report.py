@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mricodec.codec.atomic import replacing
+from mricodec.models.extras import require
 
 from . import aggregate, page, plots
 from .aggregate import BdRow
-from .extras import require
 from .points import PointFile, RdPoint, classes, rd_points, read_csv
 from .rate_distortion import (
     MIN_POINTS,
@@ -159,7 +159,7 @@ class _Share:
 
 def require_extras() -> None:
     """MissingExtra if the plots can't be drawn."""
-    require("matplotlib.figure")
+    require("matplotlib.figure", "bench", "plots")
 
 
 def environment() -> dict[str, str]:

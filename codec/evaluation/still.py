@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from mricodec.codec.atomic import replacing
 from mricodec.codec.voxels.metrics import Range
+from mricodec.models.extras import require
 
-from .extras import require
 from .rate_distortion import Codec, Source
 
 # Largest sample of a picture.
@@ -36,6 +36,10 @@ MIN_PSNR_SPREAD = 1.0
 JXL_DISTANCES = (0.03, 20.0)
 # Quantiser step of HTJ2K over the root mean square of its error, at usual rates.
 HTJ2K_STEP_PER_RMSE = 4.5
+
+
+def _imagecodecs() -> Any:
+    return require("imagecodecs", "bench", "JPEG codecs")
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def _no_parameter(count: int, psnrs: Sequence[float]) -> list[float]:
 
 def jpeg2000() -> StillPicture:
     """JPEG 2000 9/7; parameter: target PSNR of every slice. MissingExtra without imagecodecs."""
-    imagecodecs = require("imagecodecs")
+    imagecodecs = _imagecodecs()
     version = str(imagecodecs.jpeg2k_version())
     return StillPicture(
         "jpeg2000", version, spread_psnrs, encode_jpeg2000, imagecodecs.jpeg2k_decode
@@ -186,7 +190,7 @@ def encode_jpeg2000(samples: NDArray[np.uint16], peak: int, psnr: float) -> list
     OpenJPEG takes its target relative to 2^bits - 1, so it is raised by the difference. Bare
     codestreams without the 85 bytes of a .jp2 file's boxes.
     """
-    encode = require("imagecodecs").jpeg2k_encode
+    encode = _imagecodecs().jpeg2k_encode
     bits = peak.bit_length()
     level = psnr + 20 * math.log10((2**bits - 1) / peak)
     return [
@@ -197,14 +201,14 @@ def encode_jpeg2000(samples: NDArray[np.uint16], peak: int, psnr: float) -> list
 
 def htj2k() -> StillPicture:
     """High-throughput JPEG 2000 9/7 (OpenJPH); parameter: the PSNR at which its step aims."""
-    imagecodecs = require("imagecodecs")
+    imagecodecs = _imagecodecs()
     version = str(imagecodecs.htj2k_version())
     return StillPicture("htj2k", version, spread_psnrs, _encode_htj2k, imagecodecs.htj2k_decode)
 
 
 def _encode_htj2k(samples: NDArray[np.uint16], peak: int, psnr: float) -> list[bytes]:
     """The quantiser step is the one at which about `psnr` (dB) is to be expected."""
-    encode = require("imagecodecs").htj2k_encode
+    encode = _imagecodecs().htj2k_encode
     pictures = fit(samples, peak.bit_length())
     rmse = peak * 10 ** (-psnr / 20)
     step = HTJ2K_STEP_PER_RMSE * rmse / (np.iinfo(pictures.dtype).max + 1)
@@ -213,7 +217,7 @@ def _encode_htj2k(samples: NDArray[np.uint16], peak: int, psnr: float) -> list[b
 
 def jpegxl() -> StillPicture:
     """JPEG XL, libjxl effort 7; parameter: distance."""
-    imagecodecs = require("imagecodecs")
+    imagecodecs = _imagecodecs()
     version = str(imagecodecs.jpegxl_version())
     return StillPicture(
         "jxl-e7", version, _spread_distances, _encode_jpegxl, imagecodecs.jpegxl_decode
@@ -221,7 +225,7 @@ def jpegxl() -> StillPicture:
 
 
 def _encode_jpegxl(samples: NDArray[np.uint16], peak: int, distance: float) -> list[bytes]:
-    encode = require("imagecodecs").jpegxl_encode
+    encode = _imagecodecs().jpegxl_encode
     return [
         encode(picture, distance=distance, effort=7, lossless=False, numthreads=1)
         for picture in samples
@@ -230,7 +234,7 @@ def _encode_jpegxl(samples: NDArray[np.uint16], peak: int, distance: float) -> l
 
 def lossless() -> list[StillPicture]:
     """JPEG 2000 5/3, JPEG-LS and JPEG XL without loss. MissingExtra without imagecodecs."""
-    imagecodecs = require("imagecodecs")
+    imagecodecs = _imagecodecs()
     codecs: list[tuple[str, str, Encode, Decode]] = [
         ("jpeg2000", imagecodecs.jpeg2k_version(), _lossless_jpeg2000, imagecodecs.jpeg2k_decode),
         ("jpegls", imagecodecs.jpegls_version(), _lossless_jpegls, imagecodecs.jpegls_decode),
@@ -243,7 +247,7 @@ def lossless() -> list[StillPicture]:
 
 
 def _lossless_jpeg2000(samples: NDArray[np.uint16], peak: int, _: float) -> list[bytes]:
-    encode, bits = require("imagecodecs").jpeg2k_encode, peak.bit_length()
+    encode, bits = _imagecodecs().jpeg2k_encode, peak.bit_length()
     return [
         encode(picture, codecformat="j2k", bitspersample=bits, reversible=True)
         for picture in fit(samples, bits)
@@ -251,11 +255,11 @@ def _lossless_jpeg2000(samples: NDArray[np.uint16], peak: int, _: float) -> list
 
 
 def _lossless_jpegls(samples: NDArray[np.uint16], peak: int, _: float) -> list[bytes]:
-    encode = require("imagecodecs").jpegls_encode
+    encode = _imagecodecs().jpegls_encode
     return [encode(picture) for picture in fit(samples, peak.bit_length())]
 
 
 def _lossless_jpegxl(samples: NDArray[np.uint16], peak: int, _: float) -> list[bytes]:
     """As 16-bit pictures; with the true number of bits it saves another 0.3 to 1.7 %."""
-    encode = require("imagecodecs").jpegxl_encode
+    encode = _imagecodecs().jpegxl_encode
     return [encode(picture, effort=7, lossless=True, numthreads=1) for picture in samples]

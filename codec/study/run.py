@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mricodec.codec.atomic import replacing
-from mricodec.codec.evaluation import extras
 from mricodec.codec.evaluation.report import environment
 from mricodec.codec.training.data_folder import SPLITS
+from mricodec.models.extras import require
 from mricodec.models.study.perceptual import Lpips
 
 from . import augmentation, generation, interpolation, page, reconstruction
@@ -63,7 +63,7 @@ def run(
     wrong names or data without a usable slice, OSError, MissingExtra without matplotlib.
     """
     settings.check()
-    extras.require("matplotlib.figure")
+    require("matplotlib.figure", "bench", "plots")
     config = CONFIGS[settings.config]
     corpus = load_corpus(
         data,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mricodec.models.extras import require_torch
+
 from .cache import build_cache, load_cache
 from .data_folder import left_out_lines, read_data_folder
 
@@ -73,10 +75,10 @@ def train(data: Path, out: Path, settings: TrainSettings, reporting: Reporting) 
 
     A folder is packed into `out`/cache.safetensors first. Repeating the call resumes an interrupted
     training from its last checkpoint. ValueError for an unknown configuration or data without a
-    scan to train on, FormatError for another or a damaged file, OSError.
+    scan to train on, FormatError for another or a damaged file, OSError,
+    MissingExtra without torch.
     """
-    import torch
-
+    torch = require_torch("training")
     from mricodec.models import zoo
     from mricodec.models.training import export, loop
 

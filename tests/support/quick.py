@@ -40,6 +40,7 @@ QUICK = (
     "models/test_zoo.py::test_every_shipped_file",
     "models/test_zoo.py::test_shipped_tables",
     "test_house.py",
+    "test_installation.py::test_loading_a_model",
     "test_packaging.py",
     "test_reference_decoder.py::test_the_example",
 )

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from mricodec.codec.coders.workers import cores
+from mricodec.models.extras import require
 
 from .job import MAX_ATTEMPTS, Job, Outcome, error_text, failed
 
@@ -112,14 +113,11 @@ def _end_with(parent: Any) -> None:
 def on_cluster(work: Work, jobs: Sequence[Job], scheduler: str) -> Iterator[Outcome]:
     """The outcomes of `work`, as they come, from a Dask scheduler, which replaces dead workers.
 
-    ValueError: the extra `cluster` is not installed. OSError: no scheduler at that address.
+    MissingExtra: the extra `cluster` is not installed. OSError: no scheduler at that address.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise ValueError(
-            "scheduler: expected the package distributed; pip install 'mricodec[cluster]'"
-        ) from error
+    require("distributed", "cluster", "scheduler")
+    from distributed import Client, as_completed
+
     with Client(scheduler) as client:
         futures = client.map(work, jobs, pure=False, retries=MAX_ATTEMPTS, batch_size=500)
         jobs_of = dict(zip(futures, jobs, strict=True))

@@ -373,7 +373,7 @@ def test_no_plots_without_matplotlib(
     hide("matplotlib", monkeypatch)
     result = invoke(scan, "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "matplotlib is needed" in result.stderr
+    assert "expected the package matplotlib" in result.stderr
     assert "mricodec[bench]" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -393,7 +393,7 @@ def test_peers_that_are_not_installed(
     asked = invoke(*arguments, "--live", "x265", "--live", "jpeg2000")
     assert asked.exit_code == 1
     assert "left out: x265: ffmpeg is not installed" in asked.stderr
-    assert "left out: jpeg2000: imagecodecs is needed" in asked.stderr
+    assert "left out: jpeg2000: JPEG codecs: expected the package imagecodecs" in asked.stderr
     assert (
         len(rows_of(tmp_path / "out")) == 8 + len(measurable.MAX_ERRORS) + 1
     )  # bounded errors, lossless
