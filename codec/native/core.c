@@ -1,0 +1,36 @@
+/*
+ * All kernels, compiled once for each backend: -DMRC_BACKEND=avx2 names the backend, and exactly
+ * one of MRC_SCALAR, MRC_AVX2, MRC_AVX512 and MRC_NEON is 1. Kernels choose their intrinsics by
+ * these, never by macros of the compiler: on aarch64 the scalar backend has __ARM_NEON too.
+ */
+#include "kernels.h"
+
+#define MRC_JOIN_(a, b) a##b
+#define MRC_JOIN(a, b) MRC_JOIN_(a, b)
+#define MRC_STRING_(a) #a
+#define MRC_STRING(a) MRC_STRING_(a)
+
+#define MRC_NUMBER_scalar 1
+#define MRC_NUMBER_avx2 2
+#define MRC_NUMBER_avx512 3
+#define MRC_NUMBER_neon 4
+#define MRC_SCALAR (MRC_JOIN(MRC_NUMBER_, MRC_BACKEND) == MRC_NUMBER_scalar)
+#define MRC_AVX2 (MRC_JOIN(MRC_NUMBER_, MRC_BACKEND) == MRC_NUMBER_avx2)
+#define MRC_AVX512 (MRC_JOIN(MRC_NUMBER_, MRC_BACKEND) == MRC_NUMBER_avx512)
+#define MRC_NEON (MRC_JOIN(MRC_NUMBER_, MRC_BACKEND) == MRC_NUMBER_neon)
+
+#if !(MRC_SCALAR || MRC_AVX2 || MRC_AVX512 || MRC_NEON)
+#error "MRC_BACKEND must be scalar, avx2, avx512 or neon"
+#endif
+/* A library that uses what the building machine has would end with an illegal instruction on
+ * another one. */
+#if MRC_SCALAR && (defined(__AVX__) || defined(__FMA__))
+#error "the compiler is set to one CPU (-march=native?): set it to the baseline of x86-64"
+#endif
+#if MRC_AVX2 && (defined(__FMA__) || defined(__AVX512F__))
+#error "the compiler is set to one CPU (-march=native?): set it to the baseline of x86-64"
+#endif
+
+const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
+    .name = MRC_STRING(MRC_BACKEND),
+};

@@ -1,0 +1,123 @@
+"""Load the C core: beside this module, from nowhere else, and only if it was built from it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from ctypes import c_char_p, c_int32, c_uint32
+from pathlib import Path
+from typing import Any
+
+from . import sources
+
+# MRC_ABI of mrc.h.
+ABI = 1
+# MRC_OK of mrc.h.
+OK = 0
+# Lowers the backend that the CPU allows, for tests.
+VARIABLE = "MRICODEC_BACKEND"
+# Names of all backends, the best of an architecture first.
+BACKENDS = ("avx512", "avx2", "neon", "scalar")
+# The functions of mrc.h: the type of the result, and those of the arguments.
+PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "mrc_abi": (c_uint32, []),
+    "mrc_source_hash": (c_char_p, []),
+    "mrc_backend": (c_char_p, []),
+    "mrc_use_backend": (c_int32, [c_char_p]),
+}
+
+
+class LibraryError(OSError):
+    """The C core can't be used: missing, stale, foreign, or without the backend asked for."""
+
+
+def path() -> Path:
+    """Where the library lies."""
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    return sources.FOLDER / f"{sources.LIBRARY}{suffix}"
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The library, checked, its functions with their types; LibraryError in one line."""
+    file = path()
+    if not file.is_file():
+        raise LibraryError(f"{file}: the C core is missing; {remedy()}")
+    try:
+        library = ctypes.CDLL(str(file))
+        declare(library, ["mrc_abi", "mrc_source_hash"])
+    except (OSError, AttributeError) as error:
+        raise LibraryError(f"{file}: not a C core for this system ({error}); {remedy()}") from error
+    check_origin(library)
+    declare(library, list(PROTOTYPES))
+    if name := os.environ.get(VARIABLE):
+        choose(library, name)
+    return library
+
+
+def check_origin(library: ctypes.CDLL) -> None:
+    """Refuse a library of another ABI, or of other sources than those beside this module."""
+    if (number := library.mrc_abi()) != ABI:
+        raise LibraryError(f"{path()}: expected ABI {ABI}, found {number}; {remedy()}")
+    expected, built_from = expected_hash(), library.mrc_source_hash().decode()
+    if built_from != expected:
+        raise LibraryError(
+            f"{path()}: expected a library of the sources {expected}, found one of {built_from}; "
+            f"{remedy()}"
+        )
+
+
+def expected_hash() -> str:
+    """The hash of the sources beside this module; in an installed package the recorded one."""
+    if (digest := sources.source_hash()) is not None:
+        return digest
+    try:
+        return (sources.FOLDER / sources.RECORDED_HASH).read_text(encoding="ascii").strip()
+    except FileNotFoundError as error:
+        raise LibraryError(f"{error.filename}: missing beside the C core; {remedy()}") from error
+
+
+def remedy() -> str:
+    """What to do about a library that doesn't fit."""
+    script = sources.FOLDER / "compiler.py"
+    return f"python {script} builds it" if sources.c_files() else "install mricodec again"
+
+
+def declare(library: ctypes.CDLL, names: list[str]) -> None:
+    """Set the types of functions; AttributeError if the library lacks one."""
+    for name in names:
+        function = getattr(library, name)
+        function.restype, function.argtypes = PROTOTYPES[name]
+
+
+def backend() -> str:
+    """The backend in use: "scalar", "avx2", "avx512" or "neon"."""
+    return str(load().mrc_backend().decode())
+
+
+def use_backend(name: str | None) -> None:
+    """Use another backend from now on; None for the best one. For tests."""
+    choose(load(), name)
+
+
+def backends() -> list[str]:
+    """The backends that this CPU can run, the best one first."""
+    return runnable(load())
+
+
+def choose(library: ctypes.CDLL, name: str | None) -> None:
+    """Use a backend; LibraryError if this library or this CPU can't."""
+    if library.mrc_use_backend(None if name is None else name.encode()) != OK:
+        raise LibraryError(
+            f"{VARIABLE}={name}: this computer runs {', '.join(runnable(library))}; choose one"
+        )
+
+
+def runnable(library: ctypes.CDLL) -> list[str]:
+    """Names of backends that can be chosen; the one in use stays."""
+    before = library.mrc_backend()
+    names = [name for name in BACKENDS if library.mrc_use_backend(name.encode()) == OK]
+    library.mrc_use_backend(before)
+    return names

@@ -1,0 +1,33 @@
+"""The C sources beside this module, their hash, and the names of what is built from them.
+
+Imports the standard library alone: the build runs it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+# The library, without the suffix of the platform.
+LIBRARY = "libmrc"
+# The hash of the sources that the library was built from, written beside it: an installed package
+# comes without the sources.
+RECORDED_HASH = "libmrc.hash"
+
+
+def c_files() -> list[Path]:
+    """Every C source and header, in the order of their names; none in an installed package."""
+    files = [path for suffix in ("*.c", "*.h") for path in FOLDER.rglob(suffix)]
+    return sorted(files, key=lambda path: path.relative_to(FOLDER).as_posix())
+
+
+def source_hash() -> str | None:
+    """16 hexadecimal digits of SHA-256 over names and contents; None without sources."""
+    files = c_files()
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        name = path.relative_to(FOLDER).as_posix()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16] if files else None
