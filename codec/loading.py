@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from typing import Any
 
 from mricodec.bitstream.errors import FormatError, UnknownModel
 from mricodec.codec.coders import learned
@@ -53,18 +54,11 @@ def open_model(model: Path | bytes, device: str) -> LossyModel:
     FormatError for weights that are damaged or fit no network of this version, MissingExtra without
     torch.
     """
-    torch = require_torch(_use_of_torch(model, device))
-    from mricodec.models.loader import load_model
-
-    gpu = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if gpu else "cpu"
-    if device != "cpu" and not (gpu and device.startswith("cuda")):
-        raise ValueError(
-            f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, "
-            f"found {device}"
-        )
     try:
+        use = f"the model {_shown(model)}" if device in ("auto", "cpu") else f"device {device}"
+        device = _device(require_torch(use), device)
+        from mricodec.models.loader import load_model
+
         loaded = load_model(model, device=device)
     except zoo.UnknownModelError as error:
         raise (UnknownModel if isinstance(model, bytes) else ValueError)(str(error)) from error
@@ -74,8 +68,21 @@ def open_model(model: Path | bytes, device: str) -> LossyModel:
     return loaded
 
 
-def _use_of_torch(model: Path | bytes, device: str) -> str:
-    """What needs torch, for a message."""
-    if device not in ("auto", "cpu"):
-        return f"device {device}"
-    return f"the model {model.hex() if isinstance(model, bytes) else os.fspath(model)}"
+def _device(torch: Any, device: str) -> str:
+    """The device without "auto". ValueError if it is not there."""
+    gpu = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if gpu else "cpu"
+    if device != "cpu" and not (gpu and device.startswith("cuda")):
+        raise ValueError(
+            f"device: expected auto, cpu{' or cuda' if gpu else ' (there is no GPU)'}, "
+            f"found {device}"
+        )
+    return device
+
+
+def _shown(model: Path | bytes) -> str:
+    """The name or file of a model, for a message. zoo.UnknownModelError."""
+    if isinstance(model, bytes):
+        return str((None if zoo.is_shipped(model) else zoo.locate(model)) or zoo.find(model).name)
+    return os.fspath(model) if is_file_name(model) else zoo.find(str(model)).name

@@ -147,6 +147,21 @@ def test_what_needs_the_extra_names_it(installation: Installation, command: str)
     assert not left & {"out.mrc", "out.nii", "study"}
 
 
+def test_an_unknown_model_is_named_first(installation: Installation) -> None:
+    """A package that is installed for it would not help."""
+    code = """
+from mricodec import codec
+from mricodec.codec import loading
+for model in ("absent", bytes(8)):
+    try:
+        loading.open_model(model, "auto")
+    except (codec.UnknownModel, ValueError) as error:
+        print(type(error).__name__)
+"""
+    done = installation.run("-c", code, absent=("torch",))
+    assert done.stdout.split() == ["ValueError", "UnknownModel"], done.stderr
+
+
 def test_loading_a_model_names_the_extra(installation: Installation) -> None:
     code = """
 from mricodec import models
