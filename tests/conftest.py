@@ -9,9 +9,11 @@ import pytest
 from paths import DATA
 from quick import is_quick
 
+from mricodec.codec.native import compiler
+
 
 def pytest_configure() -> None:
-    """With `-n` every process has its own cores: more threads than cores slow all of them down."""
+    """Give processes of `-n` their own cores, more threads than cores slow all down; build C."""
     worker, count = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
         int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
@@ -19,6 +21,16 @@ def pytest_configure() -> None:
     if count > 1 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[int(worker[2:]) % len(cores) :: count])
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        build_core()
+
+
+def build_core() -> None:
+    """Where the package runs from its sources: compile the C core again if these have changed."""
+    try:
+        compiler.build_if_stale()
+    except compiler.CompilerError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

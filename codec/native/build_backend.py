@@ -35,16 +35,22 @@ class BuildLibrary(build_ext):
         *package, name = fullname.split(".")
         if name == "hash":
             return os.path.join(*package, sources.RECORDED_HASH)
-        return os.path.join(*package, sources.LIBRARY + working_compiler().suffix)
+        chosen = working_compiler()
+        # Metadata are asked for before there is a compiler, and don't list the library.
+        suffix = chosen.suffix if isinstance(chosen, compiler.Compiler) else ""
+        return os.path.join(*package, sources.LIBRARY + suffix)
 
     def build_extensions(self) -> None:
-        """Build both files."""
+        """Build both files; CompileError, of which setuptools shows one line, if that fails."""
         folder = Path(self.get_ext_fullpath(EXTENSIONS[0])).parent
+        chosen = working_compiler()
         try:
-            library = compiler.build(folder, working_compiler())
+            if isinstance(chosen, compiler.CompilerError):
+                raise chosen
+            library = compiler.build(folder, chosen)
         except compiler.CompilerError as error:
             raise CompileError(str(error)) from error
-        print(f"{library}: compiled by {' '.join(working_compiler().command)}")
+        print(f"{library}: compiled by {' '.join(chosen.command)}")
 
 
 class PlatformWheel(bdist_wheel):
@@ -56,12 +62,12 @@ class PlatformWheel(bdist_wheel):
 
 
 @functools.cache
-def working_compiler() -> compiler.Compiler:
-    """The compiler of this build; CompileError, of which setuptools shows one line, without one."""
+def working_compiler() -> compiler.Compiler | compiler.CompilerError:
+    """The compiler of this build, or why there is none."""
     try:
         return compiler.find()
     except compiler.CompilerError as error:
-        raise CompileError(str(error)) from error
+        return error
 
 
 def ziglang() -> list[str]:

@@ -30,11 +30,12 @@ except ImportError:  # A script, or part of the build: there is no package aroun
 # Without a compiler: what to do.
 ADVICE = "install a C compiler (Debian: apt install gcc) or pip install ziglang"
 # Every unit is compiled with these. Sums may wrap, and doubles are never contracted, so that all
-# compilers compute the same.
+# compilers compute the same. (zig links UBSan unless it is switched off.)
 FLAGS = [
     "-std=c11", "-O2", "-ffp-contract=off", "-fwrapv", "-fvisibility=hidden",
-    "-Wall", "-Wextra", "-Wno-unused-function",
+    "-fno-sanitize=undefined", "-Wall", "-Wextra", "-Wno-unused-function",
 ]  # fmt: skip
+LINK_FLAGS = ["-O2", "-fno-sanitize=undefined"]
 # What a backend may use beyond the baseline of its architecture. No FMA with AVX2.
 BACKEND_FLAGS = {
     "scalar": [],
@@ -94,15 +95,15 @@ class Compiler:
     def link_flags(self) -> list[str]:
         """Flags that make a library of the units."""
         if self.suffix == ".wasm":
-            return ["-mexec-model=reactor", "-Wl,--export-dynamic", "-s"]
-        return ["-shared"] if self.suffix == ".dylib" else ["-shared", "-s"]
+            return [*LINK_FLAGS, "-mexec-model=reactor", "-Wl,--export-dynamic", "-s"]
+        return [*LINK_FLAGS, "-shared", *([] if self.suffix == ".dylib" else ["-s"])]
 
 
 def zig_command(target: str | None) -> tuple[str, ...]:
     """The compiler of the package ziglang; without a target, for any CPU of this machine's kind."""
-    # Without -mcpu zig compiles for the CPU it runs on, and it links UBSan without the last flag.
+    # Without -mcpu zig compiles for the CPU it runs on.
     machine = ("-mcpu=baseline",) if target is None else ("-target", target)
-    return (sys.executable, "-m", "ziglang", "cc", *machine, "-fno-sanitize=undefined")
+    return (sys.executable, "-m", "ziglang", "cc", *machine)
 
 
 def system_commands() -> list[tuple[str, ...]]:
@@ -195,6 +196,17 @@ def build(folder: Path, compiler: Compiler | None = None, *, flags: Sequence[str
         os.replace(library, folder / library.name)
         os.replace(work / sources.RECORDED_HASH, folder / sources.RECORDED_HASH)
     return folder / library.name
+
+
+def build_if_stale() -> None:
+    """In a checkout: build the library beside this module unless it fits the sources.
+
+    It isn't loaded to find out: a process can't load the new file under the path of an old one.
+    """
+    source_hash = sources.source_hash()
+    fits = sources.library_path().is_file() and source_hash == sources.recorded_hash()
+    if source_hash is not None and not fits:
+        build(sources.FOLDER)
 
 
 def main() -> None:

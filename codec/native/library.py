@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import sys
 from ctypes import c_char_p, c_int32, c_uint32
-from pathlib import Path
 from typing import Any
 
 from . import sources
@@ -33,23 +31,20 @@ class LibraryError(OSError):
     """The C core can't be used: missing, stale, foreign, or without the backend asked for."""
 
 
-def path() -> Path:
-    """Where the library lies."""
-    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    return sources.FOLDER / f"{sources.LIBRARY}{suffix}"
-
-
 @functools.cache
 def load() -> ctypes.CDLL:
     """The library, checked, its functions with their types; LibraryError in one line."""
-    file = path()
+    file = sources.library_path()
     if not file.is_file():
         raise LibraryError(f"{file}: the C core is missing; {remedy()}")
     try:
         library = ctypes.CDLL(str(file))
         declare(library, ["mrc_abi", "mrc_source_hash"])
     except (OSError, AttributeError) as error:
-        raise LibraryError(f"{file}: not a C core for this system ({error}); {remedy()}") from error
+        reason = str(error).replace(f"{file}: ", "")
+        raise LibraryError(
+            f"{file}: not a C core for this system ({reason}); {remedy()}"
+        ) from error
     check_origin(library)
     declare(library, list(PROTOTYPES))
     if name := os.environ.get(VARIABLE):
@@ -60,23 +55,25 @@ def load() -> ctypes.CDLL:
 def check_origin(library: ctypes.CDLL) -> None:
     """Refuse a library of another ABI, or of other sources than those beside this module."""
     if (number := library.mrc_abi()) != ABI:
-        raise LibraryError(f"{path()}: expected ABI {ABI}, found {number}; {remedy()}")
+        raise LibraryError(
+            f"{sources.library_path()}: expected ABI {ABI}, found {number}; {remedy()}"
+        )
     expected, built_from = expected_hash(), library.mrc_source_hash().decode()
     if built_from != expected:
         raise LibraryError(
-            f"{path()}: expected a library of the sources {expected}, found one of {built_from}; "
-            f"{remedy()}"
+            f"{sources.library_path()}: expected a library of the sources {expected}, "
+            f"found one of {built_from}; {remedy()}"
         )
 
 
 def expected_hash() -> str:
     """The hash of the sources beside this module; in an installed package the recorded one."""
-    if (digest := sources.source_hash()) is not None:
-        return digest
-    try:
-        return (sources.FOLDER / sources.RECORDED_HASH).read_text(encoding="ascii").strip()
-    except FileNotFoundError as error:
-        raise LibraryError(f"{error.filename}: missing beside the C core; {remedy()}") from error
+    digest = sources.source_hash() or sources.recorded_hash()
+    if digest is None:
+        raise LibraryError(
+            f"{sources.library_path()}: {sources.RECORDED_HASH} is missing beside it; {remedy()}"
+        )
+    return digest
 
 
 def remedy() -> str:

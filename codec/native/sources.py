@@ -6,6 +6,7 @@ Imports the standard library alone: the build runs it before anything is install
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -14,6 +15,12 @@ LIBRARY = "libmrc"
 # The hash of the sources that the library was built from, written beside it: an installed package
 # comes without the sources.
 RECORDED_HASH = "libmrc.hash"
+
+
+def library_path() -> Path:
+    """Where the library of the running system lies: beside this module."""
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    return FOLDER / f"{LIBRARY}{suffix}"
 
 
 def c_files() -> list[Path]:
@@ -31,3 +38,11 @@ def source_hash() -> str | None:
         name = path.relative_to(FOLDER).as_posix()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16] if files else None
+
+
+def recorded_hash() -> str | None:
+    """The hash that was written when the library was built; None if there is none."""
+    try:
+        return (FOLDER / RECORDED_HASH).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None

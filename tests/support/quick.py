@@ -39,6 +39,8 @@ QUICK = (
     "models/test_sign_hiding.py",
     "models/test_zoo.py::test_every_shipped_file",
     "models/test_zoo.py::test_shipped_tables",
+    "native/test_library.py::test_every_function",
+    "native/test_library.py::test_the_best_backend",
     "test_house.py",
     "test_installation.py::test_loading_a_model",
     "test_packaging.py",
