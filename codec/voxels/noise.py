@@ -106,9 +106,7 @@ def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
     n = voxels.shape[axis]
     if n < MIN_LENGTH:
         return 1.0
-    across = np.diff(voxels, axis=3 - axis)  # Differences of adjacent lines have less signal.
-    lines = np.moveaxis(across, axis, 2).reshape(-1, n)
-    lines = lines[:: max(1, len(lines) // MIN_LINES)] * np.hanning(n)
+    lines = _line_differences(np.moveaxis(voxels, axis, 2)) * np.hanning(n)
     lines = lines[lines.any(1)]
     if not len(lines):
         return 1.0
@@ -123,6 +121,15 @@ def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
     drop = np.sqrt(below / np.maximum(above, np.finfo(float).tiny))
     best = int(np.argmax(drop))
     return float(edges[best]) / (len(power) - 1) if drop[best] > MIN_DROP else 1.0
+
+
+def _line_differences(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Differences of adjacent lines of [slices, lines, n], which have less signal, evenly drawn."""
+    slices, lines = voxels.shape[:2]
+    count = slices * (lines - 1)
+    drawn = np.arange(0, count, max(1, count // MIN_LINES))
+    k, line = np.divmod(drawn, max(1, lines - 1))
+    return np.asarray(voxels[k, line + 1] - voxels[k, line], np.float64)
 
 
 def _crop_spectrum(voxels: NDArray[np.float64], bands: list[float]) -> NDArray[np.float64]:
