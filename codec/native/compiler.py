@@ -193,6 +193,9 @@ def build(folder: Path, compiler: Compiler | None = None, *, flags: Sequence[str
         options = [*compiler.link_flags, *flags]
         run([*compiler.command, *objects, *options, "-o", str(library)])
         (work / sources.RECORDED_HASH).write_text(f"{source_hash}\n")
+        for other in folder.glob(f"{sources.LIBRARY}.*"):
+            if other.name not in (library.name, sources.RECORDED_HASH):
+                other.unlink()  # Of another system: a folder has one library.
         os.replace(library, folder / library.name)
         os.replace(work / sources.RECORDED_HASH, folder / sources.RECORDED_HASH)
     return folder / library.name
