@@ -56,9 +56,13 @@ PROBE = """
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
-#include "mrc.h"
 static _Atomic int32_t value;
-MRC_API int32_t mrc_probe(const char *text) { return value + (int32_t)strlen(text); }
+#ifdef _WIN32
+__declspec(dllexport)
+#else
+__attribute__((visibility("default")))
+#endif
+int32_t mrc_probe(const char *text) { return value + (int32_t)strlen(text); }
 """
 
 
@@ -137,11 +141,10 @@ def probe(command: tuple[str, ...]) -> Compiler:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
         source.write_text(PROBE)
-        include = f"-I{sources.FOLDER}"
-        listing = run([*command, include, "-dM", "-E", str(source)]).splitlines()
+        listing = run([*command, "-dM", "-E", str(source)]).splitlines()
         macros = frozenset(line.split()[1] for line in listing if line.startswith("#define "))
         compiler = Compiler(command, macros)
-        flags = [*compiler.unit_flags, include, *compiler.link_flags]
+        flags = [*compiler.unit_flags, *compiler.link_flags]
         run([*command, *flags, str(source), "-o", str(Path(folder) / "probe.out")])
     return compiler
 
