@@ -24,9 +24,9 @@ from torch import Tensor
 from mricodec.codec.evaluation.codecs import Mricodec
 from mricodec.models import loader, zoo
 from mricodec.models.lossy.codec import ContextLossy
-from mricodec.models.lossy.codec_base import Params
 from mricodec.models.lossy.coding_order import CodingStep
 from mricodec.models.lossy.context_model import ContextCodec
+from mricodec.models.lossy.params import Params
 
 from . import lossy_tables, run
 from .lossy_tables import PROJECT

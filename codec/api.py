@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import threading
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
@@ -158,7 +156,8 @@ class Encoder:
         **options: Unpack[EncodeOptions],
     ) -> None:
         self._settings = EncodeSettings.of(options, model=model)
-        self._model = LazyModel(model or DEFAULT_MODEL, device)
+        gradients = self._settings.effort == "high"
+        self._model = LazyModel(model or DEFAULT_MODEL, device, gradients=gradients)
         self.deidentify = deidentify
 
     @property
@@ -194,8 +193,7 @@ class Encoder:
         with _scan_of(source) as scan, writable(out) as file:
             if self.deidentify is not None:
                 scan = self.deidentify.scan(scan)
-            load_model = partial(self._model.get, math.prod(scan.shape))
-            return encode_scan(scan, file, self._settings, load_model, progress or _silent)
+            return encode_scan(scan, file, self._settings, self._model.get, progress or _silent)
 
 
 class Decoder:
@@ -299,7 +297,7 @@ class Decoder:
 
     def layered(self, stream: Stream) -> Layered:
         """The stream with its coder and those of its layers, their models loaded."""
-        return Layered.of(stream, partial(self._model_of, math.prod(stream.shape)))
+        return Layered.of(stream, self._model_of)
 
     def _chosen(self, stream: Stream, layer: int | None) -> Stream:
         """The stream, or a layer of it in the envelope of the whole."""
@@ -332,16 +330,16 @@ class Decoder:
         )
         return Volume(array, envelope, is_big_endian(stream.dtype))
 
-    def _model_of(self, voxels: int, model_id: bytes) -> LossyModel:
+    def _model_of(self, model_id: bytes) -> LossyModel:
         with self._lock:
             if model_id not in self._models:
-                self._models[model_id] = self._load(voxels, model_id)
+                self._models[model_id] = self._load(model_id)
             return self._models[model_id]
 
-    def _load(self, voxels: int, model_id: bytes) -> LossyModel:
+    def _load(self, model_id: bytes) -> LossyModel:
         """A shipped model, that of the named file, or one from the folders of MRICODEC_MODELS."""
         if self._file is None or zoo.is_shipped(model_id):
-            return loading.load_with_helpers(model_id, self._device, voxels)
+            return loading.open_model(model_id, self._device)
         model = loading.open_model(self._file, self._device)
         if model.model_id == model_id:
             return model

@@ -1,4 +1,8 @@
-"""Lossy models by name, id or weights file, loaded when they are first needed."""
+"""Lossy models by name, id or weights file, loaded when they are first needed.
+
+The default model runs in the C core; torch is imported for the others, for a GPU, and for the
+search of effort "high", which needs gradients.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +12,81 @@ import threading
 from typing import Any
 
 from mricodec.bitstream.errors import FormatError, UnknownModel
-from mricodec.codec.coders import learned
 from mricodec.codec.coders.base import LossyModel
+from mricodec.codec.native.model import NativeModel
 from mricodec.models import zoo
 from mricodec.models.extras import require_torch
-from mricodec.models.weights_file import WeightsError, is_file_name
+from mricodec.models.weights_file import WeightsError
 
 # The model of an encoder that names none.
 DEFAULT_MODEL = "default"
+# Devices on which the C core runs.
+_CPU = ("auto", "cpu")
 _log = logging.getLogger(__name__)
 Path = str | os.PathLike[str]
 
 
 class LazyModel:
-    """A model that is loaded when it is first needed."""
+    """A model that is loaded when it is first needed; gradients: by an encoder that needs them."""
 
-    def __init__(self, model: Path | LossyModel, device: str) -> None:
+    def __init__(self, model: Path | LossyModel, device: str, *, gradients: bool = False) -> None:
         self._model = model
         self._device = device
+        self._gradients = gradients
         self._lock = threading.Lock()
 
-    def get(self, voxels: int) -> LossyModel:
-        """voxels: of the scan that it is needed for."""
+    def get(self) -> LossyModel:
+        """The model; raises what `open_model` raises."""
         with self._lock:
             if isinstance(self._model, (str, os.PathLike)):
-                if is_file_name(self._model):
-                    self._model = open_model(self._model, self._device)
-                else:
-                    self._model = load_with_helpers(str(self._model), self._device, voxels)
+                load = open_in_torch if self._gradients else open_model
+                self._model = load(self._model, self._device)
             return self._model
-
-
-def load_with_helpers(model: str | bytes, device: str, voxels: int) -> LossyModel:
-    """As `open_model`, while helper processes start that a scan of so many voxels has work for."""
-    early = learned.lossy_helpers(voxels if device in ("auto", "cpu") else 0)
-    loaded = open_model(model, device)
-    learned.helpers_of(loaded)
-    del early  # They are kept with the model from here on.
-    return loaded
 
 
 def open_model(model: Path | bytes, device: str) -> LossyModel:
     """By name (ValueError if there is no such), id (UnknownModel) or file (OSError).
 
     FormatError for weights that are damaged or fit no network of this version, MissingExtra without
-    torch.
+    torch where it is needed.
     """
     try:
-        use = f"the model {_shown(model)}" if device in ("auto", "cpu") else f"device {device}"
-        device = _device(require_torch(use), device)
-        from mricodec.models.loader import load_model
+        weights = zoo.read(model)
+        if not weights.is_default or device not in _CPU:
+            use = f"the model {weights.shown}" if device in _CPU else f"device {device}"
+            return _in_torch(weights, device, use)
+        loaded = NativeModel(weights.name, weights.data)
+    except (zoo.UnknownModelError, WeightsError) as error:
+        raise _translated(error, model) from error
+    return _logged(loaded, "the C core")
 
-        loaded = load_model(model, device=device)
-    except zoo.UnknownModelError as error:
-        raise (UnknownModel if isinstance(model, bytes) else ValueError)(str(error)) from error
-    except WeightsError as error:
-        raise FormatError(str(error)) from error
-    _log.debug("model %s (%s) on %s", loaded.name, loaded.model_id.hex(), device)
-    return loaded
+
+def open_in_torch(model: Path | bytes, device: str) -> LossyModel:
+    """As `open_model`, but always a model that computes with torch."""
+    try:
+        return _in_torch(zoo.read(model), device, "effort high")
+    except (zoo.UnknownModelError, WeightsError) as error:
+        raise _translated(error, model) from error
+
+
+def _in_torch(weights: zoo.Weights, device: str, use: str) -> LossyModel:
+    """use: what needs torch, for a message."""
+    device = _device(require_torch(use), device)
+    from mricodec.models import loader
+
+    return _logged(loader.build(weights, device=device), device)
+
+
+def _translated(error: zoo.UnknownModelError | WeightsError, model: Path | bytes) -> Exception:
+    """The error of this package for one of models."""
+    if isinstance(error, WeightsError):
+        return FormatError(str(error))
+    return (UnknownModel if isinstance(model, bytes) else ValueError)(str(error))
+
+
+def _logged(model: LossyModel, device: str) -> LossyModel:
+    _log.debug("model %s (%s) on %s", model.name, model.model_id.hex(), device)
+    return model
 
 
 def _device(torch: Any, device: str) -> str:
@@ -79,10 +100,3 @@ def _device(torch: Any, device: str) -> str:
             f"found {device}"
         )
     return device
-
-
-def _shown(model: Path | bytes) -> str:
-    """The name or file of a model, for a message. zoo.UnknownModelError."""
-    if isinstance(model, bytes):
-        return str((None if zoo.is_shipped(model) else zoo.locate(model)) or zoo.find(model).name)
-    return os.fspath(model) if is_file_name(model) else zoo.find(str(model)).name

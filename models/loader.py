@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,24 +19,15 @@ from mricodec.models.lossy import entropy_models as entropy
 from mricodec.models.lossy.band_networks import GATE
 from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.codec import ContextLossy
-from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.context_model import ContextCodec
 from mricodec.models.lossy.layers import UNSIGNED, IntegerConv2d
+from mricodec.models.lossy.params import SIGNS
 from mricodec.models.lossy.slice_coder import SliceCoder
 from mricodec.models.lossy.transform_codec import TransformLossy
 
 from . import zoo
 from .strings import LEVEL_RANGE
-from .weights_file import (
-    ID_BYTES,
-    NETWORK_KEY,
-    Entry,
-    WeightsError,
-    is_file_name,
-    network_name,
-    read_file,
-    read_shipped,
-)
+from .weights_file import ID_BYTES, WeightsError
 
 LossyModel = ContextLossy | TransformLossy
 # Sums of an integer convolution stay below this, so that float32 is exact.
@@ -53,48 +43,19 @@ def load_model(
 
     zoo.UnknownModelError, OSError, WeightsError.
     """
-    if isinstance(model, bytes):
-        path = None if zoo.is_shipped(model) else zoo.locate(model)
-        if path is not None:
-            return load_file(path, device=device)
-    elif is_file_name(model):
-        return load_file(Path(model), device=device)
-    entry = zoo.find(model if isinstance(model, bytes) else str(model))
-    loaded = _load_entry(entry, device)
-    loaded.by_id = device == "cpu"
-    return loaded
+    return build(zoo.read(model), device=device)
 
 
-def load_file(path: Path, *, device: str = "cpu") -> LossyModel:
-    """The model of a file that `mricodec train` wrote, or of a copy of a shipped one. OSError,
-    WeightsError.
-    """
-    data = read_file(path)
-    digest = hashlib.sha256(data).digest()[:ID_BYTES]
-    if zoo.is_shipped(digest):
-        return _load_entry(zoo.find(digest), device)
+def build(weights: zoo.Weights, *, device: str) -> LossyModel:
+    """The model of weights. WeightsError if they do not fit their network."""
+    if weights.path is None:
+        return assemble(weights.name, weights.network.build, weights.data, device)
     try:
-        name = network_name(data)
-        if name is None:
-            raise WeightsError(
-                f"expected the metadata {NETWORK_KEY!r}, which `mricodec train` writes, found none"
-            )
-        loaded = assemble(path.stem, zoo.network(name).build, data, device)
+        loaded = assemble(weights.name, weights.network.build, weights.data, device)
         _check_round_trip(loaded)
-    except (WeightsError, zoo.UnknownModelError) as error:
-        raise WeightsError(f"{path}: {error}") from error
+    except WeightsError as error:
+        raise WeightsError(f"{weights.path}: {error}") from error
     return loaded
-
-
-def _load_entry(entry: Entry, device: str) -> LossyModel:
-    try:
-        data = read_shipped(entry.path, entry.sha256)
-    except OSError as error:
-        raise WeightsError(
-            f"{entry.path}: cannot read the weights of {entry.name} ({error.strerror}): "
-            "install mricodec again"
-        ) from error
-    return assemble(entry.name, entry.network.build, data, device)
 
 
 def assemble(name: str, network: Callable[[], nn.Module], data: bytes, device: str) -> LossyModel:

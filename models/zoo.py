@@ -11,10 +11,24 @@ import hashlib
 import importlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .weights_file import ID_BYTES, MAX_FILE_BYTES, NAME_DIGITS, SUFFIX, Entry, Network
+from .weights_file import (
+    ID_BYTES,
+    MAX_FILE_BYTES,
+    NAME_DIGITS,
+    NETWORK_KEY,
+    SUFFIX,
+    Entry,
+    Network,
+    WeightsError,
+    is_file_name,
+    network_name,
+    read_file,
+    read_shipped,
+)
 
 DEFAULT = "default"
 # Environment variable with folders of weights files that are not shipped, separated as in PATH.
@@ -52,6 +66,68 @@ class UnknownModelError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The bytes of a weights file and the network they are for; path: of one that isn't shipped."""
+
+    name: str
+    network: Network
+    data: bytes
+    path: Path | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether they are for the network of the model `default`."""
+        return self.network == NETWORKS[DEFAULT]
+
+    @property
+    def shown(self) -> str:
+        """Their name or file, for a message."""
+        return self.name if self.path is None else str(self.path)
+
+
+def read(model: str | bytes | os.PathLike[str]) -> Weights:
+    """The weights of a name, of the id in a stream, or of a file (*.safetensors).
+
+    UnknownModelError, OSError, WeightsError.
+    """
+    if isinstance(model, bytes):
+        path = None if is_shipped(model) else locate(model)
+        if path is not None:
+            return _read_path(path)
+    elif is_file_name(model):
+        return _read_path(Path(model))
+    return _read_entry(find(model if isinstance(model, bytes) else str(model)))
+
+
+def _read_path(path: Path) -> Weights:
+    """The weights of a file that `mricodec train` wrote, or of a copy of a shipped one."""
+    data = read_file(path)
+    digest = hashlib.sha256(data).digest()[:ID_BYTES]
+    if is_shipped(digest):
+        return _read_entry(find(digest))
+    try:
+        name = network_name(data)
+        if name is None:
+            raise WeightsError(
+                f"expected the metadata {NETWORK_KEY!r}, which `mricodec train` writes, found none"
+            )
+        return Weights(path.stem, network(name), data, path)
+    except (WeightsError, UnknownModelError) as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _read_entry(entry: Entry) -> Weights:
+    try:
+        data = read_shipped(entry.path, entry.sha256)
+    except OSError as error:
+        raise WeightsError(
+            f"{entry.path}: cannot read the weights of {entry.name} ({error.strerror}): "
+            "install mricodec again"
+        ) from error
+    return Weights(entry.name, entry.network, data)
 
 
 def names() -> list[str]:

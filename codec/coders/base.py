@@ -39,7 +39,7 @@ class LossyParams:
 
 
 class LossyModel(Protocol):
-    """A learned model of models/zoo.py. Stateless: threads may share it."""
+    """A learned model. Stateless: threads may share it."""
 
     @property
     def name(self) -> str:
@@ -53,9 +53,12 @@ class LossyModel(Protocol):
     def exact_samples(self) -> bool:
         """Whether every machine decodes to the same samples."""
 
-    @property
-    def by_id(self) -> bool:
-        """Whether `loader.load_model` gives the same of its id on a CPU, in any process."""
+
+class SymbolModel(LossyModel, Protocol):
+    """A model that hands its symbols to an entropy coder, such as those of models/loader.py.
+
+    Slabs of one shape are coded together.
+    """
 
     def encode(
         self, x: NDArray[np.int32], step: float, coder: SymbolCoder, params: LossyParams

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,14 +28,12 @@ MAX_PROCESSES = 8
 POLL = 0.05
 # Helpers keep freed memory (variables of the GNU C library): to get it anew took 4 % of their time.
 _KEEP_MEMORY = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 32))
-# Seconds that starting helpers are waited for where they are not needed.
-PATIENCE = 0.3
 # The package itself would load all of the codec: a helper sees an empty package in the same folder.
 # An isolated interpreter (-I) has no current folder on its path: no module next to the data runs.
 _START = """
 import gc, json, os, sys, types
 gc.set_threshold(100_000)
-root, sys.path[:] = sys.argv[4], json.loads(sys.argv[5])
+root, sys.path[:] = sys.argv[3], json.loads(sys.argv[4])
 for name, folder in (("mricodec", root), ("mricodec.codec", os.path.join(root, "codec"))):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
@@ -69,17 +66,16 @@ class Workers:
     _alive: ClassVar[weakref.WeakValueDictionary[str, Workers]] = weakref.WeakValueDictionary()
 
     @classmethod
-    def shared(cls, work: Work, needs: str = "") -> Workers:
+    def shared(cls, work: Work) -> Workers:
         """The workers for this function that are alive, or others."""
         workers = cls._alive.get(work.__name__)
         if workers is None:
-            workers = cls._alive[work.__name__] = cls(work, needs)
+            workers = cls._alive[work.__name__] = cls(work)
         return workers
 
-    def __init__(self, work: Work, needs: str = "") -> None:
-        """work: helpers import it by module and name; needs: a module to import at the start."""
+    def __init__(self, work: Work) -> None:
+        """work: helpers import it by module and name."""
         self._work = work
-        self._needs = needs
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
 
@@ -91,33 +87,9 @@ class Workers:
             finally:
                 self._lock.release()
 
-    def ready(self, count: int) -> int:
-        """How many helpers, `count` at most, would begin at once.
-
-        Missing ones begin to start.
-        """
-        if count < 1 or not self._lock.acquire(blocking=False):
-            return 0
-        try:
-            until = time.monotonic() + PATIENCE
-            return sum(
-                helper.ready.wait(max(0.0, until - time.monotonic()))
-                for helper in self._enough(count)[:count]
-            )
-        finally:
-            self._lock.release()
-
-    def run(
-        self,
-        tasks: Sequence[Task],
-        here: Work | None = None,
-        alongside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-    ) -> list[list[NDArray[Any]]]:
-        """The results, in order. Raises what the work raises.
-
-        here: the same work in this process; alongside: its context while helpers work.
-        """
-        work = here or self._work
+    def run(self, tasks: Sequence[Task]) -> list[list[NDArray[Any]]]:
+        """The results, in order. Raises what the work raises."""
+        work = self._work
         queue = _Queue(tasks)
         threads, helpers = [], list[_Helper]()
         free = self._lock.acquire(blocking=False)  # Otherwise they work for another thread.
@@ -127,8 +99,7 @@ class Workers:
                 threads.append(threading.Thread(target=queue.serve, args=(helper,), daemon=True))
                 threads[-1].start()
             while (n := queue.take()) is not None:
-                with alongside() if helpers else contextlib.nullcontext():
-                    queue.results[n] = work(*tasks[n])
+                queue.results[n] = work(*tasks[n])
         except BaseException:  # The work of the helpers is not needed any more, and may take long.
             for helper in helpers:
                 helper.close()
@@ -147,7 +118,7 @@ class Workers:
         self._helpers = [helper for helper in self._helpers if helper.alive]
         while len(self._helpers) < min(count, processes() - 1):
             try:
-                helper = _Helper(self._work, self._needs)
+                helper = _Helper(self._work)
             except (
                 OSError,
                 ValueError,
@@ -186,13 +157,13 @@ class _Queue:
 
 
 class _Helper:
-    def __init__(self, work: Work, needs: str) -> None:
+    def __init__(self, work: Work) -> None:
         import subprocess  # Only here: most programs never start a helper.
 
         path = [os.path.abspath(entry) for entry in sys.path if entry not in ("", ".")]
         environment = {**os.environ, **_KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
         root = str(Path(__file__).resolve().parents[2])
-        arguments = [work.__module__, work.__name__, needs, root, json.dumps(path)]
+        arguments = [work.__module__, work.__name__, root, json.dumps(path)]
         self._process = subprocess.Popen(
             [sys.executable or "python", "-I", "-c", _START, *arguments],
             stdin=subprocess.PIPE,
@@ -239,8 +210,6 @@ def serve() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it decides
     work: Work = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
-    if sys.argv[3]:
-        importlib.import_module(sys.argv[3])
     _send(sys.stdout.buffer, {}, [])
     while True:
         try:

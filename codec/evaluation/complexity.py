@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from mricodec.codec.coders.base import LossyModel, LossyParams, UncodedSymbols
+from mricodec.codec import loading
+from mricodec.codec.coders.base import LossyModel, LossyParams, SymbolModel, UncodedSymbols
+from mricodec.codec.native.model import NativeModel
+from mricodec.models.extras import MissingExtra
 
 # Shape of the volume on which operations are counted: one slab, large enough that padding at its
 # borders adds little, small enough to take about a second.
@@ -38,13 +42,20 @@ def of_model(model: LossyModel, effort: str = "default") -> Complexity:
     """Operations counted by torch while the model encodes and decodes a small synthetic volume.
 
     Convolutions and matrix products count. It works for every model whose networks are torch
-    modules in its attributes and run in this thread; others give `UNKNOWN`.
+    modules in its attributes and run in this thread, and for the default model, which is run in
+    torch here; others give `UNKNOWN`, as all do without torch.
     """
+    if isinstance(model, NativeModel):
+        try:
+            model = loading.open_in_torch(model.model_id, "cpu")
+        except MissingExtra:
+            return UNKNOWN
     if "torch" not in sys.modules:
         return UNKNOWN
     from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
 
+    model = cast(SymbolModel, model)
     networks = [value for value in vars(model).values() if isinstance(value, nn.Module)]
     if not networks:
         return UNKNOWN

@@ -31,6 +31,19 @@
 #error "the compiler is set to one CPU (-march=native?): set it to the baseline of x86-64"
 #endif
 
+#include "kernels/single.h"
+#include "kernels/slab.h"
+
 const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
     .name = MRC_STRING(MRC_BACKEND),
+    .model_bytes = model_bytes,
+    .model_init = model_init,
+    .slab_bytes = slab_bytes,
+    .decode_slab = decode_slab,
+    .encode_slab = encode_slab,
+    .analysis = analysis,
+    .synthesis = synthesis,
+    .convolution = convolution,
+    .entropy_encode = entropy_encode,
+    .entropy_decode = entropy_decode,
 };

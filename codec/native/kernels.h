@@ -5,10 +5,25 @@
 #ifndef MRC_KERNELS_H
 #define MRC_KERNELS_H
 
-#include <stdint.h>
+#include "mrc.h"
 
+/* Functions as in mrc.h, whose arguments mrc.c has checked. */
 typedef struct mrc_kernels {
     const char *name; /* of the backend */
+    size_t (*model_bytes)(const mrc_tensor *, size_t, const int32_t *);
+    int32_t (*model_init)(uint8_t *, size_t, const mrc_tensor *, size_t, const int32_t *);
+    size_t (*slab_bytes)(const uint8_t *, const mrc_slab *, int32_t);
+    int32_t (*decode_slab)(const uint8_t *, const mrc_slab *, const uint8_t *, size_t, int32_t *);
+    int32_t (*encode_slab)(const uint8_t *, const mrc_slab *, const int32_t *, uint8_t *, size_t,
+                           size_t *, int32_t *);
+    int32_t (*analysis)(const int32_t *, const mrc_slab *, float, float *, size_t);
+    int32_t (*synthesis)(const int32_t *, size_t, const mrc_slab *, int32_t, int32_t *);
+    int32_t (*convolution)(const mrc_tensor *, const int16_t *, size_t, int32_t, int32_t, uint8_t *,
+                           size_t, int32_t *, size_t);
+    int32_t (*entropy_encode)(const mrc_tables *, const mrc_calls *, const int32_t *, uint8_t *,
+                              size_t, uint8_t *, size_t, size_t *);
+    int32_t (*entropy_decode)(const mrc_tables *, const mrc_calls *, const uint8_t *, size_t,
+                              uint8_t *, size_t, int32_t *);
 } mrc_kernels;
 
 extern const mrc_kernels mrc_kernels_scalar;

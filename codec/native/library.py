@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import c_char_p, c_int32, c_uint32
+from ctypes import c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from typing import Any
 
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 1
+ABI = 2
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -24,6 +24,41 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "mrc_source_hash": (c_char_p, []),
     "mrc_backend": (c_char_p, []),
     "mrc_use_backend": (c_int32, [c_char_p]),
+    "mrc_model_bytes": (c_size_t, [c_void_p, c_size_t, c_void_p]),
+    "mrc_model_init": (c_int32, [c_void_p, c_size_t, c_void_p, c_size_t, c_void_p]),
+    "mrc_slab_bytes": (c_size_t, [c_void_p, c_void_p, c_int32]),
+    "mrc_decode_slab": (
+        c_int32,
+        [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t],
+    ),
+    "mrc_encode_slab": (
+        c_int32,
+        [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, c_void_p],
+    ),
+    "mrc_analysis": (c_int32, [c_void_p, c_void_p, c_float, c_void_p, c_size_t]),
+    "mrc_synthesis": (c_int32, [c_void_p, c_size_t, c_void_p, c_int32, c_void_p, c_size_t]),
+    "mrc_convolution": (
+        c_int32,
+        [
+            c_void_p,
+            c_void_p,
+            c_size_t,
+            c_int32,
+            c_int32,
+            c_void_p,
+            c_size_t,
+            c_void_p,
+            c_size_t,
+        ],
+    ),
+    "mrc_entropy_encode": (
+        c_int32,
+        [c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
+    ),
+    "mrc_entropy_decode": (
+        c_int32,
+        [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
+    ),
 }
 
 

@@ -87,3 +87,92 @@ int32_t mrc_use_backend(const char *name) {
     }
     return MRC_ERROR_BACKEND;
 }
+
+static size_t sample_count_of(const mrc_slab *slab) {
+    if (slab->slices < 1 || slab->height < 1 || slab->width < 1) return 0;
+    return (size_t)slab->slices * (size_t)slab->height * (size_t)slab->width;
+}
+
+size_t mrc_model_bytes(const mrc_tensor *tensors, size_t count, const int32_t *blocks) {
+    if (!tensors || !blocks) return 0;
+    return kernels()->model_bytes(tensors, count, blocks);
+}
+
+int32_t mrc_model_init(uint8_t *model, size_t size, const mrc_tensor *tensors, size_t count,
+                       const int32_t *blocks) {
+    if (!model || !tensors || !blocks) return MRC_ERROR_ARGUMENT;
+    return kernels()->model_init(model, size, tensors, count, blocks);
+}
+
+size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_t encoding) {
+    if (!model || !slab) return 0;
+    return kernels()->slab_bytes(model, slab, encoding != 0);
+}
+
+int32_t mrc_decode_slab(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
+                        size_t size, int32_t *samples, size_t sample_count) {
+    if (!model || !slab || (!data && size) || !samples) return MRC_ERROR_ARGUMENT;
+    if (sample_count != sample_count_of(slab) || !slab->arena) return MRC_ERROR_ARGUMENT;
+    return kernels()->decode_slab(model, slab, data, size, samples);
+}
+
+int32_t mrc_encode_slab(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
+                        size_t sample_count, uint8_t *data, size_t capacity, size_t *size,
+                        int32_t *decoded) {
+    if (!model || !slab || !samples || !data || !size || !decoded) return MRC_ERROR_ARGUMENT;
+    if (sample_count != sample_count_of(slab) || !slab->arena) return MRC_ERROR_ARGUMENT;
+    return kernels()->encode_slab(model, slab, samples, data, capacity, size, decoded);
+}
+
+int32_t mrc_analysis(const int32_t *samples, const mrc_slab *slab, float unit, float *coefficients,
+                     size_t count) {
+    if (!samples || !slab || !coefficients || !(unit > 0) || !slab->arena) {
+        return MRC_ERROR_ARGUMENT;
+    }
+    return kernels()->analysis(samples, slab, unit, coefficients, count);
+}
+
+int32_t mrc_synthesis(const int32_t *bands, size_t count, const mrc_slab *slab, int32_t depth,
+                      int32_t *samples, size_t sample_count) {
+    if (!bands || !slab || !samples || !slab->arena) return MRC_ERROR_ARGUMENT;
+    if (sample_count != sample_count_of(slab)) return MRC_ERROR_ARGUMENT;
+    return kernels()->synthesis(bands, count, slab, depth, samples);
+}
+
+int32_t mrc_convolution(const mrc_tensor *tensors, const int16_t *in, size_t in_count,
+                        int32_t height, int32_t width, uint8_t *arena, size_t arena_size,
+                        int32_t *out, size_t out_count) {
+    if (!tensors || !in || !arena || !out || height < 1 || width < 1) return MRC_ERROR_ARGUMENT;
+    return kernels()->convolution(tensors, in, in_count, height, width, arena, arena_size, out,
+                                  out_count);
+}
+
+static int32_t check_calls(const mrc_tables *tables, const mrc_calls *calls) {
+    if (!tables || !tables->weights || !calls || (!calls->index && calls->count)) {
+        return MRC_ERROR_ARGUMENT;
+    }
+    size_t total = 0;
+    if (!calls->sizes && calls->calls) return MRC_ERROR_ARGUMENT;
+    for (size_t n = 0; n < calls->calls; n++) {
+        if (calls->sizes[n] > calls->count - total) return MRC_ERROR_ARGUMENT;
+        total += calls->sizes[n];
+    }
+    return total == calls->count && total <= UINT32_MAX ? MRC_OK : MRC_ERROR_ARGUMENT;
+}
+
+int32_t mrc_entropy_encode(const mrc_tables *tables, const mrc_calls *calls, const int32_t *values,
+                           uint8_t *arena, size_t arena_size, uint8_t *data, size_t capacity,
+                           size_t *size) {
+    if (check_calls(tables, calls) || !values || !arena || !data || !size) {
+        return MRC_ERROR_ARGUMENT;
+    }
+    return kernels()->entropy_encode(tables, calls, values, arena, arena_size, data, capacity, size);
+}
+
+int32_t mrc_entropy_decode(const mrc_tables *tables, const mrc_calls *calls, const uint8_t *data,
+                           size_t size, uint8_t *arena, size_t arena_size, int32_t *values) {
+    if (check_calls(tables, calls) || (!data && size) || !arena || !values) {
+        return MRC_ERROR_ARGUMENT;
+    }
+    return kernels()->entropy_decode(tables, calls, data, size, arena, arena_size, values);
+}

@@ -8,6 +8,7 @@
 #ifndef MRC_H
 #define MRC_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(_WIN32)
@@ -17,12 +18,19 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 1
+#define MRC_ABI 2
 
 enum mrc_status {
     MRC_OK = 0,
     MRC_ERROR_ARGUMENT = 1, /* a pointer, a length or a value that the caller must not pass */
     MRC_ERROR_BACKEND = 2,  /* a backend that this build lacks, or that this CPU can't run */
+    MRC_ERROR_MEMORY = 3,   /* an arena that is smaller than the function asks for */
+    MRC_ERROR_WEIGHTS = 4,  /* tensors that do not fit the network, or sums that are not exact */
+    MRC_ERROR_CAPACITY = 5, /* an output that has no room for the bytes */
+    MRC_ERROR_CANCELLED = 6, /* *cancel became other than 0 */
+    MRC_ERROR_TRUNCATED = 7, /* bytes that are no whole words */
+    MRC_ERROR_DAMAGED = 8,  /* bytes that no encoder writes */
+    MRC_ERROR_TRAILING = 9, /* bytes that go on after the last symbol, or end too early */
 };
 
 /* MRC_ABI of the library. */
@@ -37,5 +45,86 @@ MRC_API const char *mrc_backend(void);
 /* Use another backend from now on, by name; NULL for the best one. For tests: not while another
  * thread is inside the library. */
 MRC_API int32_t mrc_use_backend(const char *name);
+
+/* -- the default model (format/learned.md, coder 2) ------------------------------------------- */
+
+enum mrc_type { MRC_INT8 = 1, MRC_UINT8 = 2, MRC_INT16 = 3, MRC_INT32 = 4 };
+
+/* A tensor of a weights file, little-endian; missing axes have length 1. */
+typedef struct {
+    const uint8_t *data;
+    int64_t shape[4];
+    int32_t type; /* mrc_type */
+} mrc_tensor;
+
+/* A slab to code: its shape and parameters, and memory to work in. */
+typedef struct {
+    int32_t slices, height, width;
+    int32_t peak;                  /* the largest sample */
+    int64_t step;                  /* in 2^-16 samples, 2^4 ... 2^36 */
+    uint8_t *arena;
+    size_t arena_size;             /* mrc_slab_bytes */
+    const volatile int32_t *cancel; /* NULL, or polled: other than 0 ends the work */
+} mrc_slab;
+
+/* Bytes of a model of these tensors, 0 if they do not fit the network. The order of the tensors is
+ * that of model.py; blocks[2]: residual blocks of the networks low and detail. */
+MRC_API size_t mrc_model_bytes(const mrc_tensor *tensors, size_t count, const int32_t *blocks);
+
+/* Make a model in memory of the caller, which stays where it is; threads share it. */
+MRC_API int32_t mrc_model_init(uint8_t *model, size_t size, const mrc_tensor *tensors, size_t count,
+                               const int32_t *blocks);
+
+/* Bytes of the arena that a slab of this shape needs; 0 for a shape out of range. */
+MRC_API size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_t encoding);
+
+/* The samples [slices][height][width] of a slab from the run of its entropy coder. */
+MRC_API int32_t mrc_decode_slab(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
+                                size_t size, int32_t *samples, size_t sample_count);
+
+/* The run of a slab of samples, *size bytes, and the samples that it decodes to. */
+MRC_API int32_t mrc_encode_slab(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
+                                size_t sample_count, uint8_t *data, size_t capacity, size_t *size,
+                                int32_t *decoded);
+
+/* -- kernels by themselves --------------------------------------------------------------------- */
+
+/* Coefficients [slices][rows * columns of blocks][64] of samples divided by `unit`, at 8 u + w. */
+MRC_API int32_t mrc_analysis(const int32_t *samples, const mrc_slab *slab, float unit,
+                             float *coefficients, size_t count);
+
+/* Samples of bands [groups * depth][blocks][64] in 1/16 of the step; depth 1, 2, 4 or 8. */
+MRC_API int32_t mrc_synthesis(const int32_t *bands, size_t count, const mrc_slab *slab,
+                              int32_t depth, int32_t *samples, size_t sample_count);
+
+/* A same-size convolution of activations [height][width][inputs], -127 ... 255, by a layer's three
+ * tensors -> [height][width][outputs]. */
+MRC_API int32_t mrc_convolution(const mrc_tensor *tensors, const int16_t *in, size_t in_count,
+                                int32_t height, int32_t width, uint8_t *arena, size_t arena_size,
+                                int32_t *out, size_t out_count);
+
+/* A set of probability tables (format/entropy.md): weights int32 [rows][columns]. */
+typedef struct {
+    const uint8_t *weights;
+    int32_t rows, columns, octave, low;
+} mrc_tables;
+
+/* Calls of values by a table set: sizes[calls] values each, with their indices. */
+typedef struct {
+    const uint8_t *index;
+    const size_t *sizes;
+    size_t calls;
+    size_t count; /* the sum of the sizes */
+} mrc_calls;
+
+/* Encode the values of some calls as one run, *size bytes. */
+MRC_API int32_t mrc_entropy_encode(const mrc_tables *tables, const mrc_calls *calls,
+                                   const int32_t *values, uint8_t *arena, size_t arena_size,
+                                   uint8_t *data, size_t capacity, size_t *size);
+
+/* Decode the values of a run; those beyond int32 are clamped to it. */
+MRC_API int32_t mrc_entropy_decode(const mrc_tables *tables, const mrc_calls *calls,
+                                   const uint8_t *data, size_t size, uint8_t *arena,
+                                   size_t arena_size, int32_t *values);
 
 #endif

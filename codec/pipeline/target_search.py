@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.codec.native import functions
 from mricodec.codec.settings import Target
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import Scan
@@ -105,9 +106,6 @@ class TargetSearch:
 
 def _coefficients(scan: Scan, tiling: Tiling, intensity: Intensity) -> NDArray[np.float32]:
     """Coefficients of the transform of evenly spaced slices, [n]."""
-    from mricodec.models.lossy import codec_base
-    from mricodec.models.lossy import lapped_transform as transform
-
     voxels = math.prod(scan.shape)
     slices = voxels // math.prod(tiling.slab_shape(0)[1:])
     every = min(-(-voxels // EXPECTED_FROM), slices)
@@ -115,7 +113,7 @@ def _coefficients(scan: Scan, tiling: Tiling, intensity: Intensity) -> NDArray[n
     start = every // 2  # Of the next slab.
     for slab in scan.blocks(tiling):
         if start < len(slab):
-            samples = codec_base.padded(intensity.samples(slab[start::every]))
-            coefficients.append(transform.analysis(samples).numpy().reshape(-1))
+            samples = intensity.samples(slab[start::every])
+            coefficients.append(functions.analysis(samples).reshape(-1))
         start = (start - len(slab)) % every
     return np.concatenate(coefficients)

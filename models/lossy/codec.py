@@ -21,17 +21,13 @@ from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from mricodec.models.strings import DEFAULT_LEVEL, compress_volumes, decompress_volumes
 
 from . import lapped_transform as transform
-from .codec_base import (
-    STEP_BITS,
-    Params,
-    integer_step,
-    padded,
-)
 from .coding_order import CHANNELS, Layout
 from .context_model import ContextCodec, rate_class
 from .iterative_rdo import dependent_rate_gradient
+from .params import STEP_BITS, Params, integer_step
 from .pass_symbols import PassSymbols
 from .rdo import RDO_LAMBDA, BitCounter, NullCoder, choose_depths
+from .tensors import padded
 
 # Largest magnitude of a sample of the synthesis, in 1/16 of a step.
 SAMPLE_MAX = float(1 << 26)
@@ -61,7 +57,6 @@ class ContextLossy:
     """
 
     exact_samples = True
-    by_id = False
 
     def __init__(
         self,

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 
-from .codec_base import SIGNS, SYMBOL_MAX
 from .coding_order import Layout
 from .context_model import INDEX_SKIP, PassCoder
+from .params import SIGNS, SYMBOL_MAX
 from .rdo import RDO_LAMBDA, ErrorCompensation, increment_bits, rdo_quantise
 from .sign_hiding import SignGroups, hidden_signs, hide_signs
 

@@ -20,7 +20,6 @@ from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 from . import entropy_models as entropy
 from . import lapped_transform as transform
 from . import sign_hiding
-from .codec_base import SIGNS
 from .coding_order import (
     PASSES,
     Layout,
@@ -31,6 +30,7 @@ from .coding_order import (
     join_parities,
 )
 from .layers import lookup
+from .params import SIGNS
 
 # Squared steps per bit: -dD/dR of a uniform quantiser at high rate, 2 ln 2 / 12.
 RDO_LAMBDA = 0.1155

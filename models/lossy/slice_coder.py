@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from mricodec.bitstream.symbols import TOTAL, ProbabilityTables, SymbolCoder
 from mricodec.models.strings import DEFAULT_LEVEL, LEVEL_RANGE, StringDecoder, StringEncoder
 
-from .codec_base import SYMBOL_MAX
 from .entropy_models import LIKELIHOOD_FLOOR, EntropyBottleneck
 from .layers import round_ste
+from .params import SYMBOL_MAX
 
 # Sides are padded to multiples of this, whatever the stride of the network.
 BLOCK = 8

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 
-from .codec_base import STEP_BITS, Params, integer_step, padded
+from .params import STEP_BITS, Params, integer_step
 from .slice_coder import SliceCoder, TensorSymbols
+from .tensors import padded
 
 
 class TransformLossy:
@@ -22,7 +23,6 @@ class TransformLossy:
     """
 
     exact_samples = False
-    by_id = False
 
     def __init__(
         self,

@@ -23,11 +23,11 @@ from mricodec.models import zoo
 from mricodec.models.loader import assemble
 from mricodec.models.lossy import entropy_models as entropy
 from mricodec.models.lossy.band_networks import BandNet, ContextPass
-from mricodec.models.lossy.codec_base import SIGNS
 from mricodec.models.lossy.coding_order import PASSES
 from mricodec.models.lossy.context_model import ContextCodec
 from mricodec.models.lossy.hyperprior import FactorizedPrior, ScaleHyperprior
 from mricodec.models.lossy.layers import IntegerConv2d
+from mricodec.models.lossy.params import SIGNS
 from mricodec.models.lossy.slice_coder import SliceCoder
 from mricodec.models.strings import StepParams
 from mricodec.models.weights_file import NETWORK_KEY, file_name

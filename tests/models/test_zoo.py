@@ -86,7 +86,7 @@ def hyperprior(tmp_path: Path) -> Path:
 
 def test_a_file_that_names_its_network(hyperprior: Path) -> None:
     model = loader.load_model(hyperprior)
-    assert model.name == "mine" and not model.by_id
+    assert model.name == "mine"
     assert model.model_id == hashlib.sha256(hyperprior.read_bytes()).digest()[:8]
     assert loader.load_model(str(hyperprior)).model_id == model.model_id
 

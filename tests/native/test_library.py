@@ -26,6 +26,7 @@ SOURCES = ROOT / "codec" / "native"
 C_TYPES = {
     "const char *": ctypes.c_char_p,
     "double": ctypes.c_double,
+    "float": ctypes.c_float,
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
     "size_t": ctypes.c_size_t,

@@ -19,7 +19,6 @@ class FakeModel:
     name = "fake"
     model_id = b"fakefake"
     exact_samples = True
-    by_id = False
 
     def __init__(self) -> None:
         self.tables = {"q": ProbabilityTables(_two_sided(33), -16, 0)}

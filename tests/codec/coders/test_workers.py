@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mricodec import codec
-from mricodec.codec.coders import learned, predictive, workers
+from mricodec.codec.coders import predictive, workers
 
 
 @pytest.fixture
@@ -44,31 +44,6 @@ def test_the_same_bytes_and_voxels_as_alone(monkeypatch: pytest.MonkeyPatch) -> 
         codec.encode(array, lossless=True) == stream and codec.encode(array, max_error=3) == bounded
     )
     assert (both[0] == array).all() and (codec.decode(bounded).array == both[1]).all()
-
-
-@pytest.mark.usefixtures("two")
-def test_lossy_slabs_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = scan((100, 24, 20))
-    monkeypatch.setattr(learned, "MIN_SHARED_LOSSY", 1)
-    monkeypatch.setattr(workers, "PATIENCE", 60)  # until the helper is ready
-    asked: list[int] = []
-    ask = workers._Helper.ask
-
-    def counted(helper: workers._Helper, task: workers.Task) -> list[NDArray[Any]] | None:
-        result = ask(helper, task)
-        asked.append(0 if result is None else len(result[0]))
-        return result
-
-    monkeypatch.setattr(workers._Helper, "ask", counted)
-    encoder, decoder = codec.Encoder(device="cpu"), codec.Decoder(device="cpu")
-    stream = encoder.encode(array)
-    assert stream is not None
-    voxels = decoder.decode(stream).array
-    assert len(asked) >= 2 and min(asked) >= 1
-    monkeypatch.setattr(learned, "MIN_SHARED_LOSSY", 1 << 60)
-    done = len(asked)
-    alone = encoder.encode(array)
-    assert alone == stream and (decoder.decode(stream).array == voxels).all() and len(asked) == done
 
 
 @pytest.mark.usefixtures("two")

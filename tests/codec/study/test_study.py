@@ -251,7 +251,7 @@ def test_an_autoencoder_of_a_study_is_a_codec(study: Path) -> None:
     (path,) = (study / "models").glob("cnn8-*.safetensors")
     assert path.name == f"cnn8-{results_of(study)['files']['cnn8']['sha256'][:8]}.safetensors"
     array = np.random.default_rng(0).integers(0, 900, (2, 17, 20)).astype(np.int16)
-    model = loader.load_file(path)
+    model = loader.load_model(path)
     stream = codec.Encoder(model=model, quality=60).encode(array)
     assert stream is not None
     assert codec.Decoder(model=model).decode(stream).array.shape == array.shape

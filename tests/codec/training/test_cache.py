@@ -311,7 +311,7 @@ def test_train_command(corpus: Path, tmp_path: Path) -> None:
     (weights,) = run.glob("default-*.safetensors")
     data = weights.read_bytes()
     assert hashlib.sha256(data).hexdigest()[:8] in weights.name
-    model = loader.load_file(weights)
+    model = loader.load_model(weights)
     array = np.random.default_rng(0).integers(0, 900, (3, 17, 20)).astype(np.int16)
     stream = codec.Encoder(model=model, quality=60).encode(array)
     assert stream is not None

@@ -1,0 +1,795 @@
+/* The context model of the default model (learned.md): features of reference bands, and the means
+ * and scale indices of the coefficients that a pass codes. Interpreted from a weights file. */
+#ifndef MRC_CONTEXT_MODEL_H
+#define MRC_CONTEXT_MODEL_H
+
+#include "integer_layers.h"
+#include "lapped_transform.h"
+#include "range_coder.h"
+#include "rdo.h"
+
+enum {
+    COMPAND_MAX = 2047,        /* Largest magnitude that is companded. */
+    LEVELS = 32753,            /* Mean magnitudes that have a logarithm. */
+    RATES = 16,                /* Classes of rates. */
+    MAX_SOURCES = 3,
+    MAX_MIX = 8,               /* Most residual blocks of a network. */
+    MAX_WIDTH = 512,
+    LOW_CLASSES = 20,
+    DETAIL_CLASSES = 11,
+    GATE_BITS = 6,             /* Fraction bits of gates and of weights of energies. */
+    GATE_MAX = 127,
+    LINEAR_MAX = (1 << 17) - 1,
+    MU_MAX = 1 << 22,
+    Y_MAX = 1 << 23,
+    INDEX_ORIGIN = 35,         /* Scale index where network and energies are 0. */
+    INDEX_MAX = 207,
+    INDEX_SKIP = 6             /* Symbols of lower scale indices are 0 and not coded. */
+};
+
+typedef struct {
+    layer first, middle, second;
+} bottleneck;
+
+typedef struct {
+    layer known[PARITIES];
+    layer middle;
+    layer head[PARITIES];
+    int32_t energies;       /* Log-energies that scales depend on. */
+    const int8_t *weights;  /* [classes][energies][64], at 8 u + w. */
+} context_pass;
+
+typedef struct {
+    int32_t width, narrow;  /* Channels of the features, and inside a residual block. */
+    int32_t sources;
+    int32_t gates;
+    int32_t classes;
+    int32_t blocks;         /* Residual blocks. */
+    layer source[MAX_SOURCES];
+    int32_t kernel[MAX_SOURCES];
+    const int16_t *class_bias; /* [classes][width] */
+    const int16_t *rate_bias;  /* [RATES][width] */
+    bottleneck mix[MAX_MIX];
+    context_pass pass[PASSES];
+} band_network;
+
+typedef struct {
+    uint32_t magic;
+    coding_order order;
+    band_network low, detail;
+    compensation compensate;
+    rounding_thresholds thresholds;
+    int16_t compand[2 * COMPAND_MAX + 1];
+    int8_t levels[LEVELS];
+    int32_t hiding[INDICES];
+    table_set depth, magnitudes[PASSES], signs;
+} model;
+
+/* Marks memory that holds a model. */
+#define MODEL_MAGIC 0x4d52434dU
+
+/* -- the weights file --------------------------------------------------------------------------- */
+
+/* Tensors of a weights file in the order in which the model takes them. */
+typedef struct {
+    const mrc_tensor *tensors;
+    size_t count, next;
+    int32_t status;
+} tensor_reader;
+
+/* The next tensor, if it has this type and shape (-1: any); else NULL, and the reader has failed. */
+static const mrc_tensor *next_tensor(tensor_reader *r, int32_t type, const int64_t shape[4]) {
+    static const mrc_tensor none;
+    const mrc_tensor *t = r->next < r->count ? &r->tensors[r->next] : &none;
+    int32_t fits = r->next < r->count && t->type == type && t->data != NULL;
+    for (int32_t n = 0; n < 4; n++) {
+        fits = fits && t->shape[n] >= 1 && t->shape[n] <= 1 << 16;
+        fits = fits && (shape[n] < 0 || t->shape[n] == shape[n]);
+    }
+    if (!fits || r->status != MRC_OK) {
+        if (r->status == MRC_OK) r->status = MRC_ERROR_WEIGHTS;
+        return NULL;
+    }
+    r->next++;
+    return t;
+}
+
+static const uint8_t *next_array(tensor_reader *r, int32_t type, int64_t first, int64_t second,
+                                 int64_t third) {
+    const int64_t shape[4] = {first, second, third, 1};
+    const mrc_tensor *t = next_tensor(r, type, shape);
+    return t == NULL ? NULL : t->data;
+}
+
+/* The three tensors of a layer; outputs of -1: any number. */
+static int32_t next_layer(tensor_reader *r, layer_tensors *file, int64_t outputs, int64_t inputs,
+                          int64_t kernel) {
+    const int64_t shape[4] = {outputs, inputs, kernel, kernel};
+    const mrc_tensor *weight = next_tensor(r, MRC_INT8, shape);
+    if (weight == NULL) return r->status;
+    file->weight = (const int8_t *)weight->data;
+    file->outputs = (int32_t)weight->shape[0];
+    file->inputs = (int32_t)inputs;
+    file->taps = (int32_t)(kernel * kernel);
+    file->bias = next_array(r, MRC_INT32, file->outputs, 1, 1);
+    file->shift = next_array(r, MRC_UINT8, file->outputs, 1, 1);
+    if (r->status != MRC_OK) return r->status;
+    return r->status = check_layer(file);
+}
+
+/* A whole layer: its inputs tap by tap, channels in the order of the file or at 8 u + w. */
+static void pack_whole(tensor_reader *r, layer *l, arena *a, const layer_tensors *file,
+                       const uint8_t *raster) {
+    layer_input inputs[9 * MAX_WIDTH];
+    int32_t n = 0;
+    for (int32_t tap = 0; tap < file->taps; tap++) {
+        for (int32_t c = 0; c < file->inputs; c++, n++) {
+            int32_t at = raster == NULL ? c : raster[c];
+            inputs[tap * file->inputs + at] = (layer_input){(int16_t)c, (int16_t)tap};
+        }
+    }
+    if (n % 4 != 0) r->status = MRC_ERROR_WEIGHTS;
+    else pack_layer(l, a, file, inputs, n, NULL, file->outputs);
+}
+
+/* The kernel of a pass and a parity: the coefficients of earlier passes around a block. */
+static void pack_known(layer *l, arena *a, const layer_tensors *file, const coding_order *order,
+                       int32_t p, int32_t parity) {
+    layer_input inputs[9 * MAX_KNOWN];
+    int32_t n = 0;
+    for (int32_t tap = 0; tap < 9; tap++) {
+        int32_t row = (PARITY_ROW[parity] + tap / 3 + 1) & 1;
+        int32_t near = PARITY_OF[row][(PARITY_COLUMN[parity] + tap % 3 + 1) & 1];
+        for (int32_t earlier = 0; earlier < p; earlier++) {
+            for (int32_t k = 0; k < order->count[earlier]; k++) {
+                int16_t channel = order->channel[earlier][near][k];
+                inputs[n++] = (layer_input){channel, (int16_t)tap};
+            }
+        }
+    }
+    pack_layer(l, a, file, inputs, n, NULL, file->outputs);
+}
+
+/* The outputs that a pass uses: means, scales and gates of its coefficients, two gates of the DC. */
+static void pack_head(layer *l, arena *a, const layer_tensors *file, const coding_order *order,
+                      int32_t p, int32_t parity) {
+    layer_input inputs[MAX_WIDTH];
+    int16_t outputs[3 * MAX_CODED + 2];
+    int32_t n = 0, parts = file->outputs / CHANNELS;
+    for (int32_t c = 0; c < file->inputs; c++) inputs[c] = (layer_input){(int16_t)c, 0};
+    for (int32_t part = 0; part < parts; part++) {
+        for (int32_t k = 0; k < order->count[p]; k++) {
+            outputs[n++] = (int16_t)(part * CHANNELS + order->channel[p][parity][k]);
+        }
+    }
+    if (parts == 3 && p == parity) {
+        outputs[n++] = 3 * CHANNELS;
+        outputs[n++] = 3 * CHANNELS + 1;
+    }
+    pack_layer(l, a, file, inputs, file->inputs, outputs, n);
+}
+
+static void read_pass(tensor_reader *r, arena *a, const coding_order *order, band_network *net,
+                      int32_t p) {
+    context_pass *pass = &net->pass[p];
+    layer_tensors file;
+    if (p > 0) {
+        if (next_layer(r, &file, net->width, CHANNELS, 3) != MRC_OK) return;
+        for (int32_t parity = 0; parity < PARITIES; parity++) {
+            pack_known(&pass->known[parity], a, &file, order, p, parity);
+        }
+    }
+    if (next_layer(r, &file, net->width, net->width, 1) != MRC_OK) return;
+    pack_whole(r, &pass->middle, a, &file, NULL);
+    int32_t outputs = net->gates ? 3 * CHANNELS + 2 : 2 * CHANNELS;
+    if (next_layer(r, &file, outputs, net->width, 1) != MRC_OK) return;
+    for (int32_t parity = 0; parity < PARITIES; parity++) {
+        pack_head(&pass->head[parity], a, &file, order, p, parity);
+    }
+    pass->energies = (net->gates ? 1 : 2) + (p > 0 ? 2 : 0);
+    const uint8_t *energies = next_array(r, MRC_INT8, net->classes, pass->energies, CHANNELS);
+    int8_t *weights = TAKE(a, int8_t, (size_t)net->classes * pass->energies * CHANNELS);
+    pass->weights = weights;
+    if (energies == NULL || weights == NULL) return;
+    for (int32_t row = 0; row < net->classes * pass->energies; row++) {
+        for (int32_t c = 0; c < CHANNELS; c++) {
+            weights[row * CHANNELS + order->raster[c]] = (int8_t)energies[row * CHANNELS + c];
+        }
+    }
+}
+
+static int16_t *copy_int16(arena *a, const uint8_t *from, size_t n) {
+    int16_t *to = TAKE(a, int16_t, n);
+    if (from == NULL || to == NULL) return to;
+    for (size_t i = 0; i < n; i++) {
+        to[i] = (int16_t)(uint16_t)(from[2 * i] | (uint32_t)from[2 * i + 1] << 8);
+    }
+    return to;
+}
+
+/* The largest magnitude of int16 [n], little-endian. */
+static int32_t largest_int16(const uint8_t *from, size_t n) {
+    int32_t largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t v = (int16_t)(uint16_t)(from[2 * i] | (uint32_t)from[2 * i + 1] << 8);
+        largest = max32(largest, v < 0 ? -v : v);
+    }
+    return largest;
+}
+
+/* Whether all sums of rounded outputs fit int16; biases: bound of those of class and rate. */
+static int32_t fits_int16(const band_network *net, int32_t biases) {
+    int64_t sources = biases, trunk = MAX_ACTIVATION;
+    int32_t fits = 1;
+    for (int32_t m = 0; m < net->sources; m++) sources += net->source[m].largest;
+    for (int32_t m = 0; m < net->blocks; m++) {
+        trunk += net->mix[m].second.largest;
+        fits = fits && net->mix[m].first.largest <= INT16_MAX;
+        fits = fits && net->mix[m].middle.largest <= INT16_MAX;
+    }
+    for (int32_t p = 0; p < PASSES; p++) {
+        const context_pass *pass = &net->pass[p];
+        fits = fits && (p == 0 || trunk + pass->known[0].largest <= INT16_MAX);
+        fits = fits && pass->middle.largest <= INT16_MAX && pass->head[0].largest <= INT16_MAX;
+    }
+    return fits && sources <= INT16_MAX && trunk <= INT16_MAX;
+}
+
+static void read_network(tensor_reader *r, arena *a, const coding_order *order, band_network *net,
+                         int32_t blocks) {
+    static const int32_t low[MAX_SOURCES] = {3, 3, 0}, detail[MAX_SOURCES] = {3, 1, 3};
+    layer_tensors file;
+    net->blocks = blocks;
+    net->sources = net->gates ? 2 : 3;
+    net->classes = net->gates ? LOW_CLASSES : DETAIL_CLASSES;
+    net->width = -1;
+    for (int32_t m = 0; m < net->sources; m++) {
+        net->kernel[m] = net->gates ? low[m] : detail[m];
+        if (next_layer(r, &file, net->width, CHANNELS, net->kernel[m]) != MRC_OK) return;
+        net->width = file.outputs;
+        if (net->width > MAX_WIDTH || net->width % PANEL != 0) r->status = MRC_ERROR_WEIGHTS;
+        if (r->status != MRC_OK) return;
+        pack_whole(r, &net->source[m], a, &file, order->raster);
+    }
+    size_t width = (size_t)net->width;
+    const uint8_t *of_class = next_array(r, MRC_INT16, net->classes, net->width, 1);
+    const uint8_t *of_rate = next_array(r, MRC_INT16, RATES, net->width, 1);
+    if (r->status != MRC_OK) return;
+    net->class_bias = copy_int16(a, of_class, (size_t)net->classes * width);
+    net->rate_bias = copy_int16(a, of_rate, RATES * width);
+    int32_t biases = largest_int16(of_class, (size_t)net->classes * width);
+    biases += largest_int16(of_rate, RATES * width);
+    net->narrow = -1;
+    for (int32_t m = 0; m < blocks; m++) {
+        if (next_layer(r, &file, net->narrow, net->width, 1) != MRC_OK) return;
+        net->narrow = file.outputs;
+        if (net->narrow > MAX_WIDTH || net->narrow % PANEL != 0) r->status = MRC_ERROR_WEIGHTS;
+        if (r->status != MRC_OK) return;
+        pack_whole(r, &net->mix[m].first, a, &file, NULL);
+        if (next_layer(r, &file, net->narrow, net->narrow, 3) != MRC_OK) return;
+        pack_whole(r, &net->mix[m].middle, a, &file, NULL);
+        if (next_layer(r, &file, net->width, net->narrow, 1) != MRC_OK) return;
+        pack_whole(r, &net->mix[m].second, a, &file, NULL);
+    }
+    for (int32_t p = 0; p < PASSES && r->status == MRC_OK; p++) read_pass(r, a, order, net, p);
+    if (r->status == MRC_OK && !fits_int16(net, biases)) r->status = MRC_ERROR_WEIGHTS;
+}
+
+static void read_tables(tensor_reader *r, arena *a, table_set *t, int32_t rows, int32_t columns,
+                        int32_t octave) {
+    const uint8_t *weights = next_array(r, MRC_INT32, rows, columns, 1);
+    *t = (table_set){NULL, NULL, rows, columns, octave, 0};
+    if (weights == NULL) return;
+    int32_t status = pack_tables(t, a, weights);
+    if (status != MRC_OK) r->status = status;
+}
+
+/* Read the lookup tables at the head of the tensors. */
+static void read_lookups(tensor_reader *r, model *m) {
+    const uint8_t *compand = next_array(r, MRC_INT8, 2 * COMPAND_MAX + 1, 1, 1);
+    const uint8_t *levels = next_array(r, MRC_INT8, LEVELS, 1, 1);
+    const uint8_t *hiding = next_array(r, MRC_INT32, INDICES, 1, 1);
+    if (r->status != MRC_OK) return;
+    for (int32_t n = 0; n < 2 * COMPAND_MAX + 1; n++) m->compand[n] = (int8_t)compand[n];
+    memcpy(m->levels, levels, LEVELS);
+    for (int32_t n = 0; n < INDICES; n++) {
+        m->hiding[n] = read_int32(hiding + 4 * n);
+        if (m->hiding[n] < 0 || m->hiding[n] > WEIGHT_MAX) r->status = MRC_ERROR_WEIGHTS;
+    }
+    if (m->hiding[0] != 0) r->status = MRC_ERROR_WEIGHTS;
+}
+
+/* A model from the tensors of a weights file; with `a` empty the bytes are only counted. */
+static int32_t read_model(model *m, arena *a, tensor_reader *r, const int32_t blocks[2]) {
+    if (blocks[0] < 0 || blocks[0] > MAX_MIX || blocks[1] < 0 || blocks[1] > MAX_MIX) {
+        return MRC_ERROR_WEIGHTS;
+    }
+    memset(m, 0, sizeof *m);
+    order_init(&m->order);
+    compensation_init(&m->compensate, a, &m->order);
+    thresholds_init(&m->thresholds, INDEX_SKIP);
+    read_lookups(r, m);
+    read_tables(r, a, &m->depth, 1, 5, 0);
+    for (int32_t p = 0; p < PASSES; p++) read_tables(r, a, &m->magnitudes[p], 68, 66, 8);
+    read_tables(r, a, &m->signs, 9, 3, 8);
+    m->low.gates = 1;
+    if (r->status == MRC_OK) read_network(r, a, &m->order, &m->low, blocks[0]);
+    if (r->status == MRC_OK) read_network(r, a, &m->order, &m->detail, blocks[1]);
+    if (r->status == MRC_OK && r->next != r->count) r->status = MRC_ERROR_WEIGHTS;
+    m->magic = MODEL_MAGIC;
+    return r->status;
+}
+
+/* -- features of a band ------------------------------------------------------------------------- */
+
+/* Arrays [R + 2][T + 2][channels] with a border of zeros: the element of block (0, 0). */
+MRC_INLINE size_t padded_row(const slab_shape *s, size_t channels) {
+    return ((size_t)s->columns + 2) * channels;
+}
+MRC_INLINE size_t padded_size(const slab_shape *s, size_t channels) {
+    return ((size_t)s->rows + 2) * padded_row(s, channels);
+}
+MRC_INLINE size_t padded_start(const slab_shape *s, size_t channels) {
+    return padded_row(s, channels) + channels;
+}
+
+/* A coded band as context of others: what the networks see, and magnitudes. */
+typedef struct {
+    int16_t *companded;  /* [R + 2][T + 2][64] */
+    int16_t *magnitude;  /* [R + 2][T + 2][64] */
+} source_band;
+
+MRC_INLINE int16_t companded(const model *m, int32_t v) {
+    return m->compand[clamp32(v, -COMPAND_MAX, COMPAND_MAX) + COMPAND_MAX];
+}
+
+MRC_INLINE int16_t magnitude_of(int32_t v) {
+    return (int16_t)min32(v < 0 ? -v : v, COMPAND_MAX);
+}
+
+/* floor(a / b) for b > 0. */
+MRC_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+/* The DC of a block of y without the mean of the 3 x 3 blocks around it, borders repeated. */
+static int32_t dc_removed(const int32_t *y, const slab_shape *s, int32_t r, int32_t t) {
+    int64_t total = 4;
+    for (int32_t dr = -1; dr <= 1; dr++) {
+        int32_t row = clamp32(r + dr, 0, s->rows - 1);
+        for (int32_t dt = -1; dt <= 1; dt++) {
+            int32_t column = clamp32(t + dt, 0, s->columns - 1);
+            total += y[((size_t)row * s->columns + column) * CHANNELS];
+        }
+    }
+    return (int32_t)(y[((size_t)r * s->columns + t) * CHANNELS] - floor_div(total, 9));
+}
+
+/* Fill a source from a coded band y [blocks][64]; low: the DC counts without its surroundings. */
+static void fill_source(const model *m, const slab_shape *s, const int32_t *y, int32_t low,
+                        source_band *out) {
+    for (int32_t r = 0; r < s->rows; r++) {
+        size_t at = padded_start(s, CHANNELS) + (size_t)r * padded_row(s, CHANNELS);
+        for (int32_t t = 0; t < s->columns; t++, at += CHANNELS) {
+            const int32_t *block = y + ((size_t)r * s->columns + t) * CHANNELS;
+            for (int32_t i = 0; i < CHANNELS; i++) {
+                out->companded[at + i] = companded(m, block[i]);
+                out->magnitude[at + i] = magnitude_of(block[i]);
+            }
+            if (low) {
+                int32_t dc = dc_removed(y, s, r, t);
+                out->companded[at] = companded(m, dc);
+                out->magnitude[at] = magnitude_of(dc);
+            }
+        }
+    }
+}
+
+/* Sums over 3 x 3 blocks, weights 4, 2 and 1, of the values of one block: out [64]. */
+MRC_INLINE void binomial_sums(const int16_t *restrict centre, size_t row, int16_t *restrict out) {
+    const int16_t *above = centre - row, *below = centre + row;
+    for (int32_t i = 0; i < CHANNELS; i++) {
+        int32_t rows_before = above[i - CHANNELS] + 2 * centre[i - CHANNELS] + below[i - CHANNELS];
+        int32_t rows_here = above[i] + 2 * centre[i] + below[i];
+        int32_t rows_after = above[i + CHANNELS] + 2 * centre[i + CHANNELS] + below[i + CHANNELS];
+        out[i] = (int16_t)(rows_before + 2 * rows_here + rows_after);
+    }
+}
+
+/* The sums of a whole band: out [blocks][64]. */
+static void energy_sums(const slab_shape *s, const int16_t *magnitude, int16_t *out) {
+    size_t row = padded_row(s, CHANNELS);
+    for (int32_t r = 0; r < s->rows; r++) {
+        const int16_t *at = magnitude + padded_start(s, CHANNELS) + (size_t)r * row;
+        for (int32_t t = 0; t < s->columns; t++, at += CHANNELS, out += CHANNELS) {
+            binomial_sums(at, row, out);
+        }
+    }
+}
+
+/* A band that is being coded, and what is known of it. */
+typedef struct {
+    int32_t *y;              /* [blocks][64] */
+    int16_t *base;           /* [blocks][width]: features of the references. */
+    int32_t low;             /* Whether it is a low band, or else a detail band. */
+    int32_t *mean_reference; /* [blocks][64]: y of the references; of low bands only. */
+    int8_t *energy[2];       /* [blocks][64]: log-energies of the references. */
+    int16_t *magnitude;      /* [R + 2][T + 2][64]: |y|, of the DC 16 |q|; 0 where unknown. */
+    int16_t *known;          /* [R + 2][T + 2][MAX_KNOWN]: companded, pass by pass. */
+    int32_t class_number;
+    /* Encoder only. */
+    const float *target;     /* [blocks][64]: what y is to become, in 1/16 of a step. */
+    int16_t *error;          /* [R + 2][T + 2][MAX_KNOWN]: y - target, pass by pass. */
+} band_state;
+
+/* What others need of a low band that is decoded, kept from its first use on. */
+typedef struct {
+    int16_t *features[2];   /* [blocks][width]: the convolutions of the network's sources. */
+    int8_t *energy;         /* [blocks][64]: logarithms of the energies around. */
+    int32_t ready[2];
+    int32_t group;          /* -1: free. */
+} reference;
+
+/* Rows of numbers between the layers, and what is kept of bands that others refer to. */
+typedef struct {
+    int16_t *sums;       /* [T][widest layer] */
+    int32_t *wide;       /* [T][MAX_CODED]: encoder only. */
+    int16_t *first;      /* [T][widest layer] */
+    int16_t *second;     /* [T][widest layer] */
+    int16_t *narrow;     /* [R + 2][T + 2][widest narrow] */
+    source_band source[MAX_SOURCES + 1];
+    int16_t *energy[3];  /* [blocks][64] */
+    reference *references;
+    int32_t reference_count;
+} feature_memory;
+
+static void add_row(int16_t *restrict to, const int16_t *restrict from, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] = (int16_t)(to[i] + from[i]);
+}
+
+/* A convolution of a whole source band: out [blocks][width]. */
+static void convolve_source(const layer *l, int32_t kernel, const slab_shape *s,
+                            const source_band *from, int16_t *out) {
+    size_t row = padded_row(s, CHANNELS);
+    for (int32_t r = 0; r < s->rows; r++) {
+        const int16_t *in = from->companded + padded_start(s, CHANNELS) + (size_t)r * row;
+        window w = kernel == 3 ? nine_taps(in, CHANNELS, (ptrdiff_t)row, CHANNELS)
+                               : single_tap(in, CHANNELS, CHANNELS);
+        convolve(l, &w, out + (size_t)r * s->columns * l->outputs, s->columns);
+    }
+}
+
+/* trunk += second(relu8(middle(relu8(first(clamp8(trunk)))))) */
+static void residual_block(const bottleneck *b, const slab_shape *s, int32_t width, int32_t narrow,
+                           feature_memory *m, int16_t *trunk) {
+    size_t n = (size_t)s->columns * (size_t)width, row = padded_row(s, (size_t)narrow);
+    int16_t *inner = m->narrow + padded_start(s, (size_t)narrow);
+    memset(m->narrow, 0, padded_size(s, (size_t)narrow) * sizeof *m->narrow);
+    for (int32_t r = 0; r < s->rows; r++) {
+        clamp8_row(m->first, trunk + (size_t)r * n, (int32_t)n);
+        window w = single_tap(m->first, width, width);
+        convolve(&b->first, &w, m->sums, s->columns);
+        relu8_row(inner + (size_t)r * row, m->sums, s->columns * narrow);
+    }
+    for (int32_t r = 0; r < s->rows; r++) {
+        window w = nine_taps(inner + (size_t)r * row, narrow, (ptrdiff_t)row, narrow);
+        convolve(&b->middle, &w, m->sums, s->columns);
+        relu8_row(m->first, m->sums, s->columns * narrow);
+        w = single_tap(m->first, narrow, narrow);
+        convolve(&b->second, &w, m->sums, s->columns);
+        add_row(trunk + (size_t)r * n, m->sums, n);
+    }
+}
+
+/* The features of a band from the convolutions of its sources (NULL: zeros) into state->base. */
+static void band_features(const band_network *net, const slab_shape *s,
+                          const int16_t *const *from, int32_t rate, feature_memory *m,
+                          band_state *state) {
+    int16_t bias[MAX_WIDTH];
+    size_t width = (size_t)net->width;
+    for (size_t i = 0; i < width; i++) {
+        int32_t sum = net->class_bias[(size_t)state->class_number * width + i] +
+                      net->rate_bias[(size_t)rate * width + i];
+        for (int32_t k = 0; k < net->sources; k++) {
+            const layer *l = &net->source[k];
+            if (from[k] == NULL) sum += (int32_t)round_shift(l->bias[i], l->shift[i]);
+        }
+        bias[i] = (int16_t)sum;
+    }
+    for (size_t block = 0; block < s->blocks; block++) {
+        int16_t *out = state->base + block * width;
+        memcpy(out, bias, width * sizeof *out);
+        for (int32_t k = 0; k < net->sources; k++) {
+            if (from[k] != NULL) add_row(out, from[k] + block * width, width);
+        }
+        for (size_t i = 0; i < width; i++) out[i] = (int16_t)clamp32(out[i], 0, MAX_ACTIVATION);
+    }
+    for (int32_t b = 0; b < net->blocks; b++) {
+        residual_block(&net->mix[b], s, net->width, net->narrow, m, state->base);
+    }
+}
+
+/* The reference of a group; `side` names the source that sees it: its features are made ready. */
+static const reference *use_reference(const model *m, const slab_shape *s, const int32_t *y,
+                                      int32_t group, int32_t side, feature_memory *memory) {
+    reference *found = NULL;
+    for (int32_t n = 0; n < memory->reference_count; n++) {
+        reference *each = &memory->references[n];
+        if (each->group == group) {
+            found = each;
+            break;
+        }
+        if (each->group < 0 && found == NULL) found = each;
+    }
+    if (found == NULL) found = &memory->references[side]; /* Forget one: it can be made again. */
+    if (found->group == group && found->ready[side]) return found;
+    source_band *source = &memory->source[0];
+    fill_source(m, s, y, 1, source);
+    if (found->group != group) {
+        energy_sums(s, source->magnitude, memory->energy[0]);
+        for (size_t i = 0; i < s->coefficients; i++) {
+            found->energy[i] = m->levels[memory->energy[0][i]];
+        }
+        found->group = group;
+        found->ready[0] = found->ready[1] = 0;
+    }
+    convolve_source(&m->low.source[side], m->low.kernel[side], s, source, found->features[side]);
+    found->ready[side] = 1;
+    return found;
+}
+
+/* The features and energies of a low band from those of groups before and after it (-1: none).
+ *
+ * y: all bands of the slab, groups `stride` coefficients apart. */
+static void low_features(const model *m, const slab_shape *s, const int32_t *y, size_t stride,
+                         coding_entry e, int32_t rate, feature_memory *memory, band_state *state) {
+    const int32_t groups[2] = {e.before, e.after};
+    const int16_t *from[MAX_SOURCES] = {NULL, NULL, NULL};
+    for (int32_t side = 0; side < 2; side++) {
+        if (groups[side] < 0) continue;
+        const int32_t *band = y + (size_t)groups[side] * stride;
+        const reference *known = use_reference(m, s, band, groups[side], side, memory);
+        from[side] = known->features[side];
+        for (size_t i = 0; i < s->coefficients; i++) {
+            int32_t level = known->energy[i], value = band[i];
+            if (side == 1) {
+                level = (state->energy[0][i] + level) >> 1;
+                value = (state->mean_reference[i] + value + 1) >> 1;
+            }
+            state->energy[0][i] = (int8_t)level;
+            state->mean_reference[i] = value;
+        }
+    }
+    if (e.before < 0) {
+        memset(state->energy[0], m->levels[0], s->coefficients);
+        memset(state->mean_reference, 0, s->coefficients * sizeof *state->mean_reference);
+    }
+    band_features(&m->low, s, from, rate, memory, state);
+}
+
+/* The features and energies of the detail band f of group g, from bands of its group and of those
+ * before and after it. y: all bands of the slab. Groups are visited in order. */
+static void detail_features(const model *m, const slab_shape *s, const int32_t *y, int32_t depth,
+                            int32_t groups, int32_t f, int32_t g, int32_t rate,
+                            feature_memory *memory, band_state *state) {
+    size_t n = s->coefficients, group = (size_t)depth * n;
+    source_band *here = &memory->source[g & 1], *next = &memory->source[~g & 1];
+    const int32_t *first = y + (size_t)(f - 1) * n;
+    int16_t **energy = memory->energy;
+    if (g == 0) {
+        fill_source(m, s, first, f == 1, here);
+        energy_sums(s, here->magnitude, energy[1]);
+        memcpy(energy[0], energy[1], n * sizeof **energy);
+    }
+    if (g + 1 < groups) {
+        fill_source(m, s, first + (size_t)(g + 1) * group, f == 1, next);
+        energy_sums(s, next->magnitude, energy[2]);
+    } else {
+        memcpy(energy[2], energy[1], n * sizeof **energy);
+    }
+    for (size_t i = 0; i < n; i++) {
+        int32_t around = 2 * energy[1][i] + energy[0][i] + energy[2][i];
+        state->energy[0][i] = m->levels[(around + 2) >> 2];
+    }
+    int16_t *oldest = energy[0];
+    energy[0] = energy[1];
+    energy[1] = energy[2];
+    energy[2] = oldest;
+    const band_network *net = &m->detail;
+    source_band *second = here;
+    if (f > 1) {
+        second = &memory->source[2];
+        size_t band = f > 2 ? (size_t)(f - 2) * n : 0;
+        fill_source(m, s, y + (size_t)g * group + band, f == 2, second);
+    }
+    energy_sums(s, second->magnitude, energy[2]);
+    for (size_t i = 0; i < n; i++) state->energy[1][i] = m->levels[energy[2][i]];
+    /* The low band is the third source of all detail bands of a group: its features are kept. */
+    reference *low = &memory->references[g];
+    if (f == 1) convolve_source(&net->source[2], net->kernel[2], s, here, low->features[0]);
+    int16_t *features = memory->references[groups].features[0];
+    int16_t *others = memory->references[groups].features[1];
+    convolve_source(&net->source[0], net->kernel[0], s, here, features);
+    convolve_source(&net->source[1], net->kernel[1], s, second, others);
+    const int16_t *from[MAX_SOURCES] = {features, others, low->features[0]};
+    band_features(net, s, from, rate, memory, state);
+}
+
+/* -- a pass over a band ------------------------------------------------------------------------- */
+
+/* Sums over the known neighbouring frequencies: 2 along an axis, 1 diagonally; in, out at 8 u + w. */
+MRC_INLINE void spectral_sums(const int16_t *restrict in, int16_t *restrict out) {
+    int16_t padded[10][10] = {{0}};
+    for (int32_t u = 0; u < 8; u++) memcpy(&padded[u + 1][1], in + 8 * u, 8 * sizeof *in);
+    for (int32_t u = 0; u < 8; u++) {
+        const int16_t *above = padded[u], *here = padded[u + 1], *below = padded[u + 2];
+        for (int32_t w = 0; w < 8; w++) {
+            int32_t edges = above[w + 1] + below[w + 1] + here[w] + here[w + 2];
+            int32_t corners = above[w] + above[w + 2] + below[w] + below[w + 2];
+            out[8 * u + w] = (int16_t)(2 * edges + corners);
+        }
+    }
+}
+
+/* floor((sum of four neighbours of the DCs z + 2) / 4), reflected at the border. */
+static int64_t near_mean(const int32_t *z, const slab_shape *s, int32_t r, int32_t t,
+                         int32_t diagonal) {
+    int32_t up = s->rows == 1 ? 0 : r == 0 ? 1 : r - 1;
+    int32_t down = s->rows == 1 ? 0 : r == s->rows - 1 ? s->rows - 2 : r + 1;
+    int32_t left = s->columns == 1 ? 0 : t == 0 ? 1 : t - 1;
+    int32_t right = s->columns == 1 ? 0 : t == s->columns - 1 ? s->columns - 2 : t + 1;
+    size_t n = (size_t)s->columns;
+#define DC_AT(row, column) ((int64_t)z[((size_t)(row) * n + (size_t)(column)) * CHANNELS])
+    int64_t total = diagonal ? DC_AT(up, left) + DC_AT(up, right) + DC_AT(down, left) +
+                                   DC_AT(down, right)
+                             : DC_AT(up, t) + DC_AT(down, t) + DC_AT(r, left) + DC_AT(r, right);
+#undef DC_AT
+    return (total + 2) >> 2;
+}
+
+/* The prediction of a DC from the references and from its neighbours; gates [3]. */
+static int64_t predict_dc(const band_state *b, const slab_shape *s, int32_t p, int32_t r, int32_t t,
+                          const int32_t gates[3]) {
+    int64_t before = b->mean_reference[((size_t)r * s->columns + t) * CHANNELS];
+    int64_t near = before, slope = before;
+    if (p > 0) {
+        near = near_mean(b->y, s, r, t, p == 1);
+        slope = before + near - near_mean(b->mean_reference, s, r, t, p == 1);
+    }
+    int64_t total = gates[0] * before + gates[1] * near + gates[2] * slope;
+    return round_shift(total, GATE_BITS);
+}
+
+/* What a pass has decided of its symbols, those of all bands one after another. */
+typedef struct {
+    uint8_t *index; /* Scale index, 0 where no symbol is coded. */
+    int32_t *mean;  /* In 1/16 of a step. */
+    int32_t *q;
+    float *error;   /* Encoder only: what q is the rounding of, in steps. */
+} pass_symbols;
+
+static int32_t border_of(const slab_shape *s, int32_t r, int32_t t) {
+    return (r == 0 ? TOP : 0) | (r == s->rows - 1 ? BOTTOM : 0) | (t == 0 ? LEFT : 0) |
+           (t == s->columns - 1 ? RIGHT : 0);
+}
+
+MRC_INLINE int32_t level_of(const model *m, int32_t sum, int32_t weight) {
+    return m->levels[((uint64_t)(16 * (uint32_t)sum) * RECIPROCAL[weight]) >> RECIPROCAL_BITS];
+}
+
+/* Means and scale indices of the coefficients of block (r, t) that pass p codes.
+ *
+ * out: the outputs of the network. */
+static void predict_block(const model *m, const band_network *net, const band_state *b,
+                          const slab_shape *s, int32_t p, int32_t parity, int32_t r, int32_t t,
+                          const int16_t *out, uint8_t *index, int32_t *mean) {
+    const context_pass *pass = &net->pass[p];
+    const uint8_t *place = m->order.place[p][parity];
+    size_t block = ((size_t)r * s->columns + t) * CHANNELS;
+    const int8_t *weights = pass->weights + (size_t)b->class_number * pass->energies * CHANNELS;
+    int32_t n = m->order.count[p];
+    int16_t spatial[CHANNELS], spectral[CHANNELS];
+    if (p > 0) {
+        size_t row = padded_row(s, CHANNELS);
+        const int16_t *at = b->magnitude + padded_start(s, CHANNELS) + (size_t)r * row +
+                            (size_t)t * CHANNELS;
+        binomial_sums(at, row, spatial);
+        spectral_sums(at, spectral);
+    }
+    const uint8_t *near = m->order.spatial[p][border_of(s, r, t)][parity];
+    const uint8_t *beside = m->order.spectral[p][parity];
+    for (int32_t k = 0; k < n; k++) {
+        int32_t i = place[k], total = weights[i] * b->energy[0][block + i], e = 1;
+        if (!net->gates) total += weights[e++ * CHANNELS + i] * b->energy[1][block + i];
+        if (p > 0) {
+            total += weights[e * CHANNELS + i] * level_of(m, spatial[i], near[k]);
+            total += weights[(e + 1) * CHANNELS + i] * level_of(m, spectral[i], beside[k]);
+        }
+        int32_t scale = out[n + k] + (int32_t)round_shift(total, GATE_BITS) + INDEX_ORIGIN;
+        scale = clamp32(scale, 0, INDEX_MAX);
+        index[k] = (uint8_t)(scale < INDEX_SKIP ? 0 : scale);
+        int64_t linear = 0;
+        if (net->gates && i == 0) {
+            int32_t gates[3] = {out[2 * n + k], out[3 * n], out[3 * n + 1]};
+            for (int32_t g = 0; g < 3; g++) gates[g] = clamp32(gates[g], -GATE_MAX, GATE_MAX);
+            linear = predict_dc(b, s, p, r, t, gates);
+        } else if (net->gates) {
+            int32_t gate = clamp32(out[2 * n + k], -GATE_MAX, GATE_MAX);
+            int32_t y = clamp32(b->mean_reference[block + i], -LINEAR_MAX, LINEAR_MAX);
+            linear = round_shift((int64_t)gate * y, GATE_BITS);
+        }
+        mean[k] = (int32_t)clamp64(out[k] + linear, -MU_MAX, MU_MAX);
+    }
+}
+
+/* Means and scale indices of the symbols of pass p of a band, in the order of the call. */
+static void predict_band(const model *m, const band_network *net, const band_state *b,
+                         const slab_shape *s, int32_t p, feature_memory *memory, uint8_t *index,
+                         int32_t *mean) {
+    int32_t width = net->width, n = m->order.count[p];
+    size_t row = padded_row(s, MAX_KNOWN);
+    for (int32_t parity = 0; parity < PARITIES; parity++) {
+        const layer *head = &net->pass[p].head[parity];
+        for (int32_t r = PARITY_ROW[parity]; r < s->rows; r += 2) {
+            int32_t c = PARITY_COLUMN[parity], pixels = (s->columns - c + 1) / 2;
+            if (pixels < 1) continue;
+            const int16_t *base = b->base + ((size_t)r * s->columns + c) * width;
+            if (p > 0) {
+                const int16_t *in = b->known + padded_start(s, MAX_KNOWN) + (size_t)r * row +
+                                    (size_t)c * MAX_KNOWN;
+                window w = nine_taps(in, m->order.known[p], (ptrdiff_t)row, MAX_KNOWN);
+                w.next_pixel = 2 * MAX_KNOWN;
+                convolve(&net->pass[p].known[parity], &w, memory->sums, pixels);
+                for (int32_t x = 0; x < pixels; x++) {
+                    add_row(memory->sums + (size_t)x * width, base + (size_t)2 * x * width,
+                            (size_t)width);
+                }
+                relu8_row(memory->first, memory->sums, pixels * width);
+            } else {
+                for (int32_t x = 0; x < pixels; x++) {
+                    relu8_row(memory->first + (size_t)x * width, base + (size_t)2 * x * width,
+                              width);
+                }
+            }
+            window w = single_tap(memory->first, width, width);
+            convolve(&net->pass[p].middle, &w, memory->sums, pixels);
+            relu8_row(memory->second, memory->sums, pixels * width);
+            w = single_tap(memory->second, width, width);
+            convolve(head, &w, memory->sums, pixels);
+            for (int32_t x = 0; x < pixels; x++, index += n, mean += n) {
+                predict_block(m, net, b, s, p, parity, r, c + 2 * x,
+                              memory->sums + (size_t)x * head->panels * PANEL, index, mean);
+            }
+        }
+    }
+}
+
+/* Symbols of pass p in a band of this shape. */
+static size_t symbols_of_pass(const coding_order *order, const slab_shape *s, int32_t p) {
+    return s->blocks * (size_t)order->count[p];
+}
+
+/* Take note of the symbols of pass p of a band, in the order of the call. */
+static void update_band(const model *m, band_state *b, const slab_shape *s, int32_t p,
+                        const int32_t *q, const int32_t *mean) {
+    int32_t n = m->order.count[p], first = m->order.known[p];
+    for (int32_t parity = 0; parity < PARITIES; parity++) {
+        const uint8_t *place = m->order.place[p][parity];
+        for (int32_t r = PARITY_ROW[parity]; r < s->rows; r += 2) {
+            for (int32_t t = PARITY_COLUMN[parity]; t < s->columns; t += 2, q += n, mean += n) {
+                size_t block = ((size_t)r * s->columns + t) * CHANNELS;
+                size_t at = ((size_t)(r + 1) * (s->columns + 2) + t + 1);
+                for (int32_t k = 0; k < n; k++) {
+                    int32_t i = place[k];
+                    int32_t y = clamp32(16 * q[k] + mean[k], -Y_MAX, Y_MAX);
+                    b->y[block + i] = y;
+                    if (p == PASSES - 1) continue;
+                    int32_t dc = i == 0 && b->low;
+                    int32_t value = dc ? y - b->mean_reference[block] : y;
+                    b->known[at * MAX_KNOWN + first + k] = companded(m, value);
+                    b->magnitude[at * CHANNELS + i] = magnitude_of(i == 0 ? 16 * q[k] : y);
+                }
+            }
+        }
+    }
+}
+
+#endif

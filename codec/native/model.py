@@ -1,0 +1,184 @@
+"""The default lossy model in the C core: slabs of samples <-> runs of the entropy coder.
+
+The networks are interpreted from the weights file. A model is read-only memory that threads share;
+a slab is coded by one call, which needs an arena to work in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from mricodec.models.lossy.params import Params, integer_step
+from mricodec.models.weights_file import ID_BYTES, WeightsError
+
+from . import functions, library
+
+# Bytes of a run per sample at first, and at most: a symbol has 24 bits for its token, at most as
+# many for its length and its bits, and 24 for its sign.
+USUAL_BYTES, MOST_BYTES = 2, 12
+# Bytes of a run that do not depend on the samples.
+SMALL_RUN = 1 << 16
+
+Samples = NDArray[np.int32]
+
+
+class Workspace:
+    """Arenas that are used again by one slab after another, and a flag that ends all work."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+        self._cancel = np.zeros(1, np.int32)
+
+    def cancel(self) -> None:
+        """End all work within milliseconds; it raises `functions.Cancelled`."""
+        self._cancel[0] = 1
+
+    @property
+    def flag(self) -> int:
+        """Address of the flag."""
+        return int(self._cancel.ctypes.data)
+
+    @contextlib.contextmanager
+    def arena(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """At least so many bytes."""
+        with self._lock:
+            fitting = [n for n, arena in enumerate(self._free) if arena.nbytes >= size]
+            arena = self._free.pop(fitting[0]) if fitting else None
+        if arena is None:
+            arena = np.empty(size, np.uint8)
+        try:
+            yield arena
+        finally:
+            with self._lock:
+                self._free.append(arena)
+
+
+class NativeModel:
+    """A model of the architecture "default". Threads share it."""
+
+    exact_samples = True
+
+    def __init__(self, name: str, data: bytes) -> None:
+        """data: of a weights file. WeightsError if it does not fit the network."""
+        self.name = name
+        self.model_id = hashlib.sha256(data).digest()[:ID_BYTES]
+        try:
+            self._memory = _initialised(load_tensors(data))
+        except (SafetensorError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise WeightsError(f"the weights do not fit the network {name}: {reason}") from error
+        self._model = self._memory.ctypes.data
+
+    def encode_slab(
+        self, samples: Samples, params: Params, workspace: Workspace
+    ) -> tuple[bytes, Samples]:
+        """Samples [K, H, W] in 0 ... peak -> the run of a slab, and what it decodes to."""
+        samples = np.ascontiguousarray(samples, np.int32)
+        decoded = np.empty(samples.shape, np.int32)
+        padded = len(samples) * -(-samples.shape[1] // 8) * -(-samples.shape[2] // 8) * 64
+        for bytes_of_sample in (USUAL_BYTES, MOST_BYTES):
+            run = np.empty(SMALL_RUN + bytes_of_sample * padded, np.uint8)
+            size = ctypes.c_size_t()
+            with self._slab(samples.shape, params, workspace, encoding=True) as slab:
+                status = library.load().mrc_encode_slab(
+                    self._model,
+                    ctypes.byref(slab),
+                    samples.ctypes.data,
+                    samples.size,
+                    run.ctypes.data,
+                    run.nbytes,
+                    ctypes.byref(size),
+                    decoded.ctypes.data,
+                )
+            if status != functions.ERROR_CAPACITY:
+                break
+        functions.check(status)
+        return run[: size.value].tobytes(), decoded
+
+    def decode_slab(
+        self, run: bytes, shape: tuple[int, int, int], params: Params, workspace: Workspace
+    ) -> Samples:
+        """The samples [K, H, W] of a slab. FormatError if the run is damaged."""
+        content = np.frombuffer(run, np.uint8)
+        with self._slab(shape, params, workspace, encoding=False) as slab:
+            samples = np.empty(shape, np.int32)
+            functions.check(
+                library.load().mrc_decode_slab(
+                    self._model,
+                    ctypes.byref(slab),
+                    content.ctypes.data,
+                    content.nbytes,
+                    samples.ctypes.data,
+                    samples.size,
+                )
+            )
+        return samples
+
+    @contextlib.contextmanager
+    def _slab(
+        self, shape: tuple[int, ...], params: Params, workspace: Workspace, *, encoding: bool
+    ) -> Iterator[functions.Slab]:
+        slab = functions.Slab(*shape, params.peak, integer_step(params), None, 0, workspace.flag)
+        size = library.load().mrc_slab_bytes(self._model, ctypes.byref(slab), encoding)
+        if size == 0:
+            raise ValueError(f"expected a slab of at most 2**31 samples, found {shape}")
+        with workspace.arena(size) as arena:
+            slab.arena, slab.arena_size = arena.ctypes.data, arena.nbytes
+            yield slab
+
+
+def _initialised(tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """The memory of a model. ValueError, KeyError."""
+    names, blocks = tensor_names(tensors)
+    structures, kept = functions.tensors_of([tensors[name] for name in names])
+    counts = (ctypes.c_int32 * 2)(*blocks)
+    core = library.load()
+    size = core.mrc_model_bytes(structures, len(kept), counts)
+    if size == 0:
+        functions.check(functions.ERROR_WEIGHTS)
+    memory = np.empty(size, np.uint8)
+    functions.check(
+        core.mrc_model_init(memory.ctypes.data, memory.nbytes, structures, len(kept), counts)
+    )
+    return memory
+
+
+def tensor_names(tensors: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Names of tensors in the order of `mrc_model_init`, and the residual blocks of each network.
+
+    lut, levels, hiding; the tables depth, pass0 ... pass3, sign; then for the networks low and
+    detail: sources, place, rate, residual blocks, passes.
+    """
+    names = ["lut", "levels", "hiding", "tables.depth"]
+    names += [*(f"tables.pass{p}" for p in range(4)), "tables.sign"]
+    blocks = []
+    for network, sources in (("low", 2), ("detail", 3)):
+        count = 0
+        while f"{network}.mix.{count}.first.weight" in tensors:
+            count += 1
+        blocks.append(count)
+        layers = [f"sources.{n}" for n in range(sources)]
+        names += _parts(network, layers)
+        names += [f"{network}.place", f"{network}.rate"]
+        layers = [f"mix.{n}.{part}" for n in range(count) for part in ("first", "middle", "second")]
+        names += _parts(network, layers)
+        for p in range(4):
+            known = [f"passes.{p}.known"] if p else []
+            names += _parts(network, [*known, f"passes.{p}.middle", f"passes.{p}.head"])
+            names.append(f"{network}.passes.{p}.energies")
+    return names, blocks
+
+
+def _parts(network: str, layers: list[str]) -> list[str]:
+    return [f"{network}.{layer}.{part}" for layer in layers for part in ("weight", "bias", "shift")]
