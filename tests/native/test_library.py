@@ -193,7 +193,8 @@ def best_backend() -> str:
         return "scalar"
     if not Path("/proc/cpuinfo").exists():
         pytest.skip("the CPU's flags are read from /proc/cpuinfo")
-    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1].split())  # type: ignore[index]
+    line = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    flags = set(line[1].split()) if line else set()
     if {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma"} <= flags:
         return "avx512"
     return "avx2" if "avx2" in flags else "scalar"
