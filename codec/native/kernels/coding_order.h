@@ -24,22 +24,15 @@ static const uint8_t PARITY_COLUMN[PARITIES] = {0, 1, 1, 0};
 /* The parity of a block by row and column modulo 2. */
 static const uint8_t PARITY_OF[2][2] = {{0, 2}, {3, 1}};
 
-/* Reciprocals of the weights 1 ... 16 for floor(n / weight), exact for 0 <= n < 2^19. */
-#define RECIPROCAL_BITS 23
-static const uint32_t RECIPROCAL[17] = {
-    0,       8388608, 4194304, 2796203, 2097152, 1677722, 1398102, 1198373, 1048576,
-    932068,  838861,  762601,  699051,  645278,  599187,  559241,  524288,
-};
-
 typedef struct {
     int32_t count[PASSES];                           /* Coefficients of a block in pass p. */
     int32_t known[PASSES];                           /* Coefficients of a block before pass p. */
     uint8_t channel[PASSES][PARITIES][MAX_CODED];    /* Which coefficients c these are. */
     uint8_t place[PASSES][PARITIES][MAX_CODED];      /* The same as 8 u + w. */
-    /* Weights of what is known around a coefficient, 1 at least: of the same coefficient of the
-     * neighbouring blocks, and of the neighbouring frequencies of the block. */
-    uint8_t spatial[PASSES][BORDERS][PARITIES][MAX_CODED];
-    uint8_t spectral[PASSES][PARITIES][MAX_CODED];
+    /* 16 / the weight of what is known around a coefficient, which counts as 1 at least: of the same
+     * coefficient of the neighbouring blocks, and of the neighbouring frequencies of the block. */
+    float spatial[PASSES][BORDERS][PARITIES][MAX_CODED];
+    float spectral[PASSES][PARITIES][MAX_CODED];
     uint8_t raster[CHANNELS];                        /* 8 u + w of coefficient c. */
 } coding_order;
 
@@ -77,9 +70,10 @@ static int32_t spectral_weight(const coding_order *order, int32_t p, int32_t par
 static void order_weights(coding_order *order, int32_t p, int32_t parity) {
     for (int32_t n = 0; n < order->count[p]; n++) {
         int32_t c = order->channel[p][parity][n];
-        order->spectral[p][parity][n] = (uint8_t)spectral_weight(order, p, parity, c);
+        order->spectral[p][parity][n] = 16.0f / (float)spectral_weight(order, p, parity, c);
         for (int32_t border = 0; border < BORDERS; border++) {
-            order->spatial[p][border][parity][n] = (uint8_t)spatial_weight(p, border, parity, c);
+            float weight = (float)spatial_weight(p, border, parity, c);
+            order->spatial[p][border][parity][n] = 16.0f / weight;
         }
     }
 }

@@ -671,53 +671,89 @@ static int32_t border_of(const slab_shape *s, int32_t r, int32_t t) {
            (t == s->columns - 1 ? RIGHT : 0);
 }
 
-MRC_INLINE int32_t level_of(const model *m, int32_t sum, int32_t weight) {
-    return m->levels[((uint64_t)(16 * (uint32_t)sum) * RECIPROCAL[weight]) >> RECIPROCAL_BITS];
+/* floor(16 sum / weight) for sums of magnitudes and weights 1 ... 16; factor: 16 / weight.
+ *
+ * The product is off by less than 2^-5 (a sum is below 2^15, a float has 24 bits), and a quotient that
+ * is no integer is 2^-4 away from the next one. */
+MRC_INLINE int32_t mean_magnitude(int32_t sum, float factor) {
+    return (int32_t)((float)sum * factor + 0.03125f);
 }
+
+/* Weighted sums of the log-energies of the n coefficients of a block that pass p codes, in 1/64. */
+MRC_INLINE void weigh_energies(const model *m, const context_pass *pass, const band_state *b,
+                               const slab_shape *s, int32_t p, int32_t parity, int32_t r, int32_t t,
+                               int32_t *restrict total) {
+    const uint8_t *place = m->order.place[p][parity];
+    const int32_t n = m->order.count[p];
+    size_t block = ((size_t)r * s->columns + t) * CHANNELS;
+    const int8_t *weights = pass->weights + (size_t)b->class_number * pass->energies * CHANNELS;
+    int32_t of_references = b->low ? 1 : 2;
+    for (int32_t k = 0; k < n; k++) {
+        total[k] = weights[place[k]] * b->energy[0][block + place[k]];
+    }
+    if (of_references == 2) {
+        for (int32_t k = 0; k < n; k++) {
+            total[k] += weights[CHANNELS + place[k]] * b->energy[1][block + place[k]];
+        }
+    }
+    if (p == 0) return;
+    int16_t spatial[CHANNELS], spectral[CHANNELS];
+    int32_t near[MAX_CODED], across[MAX_CODED];
+    size_t row = padded_row(s, CHANNELS);
+    const int16_t *at =
+        b->magnitude + padded_start(s, CHANNELS) + (size_t)r * row + (size_t)t * CHANNELS;
+    binomial_sums(at, row, spatial);
+    spectral_sums(at, spectral);
+    for (int32_t k = 0; k < n; k++) {
+        near[k] = spatial[place[k]];
+        across[k] = spectral[place[k]];
+    }
+    const float *of_blocks = m->order.spatial[p][border_of(s, r, t)][parity];
+    const float *of_frequencies = m->order.spectral[p][parity];
+    for (int32_t k = 0; k < n; k++) {
+        near[k] = mean_magnitude(near[k], of_blocks[k]);
+        across[k] = mean_magnitude(across[k], of_frequencies[k]);
+    }
+    const int8_t *of_near = weights + of_references * CHANNELS, *of_across = of_near + CHANNELS;
+    for (int32_t k = 0; k < n; k++) {
+        total[k] += of_near[place[k]] * m->levels[near[k]];
+        total[k] += of_across[place[k]] * m->levels[across[k]];
+    }
+}
+
+/* round(v / 64), ties to even, for sums and products below 2^31 - 64. */
+MRC_INLINE int32_t round_gate(int32_t v) { return (v + 31 + ((v >> GATE_BITS) & 1)) >> GATE_BITS; }
 
 /* Means and scale indices of the coefficients of block (r, t) that pass p codes.
  *
  * out: the outputs of the network. */
-static void predict_block(const model *m, const band_network *net, const band_state *b,
-                          const slab_shape *s, int32_t p, int32_t parity, int32_t r, int32_t t,
-                          const int16_t *out, uint8_t *index, int32_t *mean) {
-    const context_pass *pass = &net->pass[p];
+MRC_INLINE void predict_block(const model *m, const band_network *net, const band_state *b,
+                              const slab_shape *s, int32_t p, int32_t parity, int32_t r, int32_t t,
+                              const int16_t *restrict out, uint8_t *restrict index,
+                              int32_t *restrict mean) {
     const uint8_t *place = m->order.place[p][parity];
-    size_t block = ((size_t)r * s->columns + t) * CHANNELS;
-    const int8_t *weights = pass->weights + (size_t)b->class_number * pass->energies * CHANNELS;
-    int32_t n = m->order.count[p];
-    int16_t spatial[CHANNELS], spectral[CHANNELS];
-    if (p > 0) {
-        size_t row = padded_row(s, CHANNELS);
-        const int16_t *at = b->magnitude + padded_start(s, CHANNELS) + (size_t)r * row +
-                            (size_t)t * CHANNELS;
-        binomial_sums(at, row, spatial);
-        spectral_sums(at, spectral);
-    }
-    const uint8_t *near = m->order.spatial[p][border_of(s, r, t)][parity];
-    const uint8_t *beside = m->order.spectral[p][parity];
+    const int32_t n = m->order.count[p];
+    int32_t total[MAX_CODED], reference[MAX_CODED];
+    weigh_energies(m, &net->pass[p], b, s, p, parity, r, t, total);
     for (int32_t k = 0; k < n; k++) {
-        int32_t i = place[k], total = weights[i] * b->energy[0][block + i], e = 1;
-        if (!net->gates) total += weights[e++ * CHANNELS + i] * b->energy[1][block + i];
-        if (p > 0) {
-            total += weights[e * CHANNELS + i] * level_of(m, spatial[i], near[k]);
-            total += weights[(e + 1) * CHANNELS + i] * level_of(m, spectral[i], beside[k]);
-        }
-        int32_t scale = out[n + k] + (int32_t)round_shift(total, GATE_BITS) + INDEX_ORIGIN;
-        scale = clamp32(scale, 0, INDEX_MAX);
+        int32_t scale = clamp32(out[n + k] + round_gate(total[k]) + INDEX_ORIGIN, 0, INDEX_MAX);
         index[k] = (uint8_t)(scale < INDEX_SKIP ? 0 : scale);
-        int64_t linear = 0;
-        if (net->gates && i == 0) {
-            int32_t gates[3] = {out[2 * n + k], out[3 * n], out[3 * n + 1]};
-            for (int32_t g = 0; g < 3; g++) gates[g] = clamp32(gates[g], -GATE_MAX, GATE_MAX);
-            linear = predict_dc(b, s, p, r, t, gates);
-        } else if (net->gates) {
-            int32_t gate = clamp32(out[2 * n + k], -GATE_MAX, GATE_MAX);
-            int32_t y = clamp32(b->mean_reference[block + i], -LINEAR_MAX, LINEAR_MAX);
-            linear = round_shift((int64_t)gate * y, GATE_BITS);
-        }
-        mean[k] = (int32_t)clamp64(out[k] + linear, -MU_MAX, MU_MAX);
     }
+    if (!b->low) {
+        for (int32_t k = 0; k < n; k++) mean[k] = clamp32(out[k], -MU_MAX, MU_MAX);
+        return;
+    }
+    const int32_t *block = b->mean_reference + ((size_t)r * s->columns + t) * CHANNELS;
+    for (int32_t k = 0; k < n; k++) reference[k] = block[place[k]];
+    for (int32_t k = 0; k < n; k++) {
+        int32_t gate = clamp32(out[2 * n + k], -GATE_MAX, GATE_MAX);
+        int32_t linear = round_gate(gate * clamp32(reference[k], -LINEAR_MAX, LINEAR_MAX));
+        mean[k] = clamp32(out[k] + linear, -MU_MAX, MU_MAX);
+    }
+    if (p != parity) return;
+    int32_t gates[3] = {out[2 * n], out[3 * n], out[3 * n + 1]};
+    for (int32_t g = 0; g < 3; g++) gates[g] = clamp32(gates[g], -GATE_MAX, GATE_MAX);
+    mean[0] = (int32_t)clamp64(out[0] + predict_dc(b, s, p, r, t, gates), -MU_MAX, MU_MAX);
 }
 
 /* Means and scale indices of the symbols of pass p of a band, in the order of the call. */
@@ -767,26 +803,35 @@ static size_t symbols_of_pass(const coding_order *order, const slab_shape *s, in
     return s->blocks * (size_t)order->count[p];
 }
 
+/* Take note of the symbols of pass p of a block: q, mean [n] in the order of the call. */
+MRC_INLINE void update_block(const model *m, band_state *b, const slab_shape *s, int32_t p,
+                             int32_t parity, int32_t r, int32_t t, const int32_t *restrict q,
+                             const int32_t *restrict mean) {
+    const uint8_t *place = m->order.place[p][parity];
+    const int32_t n = m->order.count[p];
+    int32_t *y = b->y + ((size_t)r * s->columns + t) * CHANNELS, value[MAX_CODED];
+    for (int32_t k = 0; k < n; k++) value[k] = clamp32(16 * q[k] + mean[k], -Y_MAX, Y_MAX);
+    for (int32_t k = 0; k < n; k++) y[place[k]] = value[k];
+    if (p == PASSES - 1) return;
+    size_t at = (size_t)(r + 1) * (s->columns + 2) + t + 1;
+    int16_t *known = b->known + at * MAX_KNOWN + m->order.known[p];
+    int16_t *magnitude = b->magnitude + at * CHANNELS;
+    for (int32_t k = 0; k < n; k++) magnitude[place[k]] = magnitude_of(value[k]);
+    if (p == parity) {
+        magnitude[0] = magnitude_of(16 * q[0]);
+        if (b->low) value[0] -= b->mean_reference[((size_t)r * s->columns + t) * CHANNELS];
+    }
+    for (int32_t k = 0; k < n; k++) known[k] = companded(m, value[k]);
+}
+
 /* Take note of the symbols of pass p of a band, in the order of the call. */
 static void update_band(const model *m, band_state *b, const slab_shape *s, int32_t p,
                         const int32_t *q, const int32_t *mean) {
-    int32_t n = m->order.count[p], first = m->order.known[p];
+    int32_t n = m->order.count[p];
     for (int32_t parity = 0; parity < PARITIES; parity++) {
-        const uint8_t *place = m->order.place[p][parity];
         for (int32_t r = PARITY_ROW[parity]; r < s->rows; r += 2) {
             for (int32_t t = PARITY_COLUMN[parity]; t < s->columns; t += 2, q += n, mean += n) {
-                size_t block = ((size_t)r * s->columns + t) * CHANNELS;
-                size_t at = ((size_t)(r + 1) * (s->columns + 2) + t + 1);
-                for (int32_t k = 0; k < n; k++) {
-                    int32_t i = place[k];
-                    int32_t y = clamp32(16 * q[k] + mean[k], -Y_MAX, Y_MAX);
-                    b->y[block + i] = y;
-                    if (p == PASSES - 1) continue;
-                    int32_t dc = i == 0 && b->low;
-                    int32_t value = dc ? y - b->mean_reference[block] : y;
-                    b->known[at * MAX_KNOWN + first + k] = companded(m, value);
-                    b->magnitude[at * CHANNELS + i] = magnitude_of(i == 0 ? 16 * q[k] : y);
-                }
+                update_block(m, b, s, p, parity, r, t, q, mean);
             }
         }
     }

@@ -26,76 +26,25 @@ typedef struct {
     int64_t groups;
 } band_weight;
 
+/* A symbol of weight > 0: where it lies in the call, and its column of H. */
 typedef struct {
-    uint64_t syndrome;    /* H |q| mod 2. */
+    uint32_t symbol;
+    uint8_t first_row;
+    uint8_t column; /* Of COLUMNS. */
+} carrier;
+
+/* Carriers begin ... the begin of the next group. */
+typedef struct {
+    uint32_t begin;
     int32_t payload_bits; /* Signs that it can hide. */
 } sign_group;
 
-/* Walks over the carriers of a call in order. */
+/* The carriers of a call, sign group by sign group; memory of the caller. */
 typedef struct {
-    const uint8_t *index;
-    const int32_t *weights;
-    const band_weight *bands;
-    size_t symbols;      /* Of a band. */
-    int32_t band_count;
-    int32_t band;
-    size_t at;           /* The next symbol of the band. */
-    int64_t before;      /* Weight before it in the band. */
-    int64_t next_before;
-    int64_t group_in_band;
-    int64_t start, end;  /* Weights where the sign group begins and ends in the band. */
-    int64_t group;       /* Number of the sign group in the call. */
-    int64_t base;        /* Number of the first sign group of the band. */
-} carrier_walk;
-
-static int64_t group_edge(const band_weight *band, int64_t n) {
-    return (n * band->total + band->groups - 1) / band->groups;
-}
-
-static void enter_group(carrier_walk *w) {
-    const band_weight *band = &w->bands[w->band];
-    w->start = group_edge(band, w->group_in_band);
-    w->end = group_edge(band, w->group_in_band + 1);
-    w->group = w->base + w->group_in_band;
-}
-
-/* The position in the call of the next carrier in a sign group; -1 at the end. */
-static int64_t next_carrier(carrier_walk *w) {
-    for (; w->band < w->band_count; w->base += w->bands[w->band++].groups, w->at = 0) {
-        const band_weight *band = &w->bands[w->band];
-        if (band->groups == 0) continue;
-        const uint8_t *index = w->index + (size_t)w->band * w->symbols;
-        if (w->at == 0) {
-            w->next_before = 0;
-            w->group_in_band = 0;
-            enter_group(w);
-        }
-        for (size_t m = w->at; m < w->symbols; m++) {
-            int32_t weight = w->weights[index[m]];
-            if (weight == 0) continue;
-            w->before = w->next_before;
-            w->next_before += weight;
-            w->at = m + 1;
-            while (w->before >= w->end) {
-                w->group_in_band++;
-                enter_group(w);
-            }
-            return (int64_t)((size_t)w->band * w->symbols + m);
-        }
-    }
-    return -1;
-}
-
-static carrier_walk walk_carriers(const uint8_t *index, const int32_t *weights,
-                                  const band_weight *bands, size_t symbols, int32_t band_count) {
-    carrier_walk w = {0};
-    w.index = index;
-    w.weights = weights;
-    w.bands = bands;
-    w.symbols = symbols;
-    w.band_count = band_count;
-    return w;
-}
+    carrier *carriers;
+    sign_group *groups; /* One more than there are, for the end of the last one. */
+    int64_t group_count;
+} sign_groups;
 
 /* Weights of the bands of a call; returns the number of its sign groups. */
 static int64_t weigh_bands(const uint8_t *index, const int32_t *weights, band_weight *bands,
@@ -126,46 +75,70 @@ static size_t max_sign_groups(size_t symbols, int32_t band_count) {
     return grown + 640 + (size_t)band_count;
 }
 
-static int32_t payload_of(const carrier_walk *w) {
-    if (w->group % CHAIN_LENGTH == 0) return 0;
-    return min32((int32_t)((w->end - w->start) / WEIGHT_PER_SIGN), MAX_PAYLOAD);
+/* The weight before sign group n of a band. */
+static int64_t group_edge(const band_weight *band, int64_t n) {
+    return (n * band->total + band->groups - 1) / band->groups;
 }
 
-/* The first row of H in which the carrier's column has a one. */
-static int32_t first_row_of(const carrier_walk *w, int32_t payload_bits) {
-    return (int32_t)(payload_bits * (w->before - w->start) / (w->end - w->start));
-}
-
-/* Which of COLUMNS the column of the carrier is: by its number in the band. */
-static int32_t column_of(const carrier_walk *w) {
-    return (int32_t)((uint64_t)40503 * (w->at - 1) >> 8 & 3);
-}
-
-/* The syndromes of all sign groups of a call for the magnitudes |q|. */
-static void syndromes(carrier_walk w, const int32_t *q, sign_group *groups, int64_t count) {
-    for (int64_t g = 0; g < count; g++) groups[g] = (sign_group){0, 0};
-    for (int64_t m = next_carrier(&w); m >= 0; m = next_carrier(&w)) {
-        int32_t bits = payload_of(&w);
-        sign_group *group = &groups[w.group];
-        group->payload_bits = bits;
-        if (bits > 0 && q[m] & 1) {
-            group->syndrome ^= (uint64_t)COLUMNS[column_of(&w)] << first_row_of(&w, bits);
+/* List the carriers of a band; number: of its first sign group, count: of the carriers before. */
+static uint32_t list_band(const uint8_t *index, const int32_t *weights, const band_weight *band,
+                          size_t symbols, size_t first_symbol, int64_t number, uint32_t count,
+                          sign_groups *out) {
+    int64_t before = 0;
+    size_t m = 0;
+    for (int64_t group = 0; group < band->groups; group++) {
+        int64_t start = group_edge(band, group), end = group_edge(band, group + 1);
+        int32_t bits = min32((int32_t)((end - start) / WEIGHT_PER_SIGN), MAX_PAYLOAD);
+        if ((number + group) % CHAIN_LENGTH == 0) bits = 0;
+        out->groups[number + group] = (sign_group){count, bits};
+        for (; m < symbols && before < end; m++) {
+            int32_t weight = weights[index[m]];
+            if (weight == 0) continue;
+            uint8_t row = bits == 0 ? 0 : (uint8_t)(bits * (before - start) / (end - start));
+            uint8_t column = (uint8_t)((uint64_t)40503 * m >> 8 & 3);
+            out->carriers[count++] = (carrier){(uint32_t)(first_symbol + m), row, column};
+            before += weight;
         }
     }
+    return count;
+}
+
+/* List the carriers of a call of bands, whose weights are in `bands`. */
+static void list_carriers(const uint8_t *index, const int32_t *weights, band_weight *bands,
+                          size_t symbols, int32_t band_count, sign_groups *out) {
+    int64_t number = 0;
+    uint32_t count = 0;
+    out->group_count = weigh_bands(index, weights, bands, symbols, band_count);
+    for (int32_t band = 0; band < band_count; band++) {
+        if (bands[band].groups == 0) continue;
+        size_t first = (size_t)band * symbols;
+        count = list_band(index + first, weights, &bands[band], symbols, first, number, count, out);
+        number += bands[band].groups;
+    }
+    out->groups[out->group_count] = (sign_group){count, 0};
+}
+
+/* H |q| mod 2 of a sign group. */
+static uint64_t syndrome_of(const sign_groups *s, int64_t group, const int32_t *q) {
+    uint64_t sum = 0;
+    for (uint32_t c = s->groups[group].begin; c < s->groups[group + 1].begin; c++) {
+        const carrier *each = &s->carriers[c];
+        uint64_t odd = (uint64_t)(q[each->symbol] & 1);
+        sum ^= (uint64_t)(COLUMNS[each->column] * odd) << each->first_row;
+    }
+    return sum;
 }
 
 /* Mark the symbols whose signs are hidden: sign[m] = 2 + (1: negative), others stay as they are. */
-static void find_hidden_signs(carrier_walk w, const int32_t *q, const sign_group *groups,
-                              int64_t count, uint8_t *sign) {
-    int64_t last = -1;
-    int32_t rank = 0;
-    for (int64_t m = next_carrier(&w); m >= 0; m = next_carrier(&w)) {
-        if (w.group != last) rank = 0;
-        last = w.group;
-        if (q[m] == 0 || w.group + 1 >= count) continue;
-        const sign_group *next = &groups[w.group + 1];
-        if (rank < next->payload_bits) sign[m] = (uint8_t)(2 + (next->syndrome >> rank & 1));
-        rank++;
+static void find_hidden_signs(const sign_groups *s, const int32_t *q, uint8_t *sign) {
+    for (int64_t g = 0; g + 1 < s->group_count; g++) {
+        int32_t bits = s->groups[g + 1].payload_bits, rank = 0;
+        if (bits == 0) continue;
+        uint64_t syndrome = syndrome_of(s, g + 1, q);
+        for (uint32_t c = s->groups[g].begin; c < s->groups[g + 1].begin && rank < bits; c++) {
+            uint32_t m = s->carriers[c].symbol;
+            if (q[m] != 0) sign[m] = (uint8_t)(2 + (syndrome >> rank++ & 1));
+        }
     }
 }
 
@@ -260,22 +233,21 @@ static int32_t change_cost(const hiding_symbols *s, int64_t m, int32_t *value) {
     return min32(upwards ? up : down, MAX_COST);
 }
 
-/* The cheapest change of every column of H in a sign group, whose first carrier is the walk's. */
-static void collect_changes(carrier_walk w, int64_t m, const hiding_symbols *s, int32_t bits,
+/* The cheapest change of every column of H in a sign group. */
+static void collect_changes(const sign_groups *groups, int64_t group, const hiding_symbols *s,
                             cheapest_changes *changes) {
-    int64_t group = w.group;
-    for (int32_t row = 0; row < bits; row++) {
+    for (int32_t row = 0; row < groups->groups[group].payload_bits; row++) {
         for (int32_t c = 0; c < COLUMN_KINDS; c++) {
             changes->cost[row][c] = IMPOSSIBLE;
             changes->carrier[row][c] = -1;
         }
     }
-    for (; m >= 0 && w.group == group; m = next_carrier(&w)) {
-        int32_t value, cost = change_cost(s, m, &value);
-        int32_t row = first_row_of(&w, bits), c = column_of(&w);
-        if (cost < changes->cost[row][c]) {
-            changes->cost[row][c] = cost;
-            changes->carrier[row][c] = m;
+    for (uint32_t n = groups->groups[group].begin; n < groups->groups[group + 1].begin; n++) {
+        const carrier *each = &groups->carriers[n];
+        int32_t value, cost = change_cost(s, each->symbol, &value);
+        if (cost < changes->cost[each->first_row][each->column]) {
+            changes->cost[each->first_row][each->column] = cost;
+            changes->carrier[each->first_row][each->column] = each->symbol;
         }
     }
 }
@@ -297,32 +269,22 @@ static void embed(const hiding_symbols *s, const cheapest_changes *changes, int3
 }
 
 /* Change q of a call so that every sign group hides signs of the one before it. */
-static void hide_signs(carrier_walk w, const hiding_symbols *s) {
-    uint64_t negative = 0; /* Signs of the first symbols of the last group that are not 0. */
-    int32_t nonzero = 0;
-    int64_t m = next_carrier(&w);
-    while (m >= 0) {
-        carrier_walk first = w;
-        int64_t first_m = m, group = w.group;
-        int32_t bits = payload_of(&w);
-        if (bits > 0) {
-            uint64_t sum = 0;
-            for (; m >= 0 && w.group == group; m = next_carrier(&w)) {
-                if (s->q[m] & 1) sum ^= (uint64_t)COLUMNS[column_of(&w)] << first_row_of(&w, bits);
-            }
-            int32_t rows = min32(nonzero, bits);
-            cheapest_changes changes;
-            collect_changes(first, first_m, s, bits, &changes);
-            if (rows > 0) embed(s, &changes, rows, (negative ^ sum) & (((uint64_t)1 << rows) - 1));
+static void hide_signs(const sign_groups *groups, const hiding_symbols *s) {
+    for (int64_t g = 0; g + 1 < groups->group_count; g++) {
+        int32_t bits = groups->groups[g + 1].payload_bits, rows = 0;
+        if (bits == 0) continue;
+        uint64_t negative = 0; /* Signs of the first symbols of this group that are not 0. */
+        for (uint32_t c = groups->groups[g].begin; c < groups->groups[g + 1].begin; c++) {
+            int32_t q = s->q[groups->carriers[c].symbol];
+            if (q == 0) continue;
+            negative |= (uint64_t)(q < 0) << rows++;
+            if (rows == bits) break;
         }
-        negative = 0;
-        nonzero = 0;
-        w = first;
-        for (m = first_m; m >= 0 && w.group == group; m = next_carrier(&w)) {
-            if (s->q[m] == 0) continue;
-            if (nonzero < MAX_PAYLOAD) negative |= (uint64_t)(s->q[m] < 0) << nonzero;
-            nonzero++;
-        }
+        if (rows == 0) continue;
+        cheapest_changes changes;
+        collect_changes(groups, g + 1, s, &changes);
+        uint64_t wrong = negative ^ syndrome_of(groups, g + 1, s->q);
+        embed(s, &changes, rows, wrong & (((uint64_t)1 << rows) - 1));
     }
 }
 

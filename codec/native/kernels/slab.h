@@ -29,7 +29,7 @@ typedef struct {
     uint8_t *sign;       /* 2 + (1: negative) where the sign is hidden. */
     uint8_t *ones;       /* Indices of the call of signs. */
     band_weight *weights;
-    sign_group *sign_groups;
+    sign_groups hiding;
     double *v;           /* [coefficients] */
     double *line;        /* [T][64] */
     float *target;       /* Encoder: [bands][coefficients]. */
@@ -117,7 +117,8 @@ static void take_slab(slab_work *w, arena *a) {
     w->sign = TAKE(a, uint8_t, symbols);
     w->ones = TAKE(a, uint8_t, symbols);
     w->weights = TAKE(a, band_weight, w->state_count);
-    w->sign_groups = TAKE(a, sign_group, max_sign_groups(symbols, w->state_count));
+    w->hiding.groups = TAKE(a, sign_group, max_sign_groups(symbols, w->state_count) + 1);
+    w->hiding.carriers = TAKE(a, carrier, symbols);
     w->v = TAKE(a, double, n);
     w->line = TAKE(a, double, (size_t)w->s.columns * CHANNELS);
     if (w->encoding) w->target = TAKE(a, float, (size_t)bands * n);
@@ -137,11 +138,9 @@ static void decode_pass(slab_work *w, int32_t p, int32_t bands) {
     int32_t *q = w->symbols.q;
     decode_call(&w->decoder, &w->m->magnitudes[p], index, q, n, w->call);
     for (size_t i = 0; i < n; i++) q[i] = clamp32(q[i], 0, SYMBOL_MAX);
-    int64_t groups = weigh_bands(index, w->m->hiding, w->weights, symbols, bands);
-    carrier_walk walk = walk_carriers(index, w->m->hiding, w->weights, symbols, bands);
-    syndromes(walk, q, w->sign_groups, groups);
+    list_carriers(index, w->m->hiding, w->weights, symbols, bands, &w->hiding);
     memset(w->sign, 0, n);
-    find_hidden_signs(walk, q, w->sign_groups, groups, w->sign);
+    find_hidden_signs(&w->hiding, q, w->sign);
     size_t sent = 0;
     for (size_t i = 0; i < n; i++) sent += q[i] > 0 && w->sign[i] == 0;
     memset(w->ones, 1, sent);
@@ -161,17 +160,14 @@ static void encode_pass(slab_work *w, int32_t p, int32_t bands) {
     size_t symbols = symbols_of_pass(&w->m->order, &w->s, p), n = symbols * (size_t)bands;
     const uint8_t *index = w->symbols.index;
     int32_t *q = w->symbols.q;
-    weigh_bands(index, w->m->hiding, w->weights, symbols, bands);
-    carrier_walk walk = walk_carriers(index, w->m->hiding, w->weights, symbols, bands);
+    list_carriers(index, w->m->hiding, w->weights, symbols, bands, &w->hiding);
     hiding_symbols hiding = {q, w->symbols.error, index, FIRST_BITS, LATER_BITS};
-    hide_signs(walk, &hiding);
+    hide_signs(&w->hiding, &hiding);
     int32_t *magnitude = (int32_t *)(void *)w->symbols.error; /* The errors have been used. */
     for (size_t i = 0; i < n; i++) magnitude[i] = q[i] < 0 ? -q[i] : q[i];
     encode_call(&w->encoder, &w->m->magnitudes[p], index, magnitude, n, w->call);
-    int64_t groups = weigh_bands(index, w->m->hiding, w->weights, symbols, bands);
-    syndromes(walk, magnitude, w->sign_groups, groups);
     memset(w->sign, 0, n);
-    find_hidden_signs(walk, magnitude, w->sign_groups, groups, w->sign);
+    find_hidden_signs(&w->hiding, magnitude, w->sign);
     size_t sent = 0;
     for (size_t i = 0; i < n; i++) {
         if (q[i] != 0 && w->sign[i] == 0) magnitude[sent++] = q[i] < 0;
