@@ -156,8 +156,7 @@ class Encoder:
         **options: Unpack[EncodeOptions],
     ) -> None:
         self._settings = EncodeSettings.of(options, model=model)
-        gradients = self._settings.effort == "high"
-        self._model = LazyModel(model or DEFAULT_MODEL, device, gradients=gradients)
+        self._model = LazyModel(model or DEFAULT_MODEL, device, self._settings.effort)
         self.deidentify = deidentify
 
     @property

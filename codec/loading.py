@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Any
+from typing import Any, cast
 
 from mricodec.bitstream.errors import FormatError, UnknownModel
 from mricodec.codec.coders.base import LossyModel
@@ -17,6 +17,8 @@ from mricodec.codec.native.model import NativeModel
 from mricodec.models import zoo
 from mricodec.models.extras import require_torch
 from mricodec.models.weights_file import WeightsError
+
+from .settings import Effort
 
 # The model of an encoder that names none.
 DEFAULT_MODEL = "default"
@@ -27,19 +29,19 @@ Path = str | os.PathLike[str]
 
 
 class LazyModel:
-    """A model that is loaded when it is first needed; gradients: by an encoder that needs them."""
+    """A model that is loaded when it is first needed."""
 
-    def __init__(self, model: Path | LossyModel, device: str, *, gradients: bool = False) -> None:
+    def __init__(self, model: Path | LossyModel, device: str, effort: Effort = "default") -> None:
         self._model = model
         self._device = device
-        self._gradients = gradients
+        self._effort = effort
         self._lock = threading.Lock()
 
     def get(self) -> LossyModel:
         """The model; raises what `open_model` raises."""
         with self._lock:
             if isinstance(self._model, (str, os.PathLike)):
-                load = open_in_torch if self._gradients else open_model
+                load = open_searching if self._effort == "high" else open_model
                 self._model = load(self._model, self._device)
             return self._model
 
@@ -61,12 +63,22 @@ def open_model(model: Path | bytes, device: str) -> LossyModel:
     return _logged(loaded, "the C core")
 
 
-def open_in_torch(model: Path | bytes, device: str) -> LossyModel:
-    """As `open_model`, but always a model that computes with torch."""
+def open_searching(model: Path, device: str) -> LossyModel:
+    """As `open_model`, for an encoder of effort "high"."""
     try:
-        return _in_torch(zoo.read(model), device, "effort high")
+        weights = zoo.read(model)
+        if not weights.is_default:
+            return open_model(model, device)
+        found = _device(require_torch("effort high with loss"), device)
+        from mricodec.models import loader
+
+        from .coders.iterative import IterativeModel
+
+        network = cast(Any, loader.build(weights, device=found).network)
+        loaded = IterativeModel(weights.name, weights.data, network, found)
     except (zoo.UnknownModelError, WeightsError) as error:
         raise _translated(error, model) from error
+    return _logged(loaded, f"the C core, gradients on {found}")
 
 
 def _in_torch(weights: zoo.Weights, device: str, use: str) -> LossyModel:

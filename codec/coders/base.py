@@ -29,13 +29,11 @@ class LossyParams:
     step: of the quantiser in samples, a float32.
     peak: the largest sample.
     spacing_mm: along the axes of a slab, across the slices first.
-    effort: "high" lets the encoder search longer for the same decoder; a model may ignore it.
     """
 
     step: float
     peak: int
     spacing_mm: tuple[float, float, float]
-    effort: str = "default"
 
 
 class LossyModel(Protocol):

@@ -68,8 +68,7 @@ class Mricodec(Codec):
         name: str | None = None,
     ) -> None:
         """ValueError without such a model or device, FormatError if its weights are damaged."""
-        self._model = loading.open_model(model, device) if isinstance(model, str) else model
-        self._effort = effort
+        self._model = loading.LazyModel(model, device, effort).get()
         self._encoder = partial(api.Encoder, model=self._model, effort=effort)
         self._decoder = api.Decoder(model=self._model, device=device)
         default = self._model.name == loading.DEFAULT_MODEL
@@ -94,7 +93,7 @@ class Mricodec(Codec):
 
     @cached_property
     def _complexity(self) -> Complexity:
-        return complexity.of_model(self._model, self._effort)
+        return complexity.of_model(self._model)
 
 
 class MricodecLossless(Codec):

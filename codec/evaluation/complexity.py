@@ -9,10 +9,9 @@ from typing import cast
 
 import numpy as np
 
-from mricodec.codec import loading
 from mricodec.codec.coders.base import LossyModel, LossyParams, SymbolModel, UncodedSymbols
 from mricodec.codec.native.model import NativeModel
-from mricodec.models.extras import MissingExtra
+from mricodec.models.extras import MissingExtra, require_torch
 
 # Shape of the volume on which operations are counted: one slab, large enough that padding at its
 # borders adds little, small enough to take about a second.
@@ -38,7 +37,7 @@ class Complexity:
 UNKNOWN = Complexity()
 
 
-def of_model(model: LossyModel, effort: str = "default") -> Complexity:
+def of_model(model: LossyModel) -> Complexity:
     """Operations counted by torch while the model encodes and decodes a small synthetic volume.
 
     Convolutions and matrix products count. It works for every model whose networks are torch
@@ -47,9 +46,12 @@ def of_model(model: LossyModel, effort: str = "default") -> Complexity:
     """
     if isinstance(model, NativeModel):
         try:
-            model = loading.open_in_torch(model.model_id, "cpu")
+            require_torch("operations of a network")
         except MissingExtra:
             return UNKNOWN
+        from mricodec.models.loader import load_model
+
+        model = load_model(model.model_id)
     if "torch" not in sys.modules:
         return UNKNOWN
     from torch import nn
@@ -63,7 +65,7 @@ def of_model(model: LossyModel, effort: str = "default") -> Complexity:
     wave = 400 + 200 * np.sin(j / 9) * np.cos(i / 11 + k / 20)
     noise = np.random.default_rng(0).normal(0, NOISE_SIGMA, SHAPE[1:])
     x = np.rint(wave + noise).astype(np.int32)[None]
-    params = LossyParams(STEP, int(x.max()), (1.0, 1.0, 1.0), effort)
+    params = LossyParams(STEP, int(x.max()), (1.0, 1.0, 1.0))
     symbols = UncodedSymbols()
     with FlopCounterMode(display=False) as encoding:
         model.encode(x, STEP, symbols, params)

@@ -90,6 +90,17 @@ class Slab(ctypes.Structure):
     ]
 
 
+class Search(ctypes.Structure):
+    """mrc_search of mrc.h."""
+
+    _fields_ = [
+        ("depth", ctypes.c_int32),
+        ("targets", ctypes.c_void_p),
+        ("bands", ctypes.c_void_p),
+        ("count", ctypes.c_size_t),
+    ]
+
+
 class Tables(ctypes.Structure):
     """mrc_tables of mrc.h."""
 

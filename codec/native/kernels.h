@@ -7,6 +7,13 @@
 
 #include "mrc.h"
 
+/* Where a run is written. */
+typedef struct {
+    uint8_t *data;
+    size_t capacity;
+    size_t *size;
+} mrc_run;
+
 /* Functions as in mrc.h, whose arguments mrc.c has checked. */
 typedef struct mrc_kernels {
     const char *name; /* of the backend */
@@ -14,8 +21,8 @@ typedef struct mrc_kernels {
     int32_t (*model_init)(uint8_t *, size_t, const mrc_tensor *, size_t, const int32_t *);
     size_t (*slab_bytes)(const uint8_t *, const mrc_slab *, int32_t);
     int32_t (*decode_slab)(const uint8_t *, const mrc_slab *, const uint8_t *, size_t, int32_t *);
-    int32_t (*encode_slab)(const uint8_t *, const mrc_slab *, const int32_t *, uint8_t *, size_t,
-                           size_t *, int32_t *);
+    int32_t (*encode_slab)(const uint8_t *, const mrc_slab *, const int32_t *, const mrc_search *,
+                           const mrc_run *, int32_t *);
     int32_t (*analysis)(const int32_t *, const mrc_slab *, float, float *, size_t);
     int32_t (*synthesis)(const int32_t *, size_t, const mrc_slab *, int32_t, int32_t *);
     int32_t (*convolution)(const mrc_tensor *, const int16_t *, size_t, int32_t, int32_t, uint8_t *,

@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 2
+ABI = 3
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -33,7 +33,17 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "mrc_encode_slab": (
         c_int32,
-        [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, c_void_p],
+        [
+            c_void_p,
+            c_void_p,
+            c_void_p,
+            c_size_t,
+            c_void_p,
+            c_void_p,
+            c_size_t,
+            c_void_p,
+            c_void_p,
+        ],
     ),
     "mrc_analysis": (c_int32, [c_void_p, c_void_p, c_float, c_void_p, c_size_t]),
     "mrc_synthesis": (c_int32, [c_void_p, c_size_t, c_void_p, c_int32, c_void_p, c_size_t]),

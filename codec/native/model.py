@@ -30,6 +30,7 @@ USUAL_BYTES, MOST_BYTES = 2, 12
 SMALL_RUN = 1 << 16
 
 Samples = NDArray[np.int32]
+Bands = NDArray[np.int32]
 
 
 class Workspace:
@@ -84,6 +85,41 @@ class NativeModel:
         self, samples: Samples, params: Params, workspace: Workspace
     ) -> tuple[bytes, Samples]:
         """Samples [K, H, W] in 0 ... peak -> the run of a slab, and what it decodes to."""
+        return self._encode(samples, params, workspace, None)
+
+    def encode_bands(
+        self,
+        samples: Samples,
+        params: Params,
+        workspace: Workspace,
+        depth: int,
+        targets: NDArray[np.float32] | None = None,
+    ) -> tuple[bytes, Samples, Bands]:
+        """As `encode_slab` with the decisions of a search; what the bands are coded as comes last.
+
+        Bands and targets, in 1/16 of the step: [ceil(K / depth) depth, ceil(H/8), ceil(W/8), 64],
+        at 8 u + w. targets: what they should approximate instead of the samples.
+        """
+        k, h, w = samples.shape
+        shape = (-(-k // depth) * depth, -(-h // 8), -(-w // 8), functions.CHANNELS)
+        bands = np.empty(shape, np.int32)
+        address = None
+        if targets is not None:
+            targets = np.ascontiguousarray(targets, np.float32)
+            if targets.shape != shape:
+                raise ValueError(f"targets: expected {list(shape)}, found {list(targets.shape)}")
+            address = targets.ctypes.data
+        search = functions.Search(depth, address, bands.ctypes.data, bands.size)
+        run, decoded = self._encode(samples, params, workspace, search)
+        return run, decoded, bands
+
+    def _encode(
+        self,
+        samples: Samples,
+        params: Params,
+        workspace: Workspace,
+        search: functions.Search | None,
+    ) -> tuple[bytes, Samples]:
         samples = np.ascontiguousarray(samples, np.int32)
         decoded = np.empty(samples.shape, np.int32)
         padded = len(samples) * -(-samples.shape[1] // 8) * -(-samples.shape[2] // 8) * 64
@@ -96,6 +132,7 @@ class NativeModel:
                     ctypes.byref(slab),
                     samples.ctypes.data,
                     samples.size,
+                    None if search is None else ctypes.byref(search),
                     run.ctypes.data,
                     run.nbytes,
                     ctypes.byref(size),

@@ -116,12 +116,25 @@ int32_t mrc_decode_slab(const uint8_t *model, const mrc_slab *slab, const uint8_
     return kernels()->decode_slab(model, slab, data, size, samples);
 }
 
+/* Whether the arrays of a search have the size of its bands. */
+static int search_fits(const mrc_slab *slab, const mrc_search *search) {
+    int32_t depth = search->depth;
+    if (depth == 0) return !search->targets && !search->bands;
+    if (depth != 1 && depth != 2 && depth != 4 && depth != 8) return 0;
+    if (!search->targets && !search->bands) return 1;
+    size_t bands = ((size_t)slab->slices + depth - 1) / depth * depth;
+    size_t rows = ((size_t)slab->height + 7) / 8, columns = ((size_t)slab->width + 7) / 8;
+    return search->count == bands * rows * columns * 64;
+}
+
 int32_t mrc_encode_slab(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
-                        size_t sample_count, uint8_t *data, size_t capacity, size_t *size,
-                        int32_t *decoded) {
+                        size_t sample_count, const mrc_search *search, uint8_t *data,
+                        size_t capacity, size_t *size, int32_t *decoded) {
     if (!model || !slab || !samples || !data || !size || !decoded) return MRC_ERROR_ARGUMENT;
     if (sample_count != sample_count_of(slab) || !slab->arena) return MRC_ERROR_ARGUMENT;
-    return kernels()->encode_slab(model, slab, samples, data, capacity, size, decoded);
+    if (search && !search_fits(slab, search)) return MRC_ERROR_ARGUMENT;
+    const mrc_run run = {data, capacity, size};
+    return kernels()->encode_slab(model, slab, samples, search, &run, decoded);
 }
 
 int32_t mrc_analysis(const int32_t *samples, const mrc_slab *slab, float unit, float *coefficients,

@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 2
+#define MRC_ABI 3
 
 enum mrc_status {
     MRC_OK = 0,
@@ -67,6 +67,15 @@ typedef struct {
     const volatile int32_t *cancel; /* NULL, or polled: other than 0 ends the work */
 } mrc_slab;
 
+/* Decisions of a search that takes them from the encoder. Bands are [groups * depth][blocks][64] in
+ * 1/16 of the step, at 8 u + w. */
+typedef struct {
+    int32_t depth;        /* 1, 2, 4 or 8; 0: the encoder chooses */
+    const float *targets; /* NULL, or bands to approximate instead of those of the samples */
+    int32_t *bands;       /* NULL, or what the bands are coded as */
+    size_t count;         /* of targets and of bands */
+} mrc_search;
+
 /* Bytes of a model of these tensors, 0 if they do not fit the network. The order of the tensors is
  * that of model.py; blocks[2]: residual blocks of the networks low and detail. */
 MRC_API size_t mrc_model_bytes(const mrc_tensor *tensors, size_t count, const int32_t *blocks);
@@ -82,10 +91,11 @@ MRC_API size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_
 MRC_API int32_t mrc_decode_slab(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
                                 size_t size, int32_t *samples, size_t sample_count);
 
-/* The run of a slab of samples, *size bytes, and the samples that it decodes to. */
+/* The run of a slab of samples, *size bytes, and the samples that it decodes to. `search` may be
+ * NULL. */
 MRC_API int32_t mrc_encode_slab(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
-                                size_t sample_count, uint8_t *data, size_t capacity, size_t *size,
-                                int32_t *decoded);
+                                size_t sample_count, const mrc_search *search, uint8_t *data,
+                                size_t capacity, size_t *size, int32_t *decoded);
 
 /* -- kernels by themselves --------------------------------------------------------------------- */
 

@@ -184,7 +184,7 @@ def make_coder(
     if isinstance(head, LossyHead):
         k, j, i = np.array(analysis.spacing_mm, np.float32).tolist()  # HEAD holds float32.
         spacing = analysis.tiling.slab_axes((k, j, i))
-        params = LossyParams(head.step, head.intensity.peak, spacing, effort)
+        params = LossyParams(head.step, head.intensity.peak, spacing)
         background = bool(plan.flags & Flags.BACKGROUND)
         return LearnedCoder(load_model(), head.intensity, params, background)
     return StoreCoder(analysis.dtype)

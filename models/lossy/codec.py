@@ -23,10 +23,9 @@ from mricodec.models.strings import DEFAULT_LEVEL, compress_volumes, decompress_
 from . import lapped_transform as transform
 from .coding_order import CHANNELS, Layout
 from .context_model import ContextCodec, rate_class
-from .iterative_rdo import dependent_rate_gradient
 from .params import STEP_BITS, Params, integer_step
 from .pass_symbols import PassSymbols
-from .rdo import RDO_LAMBDA, BitCounter, NullCoder, choose_depths
+from .rdo import choose_depths
 from .tensors import padded
 
 # Largest magnitude of a sample of the synthesis, in 1/16 of a step.
@@ -37,16 +36,8 @@ EXACT_STEP = 1 << 25
 MANY_BLOCKS = 512
 # Slices that one call of the analysis transforms.
 ANALYSED_SLICES = 8
-# Trials of the iterative RDO.
-RDO_ITERATIONS = 5
-# Largest gradient that the iterative RDO follows, in bits per step.
-MAX_RATE_GRADIENT = 4.0
 # Samples that one call of the synthesis gives: its tensors fit a cache.
 SYNTHESISED_SAMPLES = 1 << 18
-
-
-def _is_high_effort(params: Params) -> bool:
-    return getattr(params, "effort", "default") == "high"
 
 
 class ContextLossy:
@@ -86,7 +77,7 @@ class ContextLossy:
                 transform.analysis(
                     padded(slab[part]).div_(sixteenth).to(self._device), coefficients[part]
                 )
-        return self._run(x.shape, y, self.depths(x, y, params), coder, params)
+        return self._run(x.shape, y, self.depths(y), coder, params)
 
     @torch.inference_mode()
     def decode(
@@ -111,51 +102,13 @@ class ContextLossy:
         """
         return decompress_volumes(self, strings, shape, level)
 
-    # -- decisions of the encoder ----------------------------------------------------------------
-
-    def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
+    def depths(self, y: Tensor) -> list[int]:
         """The depth of the transform across for each slab.
 
-        From its codes x [S, K, H, W] and coefficients y [S, K, h, w, 64] in 1/16 of a step.
+        From its coefficients y [S, K, h, w, 64] in 1/16 of a step.
         """
-        if _is_high_effort(params):
-            return self._depths_by_trial(x, y, params)
         every = 4 if y.shape[2] * y.shape[3] >= MANY_BLOCKS else 2
         return [choose_depths(slab[None, :, ::every, ::every] / 16)[0] for slab in y]
-
-    def _depths_by_trial(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
-        """The depth of least squared error + RDO_LAMBDA bits, from coding each slab with all."""
-        costs = []
-        for depth in transform.DEPTHS:
-            counter = BitCounter(np.zeros(len(x)))
-            bands = transform.analysis_across(y, depth)
-            y_hat = self._code_bands(x.shape, bands, depth, counter, params)
-            decoded = np.empty(x.shape, np.int32)
-            self._synthesise(y_hat, decoded, depth, params)
-            error = (decoded - x) / params.step
-            costs.append(np.square(error).sum((1, 2, 3)) + RDO_LAMBDA * counter.bits)
-        return [transform.DEPTHS[i] for i in np.argmin(costs, 0).tolist()]
-
-    def _iterative_rdo(
-        self, shape: tuple[int, ...], y: Tensor, depth: int, params: Params
-    ) -> Tensor:
-        """Iterative RDO: bands shifted against the gradient of the bits that depend on them.
-
-        y [S, K', h, w, 64] in 1/16 of a step -> the targets to code instead. A coefficient moves to
-        where squared error + RDO_LAMBDA bits is least if each of its steps costs other symbols as
-        much as on the mean of RDO_ITERATIONS trials and 0. (The gradients of one trial are noisy,
-        because symbols are integers.)
-        """
-        rate = torch.tensor([self._rate_class(params)], device=self._device)
-        mean_gradient, targets = torch.zeros_like(y), y
-        for n in range(RDO_ITERATIONS):
-            y_hat = self._code_bands(shape, targets, depth, NullCoder(), params)
-            for mean, coded, slab in zip(mean_gradient, y_hat, y, strict=True):
-                gradient = dependent_rate_gradient(self.network, coded, slab, depth, rate)
-                gradient.clamp_(-MAX_RATE_GRADIENT, MAX_RATE_GRADIENT)
-                mean += gradient.sub_(mean).div_(n + 2)
-            targets = y - 8 * RDO_LAMBDA * mean_gradient
-        return targets
 
     # -- what encoder and decoder share ----------------------------------------------------------
 
@@ -177,8 +130,6 @@ class ContextLossy:
             bands = None
             if y is not None:
                 bands = transform.analysis_across(y if len(slabs) == len(y) else y[slabs], depth)
-                if _is_high_effort(params):
-                    bands = self._iterative_rdo(part, bands, depth, params)
             y_hat = self._code_bands(part, bands, depth, coder.of(slabs), params)
             self._synthesise(y_hat, [out[slab] for slab in slabs], depth, params)
         return out

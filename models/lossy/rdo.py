@@ -6,16 +6,10 @@ No decoder needs this module. Costs are squared errors in steps^2 + RDO_LAMBDA *
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-
-from mricodec.bitstream.symbols import ProbabilityTables, SymbolCoder
 
 from . import entropy_models as entropy
 from . import lapped_transform as transform
@@ -30,7 +24,6 @@ from .coding_order import (
     join_parities,
 )
 from .layers import lookup
-from .params import SIGNS
 
 # Squared steps per bit: -dD/dR of a uniform quantiser at high rate, 2 ln 2 / 12.
 RDO_LAMBDA = 0.1155
@@ -42,37 +35,6 @@ DEPTH_SLOPE = 3.0
 DEPTH_PENALTY = 0.04
 # Symbols of lower scale indices (sigma below 0.2) carry no hidden signs.
 INDEX_HIDING = 16
-
-
-class NullCoder(SymbolCoder):
-    """A symbol coder that writes nothing."""
-
-    def code(
-        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[Any]:
-        assert values is not None
-        return values
-
-
-@dataclass(frozen=True)
-class BitCounter(SymbolCoder):
-    """A symbol coder that writes nothing and adds up about how many bits each slab would take."""
-
-    bits: NDArray[np.float64]  # [S]
-
-    def code(
-        self, tables: ProbabilityTables, index: NDArray[Any], values: NDArray[Any] | None
-    ) -> NDArray[Any]:
-        assert values is not None
-        if tables.name == SIGNS:
-            self.bits[:] += index.sum(1)
-            return values
-        sent = index > 0
-        sigma = entropy.sigma_of(torch.from_numpy(index[sent]))
-        magnitudes = torch.from_numpy(values[sent])
-        lengths = (entropy.laplace_bits(magnitudes, sigma) - (magnitudes > 0).float()).numpy()
-        self.bits[:] += np.bincount(np.nonzero(sent)[0], lengths, len(index))
-        return values
 
 
 class ErrorCompensation:

@@ -6,7 +6,6 @@ Threads, libraries, types of the sums, order of summation and order of slabs do 
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -280,24 +279,6 @@ def test_error_compensation_is_a_jacobi_step(size: tuple[int, int]) -> None:
         y_hat = 16 * (targets / 16).round()
         compensation.update(p, y_hat)
         error.view(2, -1)[:, where] = (y_hat - y.flatten(1)[:, where]).round()
-
-
-@pytest.mark.parametrize("step", [20.0, 40.0])
-def test_iterative_rdo_takes_fewer_bits(
-    model: ContextLossy, scan: NDArray[np.int32], step: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Than without it at the same error."""
-    monkeypatch.setattr(ContextLossy, "_depths_by_trial", lambda self, x, y, params: [2] * len(x))
-
-    def coded(step: float) -> tuple[float, float]:
-        _, decoded, bits = encode(model, scan, Params(step, int(scan.max()), effort="high"))
-        return math.log(np.square(decoded - scan).mean()), math.log(bits)
-
-    error, bits = coded(step)
-    monkeypatch.setattr(lossy_codec, "RDO_ITERATIONS", 0)
-    plain = sorted(coded(factor * step) for factor in (0.9, 1.0, 1.1))
-    assert plain[0][0] < error < plain[-1][0]
-    assert bits < np.interp(error, *zip(*plain, strict=True)) - 0.005
 
 
 def test_dependent_rate_gradient_in_parts(

@@ -414,32 +414,47 @@ static void analyse_slab(slab_work *w, const int32_t *samples) {
     }
 }
 
+/* The bands to code into w->target, and the depth: those of the samples, or of a search. */
+static void choose_targets(slab_work *w, const int32_t *samples, const mrc_search *search) {
+    size_t slice = w->s.coefficients;
+    if (search != NULL && search->targets != NULL) {
+        w->depth = search->depth;
+        memcpy(w->target, search->targets, search->count * sizeof *w->target);
+        return;
+    }
+    analyse_slab(w, samples);
+    if (w->status != MRC_OK) return;
+    int32_t chosen = search != NULL && search->depth != 0;
+    w->depth = chosen ? search->depth : choose_depth(w, (float *)(void *)w->y);
+    int32_t bands = groups_of(w->s.slices, w->depth) * w->depth;
+    const float *last = w->target + (size_t)(w->s.slices - 1) * slice;
+    for (int32_t k = w->s.slices; k < bands; k++) {
+        memcpy(w->target + (size_t)k * slice, last, slice * sizeof *w->target);
+    }
+    analyse_across(w->target, bands, slice, w->depth);
+}
+
 static int32_t encode_slab(const uint8_t *memory, const mrc_slab *slab, const int32_t *samples,
-                           uint8_t *data, size_t capacity, size_t *size, int32_t *decoded) {
+                           const mrc_search *search, const mrc_run *run, int32_t *decoded) {
     slab_work w;
     arena a = arena_of(slab->arena, slab->arena_size);
     int32_t status = start_slab(&w, memory, slab, 1);
     if (status != MRC_OK) return status;
     take_slab(&w, &a);
     if (a.failed || a.start == NULL) return MRC_ERROR_MEMORY;
-    encoder_start(&w.encoder, data, capacity);
-    analyse_slab(&w, samples);
+    encoder_start(&w.encoder, run->data, run->capacity);
+    choose_targets(&w, samples, search);
     if (w.status != MRC_OK) return w.status;
-    w.depth = choose_depth(&w, (float *)(void *)w.y);
     uint8_t index = 0;
     int32_t choice = log2_of_depth(w.depth);
     encode_call(&w.encoder, &w.m->depth, &index, &choice, 1, w.call);
-    int32_t bands = groups_of(w.s.slices, w.depth) * w.depth;
-    const float *last = w.target + (size_t)(w.s.slices - 1) * w.s.coefficients;
-    for (int32_t k = w.s.slices; k < bands; k++) {
-        float *to = w.target + (size_t)k * w.s.coefficients;
-        memcpy(to, last, w.s.coefficients * sizeof *to);
-    }
-    analyse_across(w.target, bands, w.s.coefficients, w.depth);
     code_slab(&w, decoded);
     encoder_finish(&w.encoder);
     if (w.status == MRC_OK && w.encoder.full) w.status = MRC_ERROR_CAPACITY;
-    *size = w.encoder.size;
+    *run->size = w.encoder.size;
+    if (search != NULL && search->bands != NULL) {
+        memcpy(search->bands, w.y, search->count * sizeof *w.y);
+    }
     return w.status;
 }
 

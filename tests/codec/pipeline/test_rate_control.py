@@ -15,7 +15,6 @@ from paths import SAMPLE
 
 from mricodec import codec
 from mricodec.cli.main import cli
-from mricodec.codec import settings
 from mricodec.codec.pipeline import rate_control, target_search
 from mricodec.codec.pipeline.rate_control import Aim, Extent, Search
 from mricodec.codec.settings import Target
@@ -23,17 +22,15 @@ from mricodec.codec.voxels import metrics
 
 
 class Recorder(FakeModel):
-    """Records the efforts and the voxels of its calls."""
+    """Records the voxels of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.efforts: list[str] = []
         self.coded = 0  # voxels
 
     def encode(
         self, x: NDArray[np.int32], step: float, coder: Any, params: Any
     ) -> NDArray[np.int32]:
-        self.efforts.append(params.effort)
         self.coded += x.size
         return super().encode(x, step, coder, params)
 
@@ -153,14 +150,6 @@ def test_large_streams_wait_on_disk(
     assert report.target == Target("psnr", 40.0)
     assert report.missed is None
     assert [path.name for path in tmp_path.iterdir()] == ["out.mrc"]
-
-
-def test_effort_reaches_the_model(volume: NDArray[np.int16]) -> None:
-    part = volume[:8]
-    for effort in settings.EFFORTS:
-        model = Recorder()
-        codec.Encoder(model=model, effort=effort).encode(part)
-        assert set(model.efforts) == {effort}
 
 
 def test_a_search_ends_on_curves_of_every_shape() -> None:
