@@ -179,7 +179,8 @@ int32_t mrc_entropy_encode(const mrc_tables *tables, const mrc_calls *calls, con
     if (check_calls(tables, calls) || !values || !arena || !data || !size) {
         return MRC_ERROR_ARGUMENT;
     }
-    return kernels()->entropy_encode(tables, calls, values, arena, arena_size, data, capacity, size);
+    return kernels()->entropy_encode(tables, calls, values, arena, arena_size, data, capacity,
+                                     size);
 }
 
 int32_t mrc_entropy_decode(const mrc_tables *tables, const mrc_calls *calls, const uint8_t *data,

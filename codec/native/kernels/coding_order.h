@@ -29,8 +29,8 @@ typedef struct {
     int32_t known[PASSES];                           /* Coefficients of a block before pass p. */
     uint8_t channel[PASSES][PARITIES][MAX_CODED];    /* Which coefficients c these are. */
     uint8_t place[PASSES][PARITIES][MAX_CODED];      /* The same as 8 u + w. */
-    /* 16 / the weight of what is known around a coefficient, which counts as 1 at least: of the same
-     * coefficient of the neighbouring blocks, and of the neighbouring frequencies of the block. */
+    /* 16 / the weight of what is known around a coefficient, which counts as 1 at least: of the
+     * same coefficient of the neighbouring blocks, and of neighbouring frequencies of the block. */
     float spatial[PASSES][BORDERS][PARITIES][MAX_CODED];
     float spectral[PASSES][PARITIES][MAX_CODED];
     uint8_t raster[CHANNELS];                        /* 8 u + w of coefficient c. */

@@ -68,7 +68,7 @@ typedef struct {
 /* Marks memory that holds a model. */
 #define MODEL_MAGIC 0x4d52434dU
 
-/* -- the weights file --------------------------------------------------------------------------- */
+/* -- the weights file ------------------------------------------------------------------------- */
 
 /* Tensors of a weights file in the order in which the model takes them. */
 typedef struct {
@@ -77,7 +77,7 @@ typedef struct {
     int32_t status;
 } tensor_reader;
 
-/* The next tensor, if it has this type and shape (-1: any); else NULL, and the reader has failed. */
+/* The next tensor, if it has this type and shape (-1: any); else NULL, and the reader failed. */
 static const mrc_tensor *next_tensor(tensor_reader *r, int32_t type, const int64_t shape[4]) {
     static const mrc_tensor none;
     const mrc_tensor *t = r->next < r->count ? &r->tensors[r->next] : &none;
@@ -150,7 +150,7 @@ static void pack_known(layer *l, arena *a, const layer_tensors *file, const codi
     pack_layer(l, a, file, inputs, n, NULL, file->outputs);
 }
 
-/* The outputs that a pass uses: means, scales and gates of its coefficients, two gates of the DC. */
+/* The outputs that a pass uses: means, scales and gates of its coefficients, two of the DC. */
 static void pack_head(layer *l, arena *a, const layer_tensors *file, const coding_order *order,
                       int32_t p, int32_t parity) {
     layer_input inputs[MAX_WIDTH];
@@ -320,7 +320,7 @@ static int32_t read_model(model *m, arena *a, tensor_reader *r, const int32_t bl
     return r->status;
 }
 
-/* -- features of a band ------------------------------------------------------------------------- */
+/* -- features of a band ----------------------------------------------------------------------- */
 
 /* Arrays [R + 2][T + 2][channels] with a border of zeros: the element of block (0, 0). */
 MRC_INLINE size_t padded_row(const slab_shape *s, size_t channels) {
@@ -339,8 +339,9 @@ typedef struct {
     int16_t *magnitude;  /* [R + 2][T + 2][64] */
 } source_band;
 
-MRC_INLINE int16_t companded(const model *m, int32_t v) {
-    return m->compand[clamp32(v, -COMPAND_MAX, COMPAND_MAX) + COMPAND_MAX];
+/* table: model.compand. */
+MRC_INLINE int16_t companded(const int16_t *table, int32_t v) {
+    return table[clamp32(v, -COMPAND_MAX, COMPAND_MAX) + COMPAND_MAX];
 }
 
 MRC_INLINE int16_t magnitude_of(int32_t v) {
@@ -366,18 +367,19 @@ static int32_t dc_removed(const int32_t *y, const slab_shape *s, int32_t r, int3
 /* Fill a source from a coded band y [blocks][64]; low: the DC counts without its surroundings. */
 static void fill_source(const model *m, const slab_shape *s, const int32_t *y, int32_t low,
                         source_band *out) {
+    const int16_t *restrict table = m->compand;
     for (int32_t r = 0; r < s->rows; r++) {
         size_t at = padded_start(s, CHANNELS) + (size_t)r * padded_row(s, CHANNELS);
         for (int32_t t = 0; t < s->columns; t++, at += CHANNELS) {
-            const int32_t *block = y + ((size_t)r * s->columns + t) * CHANNELS;
-            for (int32_t i = 0; i < CHANNELS; i++) {
-                out->companded[at + i] = companded(m, block[i]);
-                out->magnitude[at + i] = magnitude_of(block[i]);
-            }
+            const int32_t *restrict block = y + ((size_t)r * s->columns + t) * CHANNELS;
+            int16_t *restrict features = out->companded + at;
+            int16_t *restrict magnitude = out->magnitude + at;
+            for (int32_t i = 0; i < CHANNELS; i++) features[i] = companded(table, block[i]);
+            for (int32_t i = 0; i < CHANNELS; i++) magnitude[i] = magnitude_of(block[i]);
             if (low) {
                 int32_t dc = dc_removed(y, s, r, t);
-                out->companded[at] = companded(m, dc);
-                out->magnitude[at] = magnitude_of(dc);
+                features[0] = companded(table, dc);
+                magnitude[0] = magnitude_of(dc);
             }
         }
     }
@@ -507,6 +509,12 @@ static void band_features(const band_network *net, const slab_shape *s,
     }
 }
 
+/* out[i] = table[index[i]] */
+static void look_up(const int8_t *restrict table, const int16_t *restrict index,
+                    int8_t *restrict out, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = table[index[i]];
+}
+
 /* The reference of a group; `side` names the source that sees it: its features are made ready. */
 static const reference *use_reference(const model *m, const slab_shape *s, const int32_t *y,
                                       int32_t group, int32_t side, feature_memory *memory) {
@@ -525,9 +533,7 @@ static const reference *use_reference(const model *m, const slab_shape *s, const
     fill_source(m, s, y, 1, source);
     if (found->group != group) {
         energy_sums(s, source->magnitude, memory->energy[0]);
-        for (size_t i = 0; i < s->coefficients; i++) {
-            found->energy[i] = m->levels[memory->energy[0][i]];
-        }
+        look_up(m->levels, memory->energy[0], found->energy, s->coefficients);
         found->group = group;
         found->ready[0] = found->ready[1] = 0;
     }
@@ -548,15 +554,17 @@ static void low_features(const model *m, const slab_shape *s, const int32_t *y, 
         const int32_t *band = y + (size_t)groups[side] * stride;
         const reference *known = use_reference(m, s, band, groups[side], side, memory);
         from[side] = known->features[side];
-        for (size_t i = 0; i < s->coefficients; i++) {
-            int32_t level = known->energy[i], value = band[i];
-            if (side == 1) {
-                level = (state->energy[0][i] + level) >> 1;
-                value = (state->mean_reference[i] + value + 1) >> 1;
-            }
-            state->energy[0][i] = (int8_t)level;
-            state->mean_reference[i] = value;
+        int8_t *restrict energy = state->energy[0];
+        int32_t *restrict mean = state->mean_reference;
+        if (side == 0) {
+            memcpy(energy, known->energy, s->coefficients);
+            memcpy(mean, band, s->coefficients * sizeof *mean);
+            continue;
         }
+        const int8_t *restrict other = known->energy;
+        size_t n = s->coefficients;
+        for (size_t i = 0; i < n; i++) energy[i] = (int8_t)((energy[i] + other[i]) >> 1);
+        for (size_t i = 0; i < n; i++) mean[i] = (mean[i] + band[i] + 1) >> 1;
     }
     if (e.before < 0) {
         memset(state->energy[0], m->levels[0], s->coefficients);
@@ -586,9 +594,9 @@ static void detail_features(const model *m, const slab_shape *s, const int32_t *
         memcpy(energy[2], energy[1], n * sizeof **energy);
     }
     for (size_t i = 0; i < n; i++) {
-        int32_t around = 2 * energy[1][i] + energy[0][i] + energy[2][i];
-        state->energy[0][i] = m->levels[(around + 2) >> 2];
+        energy[0][i] = (int16_t)((2 * energy[1][i] + energy[0][i] + energy[2][i] + 2) >> 2);
     }
+    look_up(m->levels, energy[0], state->energy[0], n);
     int16_t *oldest = energy[0];
     energy[0] = energy[1];
     energy[1] = energy[2];
@@ -601,7 +609,7 @@ static void detail_features(const model *m, const slab_shape *s, const int32_t *
         fill_source(m, s, y + (size_t)g * group + band, f == 2, second);
     }
     energy_sums(s, second->magnitude, energy[2]);
-    for (size_t i = 0; i < n; i++) state->energy[1][i] = m->levels[energy[2][i]];
+    look_up(m->levels, energy[2], state->energy[1], n);
     /* The low band is the third source of all detail bands of a group: its features are kept. */
     reference *low = &memory->references[g];
     if (f == 1) convolve_source(&net->source[2], net->kernel[2], s, here, low->features[0]);
@@ -613,9 +621,9 @@ static void detail_features(const model *m, const slab_shape *s, const int32_t *
     band_features(net, s, from, rate, memory, state);
 }
 
-/* -- a pass over a band ------------------------------------------------------------------------- */
+/* -- a pass over a band ----------------------------------------------------------------------- */
 
-/* Sums over the known neighbouring frequencies: 2 along an axis, 1 diagonally; in, out at 8 u + w. */
+/* Sums over known neighbouring frequencies: 2 along an axis, 1 diagonally; in, out at 8 u + w. */
 MRC_INLINE void spectral_sums(const int16_t *restrict in, int16_t *restrict out) {
     int16_t padded[10][10] = {{0}};
     for (int32_t u = 0; u < 8; u++) memcpy(&padded[u + 1][1], in + 8 * u, 8 * sizeof *in);
@@ -673,8 +681,8 @@ static int32_t border_of(const slab_shape *s, int32_t r, int32_t t) {
 
 /* floor(16 sum / weight) for sums of magnitudes and weights 1 ... 16; factor: 16 / weight.
  *
- * The product is off by less than 2^-5 (a sum is below 2^15, a float has 24 bits), and a quotient that
- * is no integer is 2^-4 away from the next one. */
+ * The product is off by less than 2^-5 (a sum is below 2^15, a float has 24 bits), and a quotient
+ * that is no integer is at least 2^-4 away from the next one. */
 MRC_INLINE int32_t mean_magnitude(int32_t sum, float factor) {
     return (int32_t)((float)sum * factor + 0.03125f);
 }
@@ -683,17 +691,18 @@ MRC_INLINE int32_t mean_magnitude(int32_t sum, float factor) {
 MRC_INLINE void weigh_energies(const model *m, const context_pass *pass, const band_state *b,
                                const slab_shape *s, int32_t p, int32_t parity, int32_t r, int32_t t,
                                int32_t *restrict total) {
-    const uint8_t *place = m->order.place[p][parity];
+    const uint8_t *restrict place = m->order.place[p][parity];
     const int32_t n = m->order.count[p];
     size_t block = ((size_t)r * s->columns + t) * CHANNELS;
-    const int8_t *weights = pass->weights + (size_t)b->class_number * pass->energies * CHANNELS;
+    const int8_t *restrict weights =
+        pass->weights + (size_t)b->class_number * pass->energies * CHANNELS;
+    const int8_t *restrict first = b->energy[0] + block, *restrict second = b->energy[1] + block;
+    const int8_t *restrict levels = m->levels;
     int32_t of_references = b->low ? 1 : 2;
-    for (int32_t k = 0; k < n; k++) {
-        total[k] = weights[place[k]] * b->energy[0][block + place[k]];
-    }
+    for (int32_t k = 0; k < n; k++) total[k] = weights[place[k]] * first[place[k]];
     if (of_references == 2) {
         for (int32_t k = 0; k < n; k++) {
-            total[k] += weights[CHANNELS + place[k]] * b->energy[1][block + place[k]];
+            total[k] += weights[CHANNELS + place[k]] * second[place[k]];
         }
     }
     if (p == 0) return;
@@ -714,10 +723,11 @@ MRC_INLINE void weigh_energies(const model *m, const context_pass *pass, const b
         near[k] = mean_magnitude(near[k], of_blocks[k]);
         across[k] = mean_magnitude(across[k], of_frequencies[k]);
     }
-    const int8_t *of_near = weights + of_references * CHANNELS, *of_across = of_near + CHANNELS;
+    const int8_t *restrict of_near = weights + of_references * CHANNELS;
+    const int8_t *restrict of_across = of_near + CHANNELS;
     for (int32_t k = 0; k < n; k++) {
-        total[k] += of_near[place[k]] * m->levels[near[k]];
-        total[k] += of_across[place[k]] * m->levels[across[k]];
+        total[k] += of_near[place[k]] * levels[near[k]];
+        total[k] += of_across[place[k]] * levels[across[k]];
     }
 }
 
@@ -731,7 +741,7 @@ MRC_INLINE void predict_block(const model *m, const band_network *net, const ban
                               const slab_shape *s, int32_t p, int32_t parity, int32_t r, int32_t t,
                               const int16_t *restrict out, uint8_t *restrict index,
                               int32_t *restrict mean) {
-    const uint8_t *place = m->order.place[p][parity];
+    const uint8_t *restrict place = m->order.place[p][parity];
     const int32_t n = m->order.count[p];
     int32_t total[MAX_CODED], reference[MAX_CODED];
     weigh_energies(m, &net->pass[p], b, s, p, parity, r, t, total);
@@ -807,21 +817,22 @@ static size_t symbols_of_pass(const coding_order *order, const slab_shape *s, in
 MRC_INLINE void update_block(const model *m, band_state *b, const slab_shape *s, int32_t p,
                              int32_t parity, int32_t r, int32_t t, const int32_t *restrict q,
                              const int32_t *restrict mean) {
-    const uint8_t *place = m->order.place[p][parity];
+    const uint8_t *restrict place = m->order.place[p][parity];
+    const int16_t *restrict table = m->compand;
     const int32_t n = m->order.count[p];
-    int32_t *y = b->y + ((size_t)r * s->columns + t) * CHANNELS, value[MAX_CODED];
+    int32_t *restrict y = b->y + ((size_t)r * s->columns + t) * CHANNELS, value[MAX_CODED];
     for (int32_t k = 0; k < n; k++) value[k] = clamp32(16 * q[k] + mean[k], -Y_MAX, Y_MAX);
     for (int32_t k = 0; k < n; k++) y[place[k]] = value[k];
     if (p == PASSES - 1) return;
     size_t at = (size_t)(r + 1) * (s->columns + 2) + t + 1;
-    int16_t *known = b->known + at * MAX_KNOWN + m->order.known[p];
-    int16_t *magnitude = b->magnitude + at * CHANNELS;
+    int16_t *restrict known = b->known + at * MAX_KNOWN + m->order.known[p];
+    int16_t *restrict magnitude = b->magnitude + at * CHANNELS;
     for (int32_t k = 0; k < n; k++) magnitude[place[k]] = magnitude_of(value[k]);
     if (p == parity) {
         magnitude[0] = magnitude_of(16 * q[0]);
         if (b->low) value[0] -= b->mean_reference[((size_t)r * s->columns + t) * CHANNELS];
     }
-    for (int32_t k = 0; k < n; k++) known[k] = companded(m, value[k]);
+    for (int32_t k = 0; k < n; k++) known[k] = companded(table, value[k]);
 }
 
 /* Take note of the symbols of pass p of a band, in the order of the call. */

@@ -1,9 +1,9 @@
 /* Integer convolutions: round((sum of weight * activation + bias) / 2^shift), ties to even.
  *
  * Activations are int16 (-127 ... 255), weights int8 stored as int16, sums stay below 2^24, so that
- * products of 16-bit pairs may be added in any order. Rounded outputs fit int16 (checked when a model
- * is made). A convolution is a product of a matrix with columns that are gathered from several places
- * (its taps), each of contiguous channels. */
+ * products of 16-bit pairs may be added in any order. Rounded outputs fit int16 (checked when a
+ * model is made). A convolution is a product of a matrix with columns that are gathered from
+ * several places (its taps), each of contiguous channels. */
 #ifndef MRC_INTEGER_LAYERS_H
 #define MRC_INTEGER_LAYERS_H
 
@@ -117,7 +117,10 @@ MRC_INLINE void tile(const layer *l, int32_t panel, const window *w, const int16
             size_t at = ((size_t)p * l->panels + panel + v) * PANEL;
             __m512i result = rounded(sum[p][v], shift);
             if (wide) _mm512_storeu_si512((int32_t *)out + at, result);
-            else _mm256_storeu_si256((__m256i *)((int16_t *)out + at), _mm512_cvtepi32_epi16(result));
+            else {
+                __m256i both = _mm512_cvtepi32_epi16(result);
+                _mm256_storeu_si256((__m256i *)((int16_t *)out + at), both);
+            }
         }
     }
 }

@@ -3,9 +3,9 @@
  * A slice of R x T blocks is held as [R][8][8][T]: samples or coefficients at the same place of all
  * blocks of a row lie side by side, so that every step works on whole rows of numbers.
  *
- * The synthesis computes with doubles that hold integers: all sums stay below 2^53 (coefficients are
- * below 2^23 in 1/16 of a step), so they are exact in any order. The analysis adds in the order that
- * is written here, without contraction: an encoder writes the same bytes everywhere. */
+ * The synthesis computes with doubles that hold integers: all sums stay below 2^53 (coefficients
+ * are below 2^23 in 1/16 of a step), so they are exact in any order. The analysis adds in the order
+ * that is written here, without contraction: an encoder writes the same bytes everywhere. */
 #ifndef MRC_LAPPED_TRANSFORM_H
 #define MRC_LAPPED_TRANSFORM_H
 
@@ -90,7 +90,7 @@ static int32_t shape_of(slab_shape *s, int32_t slices, int32_t height, int32_t w
     return MRC_OK;
 }
 
-/* -- analysis ----------------------------------------------------------------------------------- */
+/* -- analysis --------------------------------------------------------------------------------- */
 
 static void filter_row(float *row, size_t columns, const float *matrix) {
     float *rows[BLOCK];
@@ -101,7 +101,7 @@ static void filter_row(float *row, size_t columns, const float *matrix) {
     mix_floats(rows, matrix, BLOCK, columns - 1);
 }
 
-/* Samples of a row of blocks, in units: [8][8][T]; the last row and column of the slice repeated. */
+/* Samples of a row of blocks, in units: [8][8][T]; last row and column of the slice repeated. */
 static void load_row(const int32_t *slice, const slab_shape *s, int32_t r, float unit, float *out) {
     for (int32_t y = 0; y < BLOCK; y++) {
         const int32_t *line = slice + (size_t)min32(r * BLOCK + y, s->height - 1) * s->width;
@@ -199,7 +199,7 @@ static int64_t rough_bits(const float *y, size_t n) {
     return bits;
 }
 
-/* -- synthesis ---------------------------------------------------------------------------------- */
+/* -- synthesis -------------------------------------------------------------------------------- */
 
 /* How a slice is made of bands: sums of matrix[n] * band[first + n]. */
 typedef struct {

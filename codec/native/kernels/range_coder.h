@@ -1,4 +1,4 @@
-/* The entropy coder of entropy.md: calls of values, by tables of probabilities, to bytes and back. */
+/* The entropy coder of entropy.md: calls of values, by probability tables, to bytes and back. */
 #ifndef MRC_RANGE_CODER_H
 #define MRC_RANGE_CODER_H
 
@@ -28,7 +28,8 @@ static int32_t pack_tables(table_set *t, arena *a, const uint8_t *weights) {
     uint8_t *lookup = TAKE(a, uint8_t, (size_t)t->rows << LOOKUP_BITS);
     t->cumulative = cumulative;
     t->lookup = lookup;
-    if (t->columns < 2 || t->columns > 256 || t->rows < 1 || t->rows > INDICES) return MRC_ERROR_WEIGHTS;
+    if (t->columns < 2 || t->columns > 256) return MRC_ERROR_WEIGHTS;
+    if (t->rows < 1 || t->rows > INDICES) return MRC_ERROR_WEIGHTS;
     if (t->octave > 0 && (t->octave >= t->rows || (INDICES - t->rows) / t->octave + 1 > 32)) {
         return MRC_ERROR_WEIGHTS;
     }
@@ -185,7 +186,7 @@ MRC_INLINE uint32_t decode_uniform(range_decoder *d, int32_t bits) {
     return symbol;
 }
 
-/* MRC_ERROR_TRAILING unless everything was decoded; MRC_ERROR_DAMAGED for bytes that no encoder writes. */
+/* MRC_ERROR_TRAILING unless everything was decoded, MRC_ERROR_DAMAGED for bytes of no encoder. */
 static int32_t decoder_finish(const range_decoder *d) {
     if (d->damaged) return MRC_ERROR_DAMAGED;
     if (d->next < d->size) return MRC_ERROR_TRAILING;
@@ -346,7 +347,7 @@ static void decode_escapes(range_decoder *d, const uint8_t *escaped, int32_t *va
     for (size_t k = 0; k < count;) {
         int32_t length = values[order[k]];
         size_t end = k + counts[length];
-        /* Values above 32 bits lie beyond what any value is clamped to: their bits are read only. */
+        /* Values above 32 bits lie beyond what values are clamped to: their bits are read only. */
         for (size_t j = k; j < end; j++) values[order[j]] = 0;
         for (int32_t shift = 0; shift < length - 1; shift += RAW_CHUNK) {
             int32_t bits = chunk_bits(length - 1, shift);
@@ -360,7 +361,7 @@ static void decode_escapes(range_decoder *d, const uint8_t *escaped, int32_t *va
         }
         for (size_t j = k; j < end; j++) {
             uint64_t v = (uint32_t)values[order[j]];
-            if (length > 32) v |= (uint64_t)1 << 40; /* Beyond int32, of the sign of its last bit. */
+            if (length > 32) v |= (uint64_t)1 << 40; /* Beyond int32, its sign in the last bit. */
             else if (length > 0) v |= (uint64_t)1 << (length - 1);
             values[order[j]] = (int32_t)clamp64(unzigzag(v), INT32_MIN, INT32_MAX);
         }

@@ -142,7 +142,7 @@ static void find_hidden_signs(const sign_groups *s, const int32_t *q, uint8_t *s
     }
 }
 
-/* -- encoder ------------------------------------------------------------------------------------ */
+/* -- encoder ---------------------------------------------------------------------------------- */
 
 enum {
     COST_SCALE = 1 << 14,      /* Costs are integers in 1 / COST_SCALE squared steps. */

@@ -129,7 +129,7 @@ static int32_t is_cancelled(slab_work *w) {
     return w->status != MRC_OK;
 }
 
-/* -- the symbols of a pass ---------------------------------------------------------------------- */
+/* -- the symbols of a pass -------------------------------------------------------------------- */
 
 /* Decode the symbols q of n bands. */
 static void decode_pass(slab_work *w, int32_t p, int32_t bands) {
@@ -141,15 +141,16 @@ static void decode_pass(slab_work *w, int32_t p, int32_t bands) {
     list_carriers(index, w->m->hiding, w->weights, symbols, bands, &w->hiding);
     memset(w->sign, 0, n);
     find_hidden_signs(&w->hiding, q, w->sign);
+    const uint8_t *restrict sign = w->sign;
     size_t sent = 0;
-    for (size_t i = 0; i < n; i++) sent += q[i] > 0 && w->sign[i] == 0;
+    for (size_t i = 0; i < n; i++) sent += (q[i] > 0) & (sign[i] == 0);
     memset(w->ones, 1, sent);
     int32_t *signs = (int32_t *)(void *)w->symbols.error;
     decode_call(&w->decoder, &w->m->signs, w->ones, signs, sent, w->call);
     sent = 0;
     for (size_t i = 0; i < n; i++) {
         if (q[i] == 0) continue;
-        int32_t negative = w->sign[i] ? w->sign[i] == 3 : signs[sent++] == 1;
+        int32_t negative = sign[i] ? sign[i] == 3 : signs[sent++] == 1;
         if (negative) q[i] = -q[i];
     }
     if (w->decoder.damaged) w->status = MRC_ERROR_DAMAGED;
@@ -256,7 +257,7 @@ static void code_bands(slab_work *w, const band_network *net, int32_t bands) {
     }
 }
 
-/* -- bands -------------------------------------------------------------------------------------- */
+/* -- bands ------------------------------------------------------------------------------------ */
 
 /* A state for a band that is about to be coded. */
 static band_state *start_band(slab_work *w, int32_t n, int32_t band, int32_t low,
@@ -333,11 +334,13 @@ static const model *model_at(const uint8_t *memory) {
 }
 
 /* MRC_ERROR_ARGUMENT unless step and peak are in the range of the format. */
-static int32_t start_slab(slab_work *w, const uint8_t *memory, const mrc_slab *slab, int32_t encoding) {
+static int32_t start_slab(slab_work *w, const uint8_t *memory, const mrc_slab *slab,
+                          int32_t encoding) {
     memset(w, 0, sizeof *w);
     const model *m = model_at(memory);
     if (m == NULL || m->magic != MODEL_MAGIC) return MRC_ERROR_ARGUMENT;
-    if (slab->step < 16 || slab->step > (int64_t)1 << 36 || slab->peak < 0) return MRC_ERROR_ARGUMENT;
+    if (slab->step < 16 || slab->step > (int64_t)1 << 36) return MRC_ERROR_ARGUMENT;
+    if (slab->peak < 0) return MRC_ERROR_ARGUMENT;
     w->m = m;
     w->encoding = encoding;
     w->step = slab->step;
@@ -373,7 +376,7 @@ static int32_t decode_slab(const uint8_t *memory, const mrc_slab *slab, const ui
     return w.status != MRC_OK ? w.status : decoder_finish(&w.decoder);
 }
 
-/* -- decisions of the encoder ------------------------------------------------------------------- */
+/* -- decisions of the encoder ----------------------------------------------------------------- */
 
 /* The depth whose bands take the fewest bits, about, from a part of the blocks.
  *
