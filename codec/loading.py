@@ -69,16 +69,16 @@ def open_searching(model: Path, device: str) -> LossyModel:
         weights = zoo.read(model)
         if not weights.is_default:
             return open_model(model, device)
-        found = _device(require_torch("effort high with loss"), device)
+        device = _device(require_torch("effort high with loss"), device)
         from mricodec.models import loader
 
         from .coders.iterative import IterativeModel
 
-        network = cast(Any, loader.build(weights, device=found).network)
-        loaded = IterativeModel(weights.name, weights.data, network, found)
+        network = cast(Any, loader.build(weights, device=device).network)
+        loaded = IterativeModel(weights.name, weights.data, network, device)
     except (zoo.UnknownModelError, WeightsError) as error:
         raise _translated(error, model) from error
-    return _logged(loaded, f"the C core, gradients on {found}")
+    return _logged(loaded, f"the C core, gradients on {device}")
 
 
 def _in_torch(weights: zoo.Weights, device: str, use: str) -> LossyModel:

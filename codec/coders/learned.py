@@ -119,9 +119,13 @@ class _NativeSlabs:
 
 
 def _in_threads(tasks: Sequence[Callable[[Workspace], Any]]) -> list[Any]:
-    """The results, in order. What a task raises, or Ctrl-C here, ends the others."""
-    workspace = Workspace()
-    with ThreadPoolExecutor(max(1, min(len(tasks), processes()))) as pool:
+    """The results, in order. What a task raises, or Ctrl-C here, ends the others.
+
+    A slab for each core at a time; more cores than slabs share the work of each.
+    """
+    side_by_side = max(1, min(len(tasks), processes()))
+    workspace = Workspace(threads=processes() // side_by_side)
+    with ThreadPoolExecutor(side_by_side) as pool:
         pending = [pool.submit(task, workspace) for task in tasks]
         try:
             return [future.result() for future in pending]

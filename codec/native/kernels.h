@@ -20,9 +20,12 @@ typedef struct mrc_kernels {
     size_t (*model_bytes)(const mrc_tensor *, size_t, const int32_t *);
     int32_t (*model_init)(uint8_t *, size_t, const mrc_tensor *, size_t, const int32_t *);
     size_t (*slab_bytes)(const uint8_t *, const mrc_slab *, int32_t);
-    int32_t (*decode_slab)(const uint8_t *, const mrc_slab *, const uint8_t *, size_t, int32_t *);
-    int32_t (*encode_slab)(const uint8_t *, const mrc_slab *, const int32_t *, const mrc_search *,
-                           const mrc_run *, int32_t *);
+    int32_t (*start_decoding)(const uint8_t *, const mrc_slab *, const uint8_t *, size_t,
+                              int32_t *);
+    int32_t (*start_encoding)(const uint8_t *, const mrc_slab *, const int32_t *,
+                              const mrc_search *, const mrc_run *, int32_t *);
+    int32_t (*next_tasks)(uint8_t *, int32_t *);
+    void (*run_task)(uint8_t *, int32_t, int32_t);
     int32_t (*analysis)(const int32_t *, const mrc_slab *, float, float *, size_t);
     int32_t (*synthesis)(const int32_t *, size_t, const mrc_slab *, int32_t, int32_t *);
     int32_t (*convolution)(const mrc_tensor *, const int16_t *, size_t, int32_t, int32_t, uint8_t *,

@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 3
+ABI = 4
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -27,11 +27,11 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "mrc_model_bytes": (c_size_t, [c_void_p, c_size_t, c_void_p]),
     "mrc_model_init": (c_int32, [c_void_p, c_size_t, c_void_p, c_size_t, c_void_p]),
     "mrc_slab_bytes": (c_size_t, [c_void_p, c_void_p, c_int32]),
-    "mrc_decode_slab": (
+    "mrc_start_decoding": (
         c_int32,
         [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t],
     ),
-    "mrc_encode_slab": (
+    "mrc_start_encoding": (
         c_int32,
         [
             c_void_p,
@@ -45,6 +45,8 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             c_void_p,
         ],
     ),
+    "mrc_next_tasks": (c_int32, [c_void_p, c_void_p]),
+    "mrc_run_task": (c_int32, [c_void_p, c_int32, c_int32]),
     "mrc_analysis": (c_int32, [c_void_p, c_void_p, c_float, c_void_p, c_size_t]),
     "mrc_synthesis": (c_int32, [c_void_p, c_size_t, c_void_p, c_int32, c_void_p, c_size_t]),
     "mrc_convolution": (

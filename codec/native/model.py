@@ -25,7 +25,9 @@ from . import functions, library
 
 # Bytes of a run per sample at first, and at most: a symbol has 24 bits for its token, at most as
 # many for its length and its bits, and 24 for its sign.
-USUAL_BYTES, MOST_BYTES = 2, 12
+USUAL_BYTES, MAX_BYTES = 2, 12
+# Threads that can work on a slab, as in mrc.h.
+MAX_THREADS = 64
 # Bytes of a run that do not depend on the samples.
 SMALL_RUN = 1 << 16
 
@@ -34,9 +36,13 @@ Bands = NDArray[np.int32]
 
 
 class Workspace:
-    """Arenas that are used again by one slab after another, and a flag that ends all work."""
+    """Arenas that are used again by one slab after another, and a flag that ends all work.
 
-    def __init__(self) -> None:
+    threads: that work on each slab. The slabs of a workspace may be coded side by side.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = min(threads, MAX_THREADS)
         self._free: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
         self._cancel = np.zeros(1, np.int32)
@@ -63,6 +69,67 @@ class Workspace:
         finally:
             with self._lock:
                 self._free.append(arena)
+
+    def run(self, arena: int) -> int:
+        """Do all tasks of the slab whose work lies at this address; the status of mrc.h."""
+        if self.threads == 1:
+            return _Tasks(arena).run()
+        tasks = _Tasks(arena, threading.Barrier(self.threads))
+        helpers = [
+            threading.Thread(target=tasks.help, args=(n,), daemon=True)
+            for n in range(1, self.threads)
+        ]
+        for helper in helpers:
+            helper.start()
+        try:
+            return tasks.run()
+        finally:
+            tasks.end()
+            for helper in helpers:
+                helper.join()
+
+
+class _Tasks:
+    """The tasks of a slab, phase by phase; threads that meet at a barrier before and after each."""
+
+    def __init__(self, arena: int, barrier: threading.Barrier | None = None) -> None:
+        self._core = library.load()
+        self._arena = arena
+        self._barrier = barrier
+        self._left: Iterator[int] = iter(())
+
+    def run(self) -> int:
+        """The first thread: begins each phase and does tasks until none is left."""
+        count = ctypes.c_int32()
+        while True:
+            status = int(self._core.mrc_next_tasks(self._arena, ctypes.byref(count)))
+            if status != library.OK or count.value == 0:
+                return status
+            self._left = iter(range(count.value))
+            if self._barrier is None or count.value == 1:
+                self._work(0)
+                continue
+            self._barrier.wait()
+            self._work(0)
+            self._barrier.wait()
+
+    def help(self, thread: int) -> None:
+        """Another thread."""
+        assert self._barrier is not None
+        with contextlib.suppress(threading.BrokenBarrierError):
+            while True:
+                self._barrier.wait()
+                self._work(thread)
+                self._barrier.wait()
+
+    def end(self) -> None:
+        """Send the helpers home."""
+        assert self._barrier is not None
+        self._barrier.abort()
+
+    def _work(self, thread: int) -> None:
+        for task in self._left:  # An iterator gives each number to one thread.
+            self._core.mrc_run_task(self._arena, task, thread)
 
 
 class NativeModel:
@@ -123,11 +190,11 @@ class NativeModel:
         samples = np.ascontiguousarray(samples, np.int32)
         decoded = np.empty(samples.shape, np.int32)
         padded = len(samples) * -(-samples.shape[1] // 8) * -(-samples.shape[2] // 8) * 64
-        for bytes_of_sample in (USUAL_BYTES, MOST_BYTES):
+        for bytes_of_sample in (USUAL_BYTES, MAX_BYTES):
             run = np.empty(SMALL_RUN + bytes_of_sample * padded, np.uint8)
             size = ctypes.c_size_t()
             with self._slab(samples.shape, params, workspace, encoding=True) as slab:
-                status = library.load().mrc_encode_slab(
+                status = library.load().mrc_start_encoding(
                     self._model,
                     ctypes.byref(slab),
                     samples.ctypes.data,
@@ -138,6 +205,8 @@ class NativeModel:
                     ctypes.byref(size),
                     decoded.ctypes.data,
                 )
+                if status == library.OK:
+                    status = workspace.run(slab.arena)
             if status != functions.ERROR_CAPACITY:
                 break
         functions.check(status)
@@ -151,7 +220,7 @@ class NativeModel:
         with self._slab(shape, params, workspace, encoding=False) as slab:
             samples = np.empty(shape, np.int32)
             functions.check(
-                library.load().mrc_decode_slab(
+                library.load().mrc_start_decoding(
                     self._model,
                     ctypes.byref(slab),
                     content.ctypes.data,
@@ -160,13 +229,15 @@ class NativeModel:
                     samples.size,
                 )
             )
+            functions.check(workspace.run(slab.arena))
         return samples
 
     @contextlib.contextmanager
     def _slab(
         self, shape: tuple[int, ...], params: Params, workspace: Workspace, *, encoding: bool
     ) -> Iterator[functions.Slab]:
-        slab = functions.Slab(*shape, params.peak, integer_step(params), None, 0, workspace.flag)
+        step, threads = integer_step(params), workspace.threads
+        slab = functions.Slab(*shape, params.peak, step, threads, None, 0, workspace.flag)
         size = library.load().mrc_slab_bytes(self._model, ctypes.byref(slab), encoding)
         if size == 0:
             raise ValueError(f"expected a slab of at most 2**31 samples, found {shape}")

@@ -109,11 +109,11 @@ size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_t encodi
     return kernels()->slab_bytes(model, slab, encoding != 0);
 }
 
-int32_t mrc_decode_slab(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
-                        size_t size, int32_t *samples, size_t sample_count) {
+int32_t mrc_start_decoding(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
+                           size_t size, int32_t *samples, size_t sample_count) {
     if (!model || !slab || (!data && size) || !samples) return MRC_ERROR_ARGUMENT;
     if (sample_count != sample_count_of(slab) || !slab->arena) return MRC_ERROR_ARGUMENT;
-    return kernels()->decode_slab(model, slab, data, size, samples);
+    return kernels()->start_decoding(model, slab, data, size, samples);
 }
 
 /* Whether the arrays of a search have the size of its bands. */
@@ -127,14 +127,25 @@ static int search_fits(const mrc_slab *slab, const mrc_search *search) {
     return search->count == bands * rows * columns * 64;
 }
 
-int32_t mrc_encode_slab(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
-                        size_t sample_count, const mrc_search *search, uint8_t *data,
-                        size_t capacity, size_t *size, int32_t *decoded) {
+int32_t mrc_start_encoding(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
+                           size_t sample_count, const mrc_search *search, uint8_t *data,
+                           size_t capacity, size_t *size, int32_t *decoded) {
     if (!model || !slab || !samples || !data || !size || !decoded) return MRC_ERROR_ARGUMENT;
     if (sample_count != sample_count_of(slab) || !slab->arena) return MRC_ERROR_ARGUMENT;
     if (search && !search_fits(slab, search)) return MRC_ERROR_ARGUMENT;
     const mrc_run run = {data, capacity, size};
-    return kernels()->encode_slab(model, slab, samples, search, &run, decoded);
+    return kernels()->start_encoding(model, slab, samples, search, &run, decoded);
+}
+
+int32_t mrc_next_tasks(uint8_t *arena, int32_t *tasks) {
+    if (!arena || !tasks) return MRC_ERROR_ARGUMENT;
+    return kernels()->next_tasks(arena, tasks);
+}
+
+int32_t mrc_run_task(uint8_t *arena, int32_t task, int32_t thread) {
+    if (!arena || task < 0 || thread < 0) return MRC_ERROR_ARGUMENT;
+    kernels()->run_task(arena, task, thread);
+    return MRC_OK;
 }
 
 int32_t mrc_analysis(const int32_t *samples, const mrc_slab *slab, float unit, float *coefficients,

@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 3
+#define MRC_ABI 4
 
 enum mrc_status {
     MRC_OK = 0,
@@ -62,6 +62,7 @@ typedef struct {
     int32_t slices, height, width;
     int32_t peak;                  /* the largest sample */
     int64_t step;                  /* in 2^-16 samples, 2^4 ... 2^36 */
+    int32_t threads;               /* that do its tasks, 1 ... 64 */
     uint8_t *arena;
     size_t arena_size;             /* mrc_slab_bytes */
     const volatile int32_t *cancel; /* NULL, or polled: other than 0 ends the work */
@@ -87,15 +88,24 @@ MRC_API int32_t mrc_model_init(uint8_t *model, size_t size, const mrc_tensor *te
 /* Bytes of the arena that a slab of this shape needs; 0 for a shape out of range. */
 MRC_API size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_t encoding);
 
-/* The samples [slices][height][width] of a slab from the run of its entropy coder. */
-MRC_API int32_t mrc_decode_slab(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
-                                size_t size, int32_t *samples, size_t sample_count);
+/* Begin to decode the run of a slab into samples [slices][height][width]. mrc_next_tasks and
+ * mrc_run_task do the work; all arrays must stay until the last task is done. */
+MRC_API int32_t mrc_start_decoding(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
+                                   size_t size, int32_t *samples, size_t sample_count);
 
-/* The run of a slab of samples, *size bytes, and the samples that it decodes to. `search` may be
- * NULL. */
-MRC_API int32_t mrc_encode_slab(const uint8_t *model, const mrc_slab *slab, const int32_t *samples,
-                                size_t sample_count, const mrc_search *search, uint8_t *data,
-                                size_t capacity, size_t *size, int32_t *decoded);
+/* Begin to encode a slab of samples: in the end *size is the length of its run, and `decoded` has
+ * the samples that it decodes to. `search` may be NULL. */
+MRC_API int32_t mrc_start_encoding(const uint8_t *model, const mrc_slab *slab,
+                                   const int32_t *samples, size_t sample_count,
+                                   const mrc_search *search, uint8_t *data, size_t capacity,
+                                   size_t *size, int32_t *decoded);
+
+/* When all tasks so far are done: the number of tasks that can be done next, in any order and by
+ * several threads at once; 0 when the slab is coded, or after an error. */
+MRC_API int32_t mrc_next_tasks(uint8_t *arena, int32_t *tasks);
+
+/* Do a task in the memory of a thread, 0 ... threads - 1, which no other task uses meanwhile. */
+MRC_API int32_t mrc_run_task(uint8_t *arena, int32_t task, int32_t thread);
 
 /* -- kernels by themselves --------------------------------------------------------------------- */
 

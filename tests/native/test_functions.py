@@ -43,8 +43,8 @@ def test_synthesis_is_exact(shape: tuple[int, int, int], depth: int) -> None:
     step = 123_457
     v = transform.synthesis(slices).clamp(-(1 << 26), 1 << 26)[:, :h, :w].to(torch.int64)
     expected = ((v * step + (1 << 19)) >> 20).clamp(-(1 << 31), (1 << 31) - 1).numpy()
-    found = functions.synthesis(raster(torch.from_numpy(bands)).numpy(), shape, depth, step)
-    assert np.array_equal(found, expected)
+    result = functions.synthesis(raster(torch.from_numpy(bands)).numpy(), shape, depth, step)
+    assert np.array_equal(result, expected)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -63,8 +63,8 @@ def test_convolution_is_exact(shape: tuple[int, int], inputs: int, size: int) ->
         torch.from_numpy(bias),
     )[0]
     expected = torch.round(sums / torch.exp2(torch.from_numpy(shift).double())[:, None, None])
-    found = functions.convolution(x, weight, bias, shift)
-    assert np.array_equal(found, expected.permute(1, 2, 0).numpy())
+    result = functions.convolution(x, weight, bias, shift)
+    assert np.array_equal(result, expected.permute(1, 2, 0).numpy())
 
 
 def test_convolution_refuses_sums_that_are_not_exact() -> None:
@@ -104,8 +104,8 @@ def test_values_beyond_int32_are_clamped() -> None:
     values = np.array([1 << 40, -(1 << 62), (1 << 31) - 1, -(1 << 31)])
     reference = EntropyEncoder()
     reference.code(tables, index, values)
-    found = functions.entropy_decode(tables, index, reference.finish(), [4])
-    assert found.tolist() == np.clip(values, -(1 << 31), (1 << 31) - 1).tolist()
+    result = functions.entropy_decode(tables, index, reference.finish(), [4])
+    assert result.tolist() == np.clip(values, -(1 << 31), (1 << 31) - 1).tolist()
 
 
 def test_random_bytes_decode_as_constriction_does() -> None:

@@ -422,26 +422,27 @@ typedef struct {
     int16_t *error;          /* [R + 2][T + 2][MAX_KNOWN]: y - target, pass by pass. */
 } band_state;
 
-/* What others need of a low band that is decoded, kept from its first use on. */
+/* What others need of a band that is decoded, kept from its first use on. */
 typedef struct {
-    int16_t *features[2];   /* [blocks][width]: the convolutions of the network's sources. */
-    int8_t *energy;         /* [blocks][64]: logarithms of the energies around. */
+    int16_t *features[2]; /* [blocks][width]: convolutions of the network's sources. */
+    int16_t *sums;        /* [blocks][64]: magnitudes around each coefficient. */
     int32_t ready[2];
-    int32_t group;          /* -1: free. */
+    int32_t group;
 } reference;
 
-/* Rows of numbers between the layers, and what is kept of bands that others refer to. */
+/* What a thread needs for the layers: rows of numbers, and arrays of a slice. */
 typedef struct {
     int16_t *sums;       /* [T][widest layer] */
     int32_t *wide;       /* [T][MAX_CODED]: encoder only. */
     int16_t *first;      /* [T][widest layer] */
     int16_t *second;     /* [T][widest layer] */
     int16_t *narrow;     /* [R + 2][T + 2][widest narrow] */
-    source_band source[MAX_SOURCES + 1];
-    int16_t *energy[3];  /* [blocks][64] */
-    reference *references;
-    int32_t reference_count;
-} feature_memory;
+    source_band source;
+    int16_t *energy;     /* [blocks][64] */
+    int16_t *features;   /* [blocks][width] */
+    double *v;           /* [coefficients]: a slice of the transform. */
+    double *line;        /* [T][64] */
+} thread_memory;
 
 static void add_row(int16_t *restrict to, const int16_t *restrict from, size_t n) {
     for (size_t i = 0; i < n; i++) to[i] = (int16_t)(to[i] + from[i]);
@@ -461,7 +462,7 @@ static void convolve_source(const layer *l, int32_t kernel, const slab_shape *s,
 
 /* trunk += second(relu8(middle(relu8(first(clamp8(trunk)))))) */
 static void residual_block(const bottleneck *b, const slab_shape *s, int32_t width, int32_t narrow,
-                           feature_memory *m, int16_t *trunk) {
+                           thread_memory *m, int16_t *trunk) {
     size_t n = (size_t)s->columns * (size_t)width, row = padded_row(s, (size_t)narrow);
     int16_t *inner = m->narrow + padded_start(s, (size_t)narrow);
     memset(m->narrow, 0, padded_size(s, (size_t)narrow) * sizeof *m->narrow);
@@ -483,7 +484,7 @@ static void residual_block(const bottleneck *b, const slab_shape *s, int32_t wid
 
 /* The features of a band from the convolutions of its sources (NULL: zeros) into state->base. */
 static void band_features(const band_network *net, const slab_shape *s,
-                          const int16_t *const *from, int32_t rate, feature_memory *m,
+                          const int16_t *const *from, int32_t rate, thread_memory *m,
                           band_state *state) {
     int16_t bias[MAX_WIDTH];
     size_t width = (size_t)net->width;
@@ -515,109 +516,84 @@ static void look_up(const int8_t *restrict table, const int16_t *restrict index,
     for (size_t i = 0; i < n; i++) out[i] = table[index[i]];
 }
 
-/* The reference of a group; `side` names the source that sees it: its features are made ready. */
-static const reference *use_reference(const model *m, const slab_shape *s, const int32_t *y,
-                                      int32_t group, int32_t side, feature_memory *memory) {
-    reference *found = NULL;
-    for (int32_t n = 0; n < memory->reference_count; n++) {
-        reference *each = &memory->references[n];
-        if (each->group == group) {
-            found = each;
-            break;
-        }
-        if (each->group < 0 && found == NULL) found = each;
+/* Make the features of a reference ready that the sources `sides` (bit by bit) see; y: its band. */
+static void prepare_reference(const model *m, const slab_shape *s, const int32_t *y, int32_t sides,
+                              thread_memory *memory, reference *out) {
+    fill_source(m, s, y, 1, &memory->source);
+    if (!out->ready[0] && !out->ready[1]) energy_sums(s, memory->source.magnitude, out->sums);
+    for (int32_t side = 0; side < 2; side++) {
+        if (!(sides >> side & 1)) continue;
+        const layer *l = &m->low.source[side];
+        convolve_source(l, m->low.kernel[side], s, &memory->source, out->features[side]);
+        out->ready[side] = 1;
     }
-    if (found == NULL) found = &memory->references[side]; /* Forget one: it can be made again. */
-    if (found->group == group && found->ready[side]) return found;
-    source_band *source = &memory->source[0];
-    fill_source(m, s, y, 1, source);
-    if (found->group != group) {
-        energy_sums(s, source->magnitude, memory->energy[0]);
-        look_up(m->levels, memory->energy[0], found->energy, s->coefficients);
-        found->group = group;
-        found->ready[0] = found->ready[1] = 0;
-    }
-    convolve_source(&m->low.source[side], m->low.kernel[side], s, source, found->features[side]);
-    found->ready[side] = 1;
-    return found;
 }
 
-/* The features and energies of a low band from those of groups before and after it (-1: none).
+/* The features and energies of a low band from those of groups before and after it (NULL: none).
  *
- * y: all bands of the slab, groups `stride` coefficients apart. */
-static void low_features(const model *m, const slab_shape *s, const int32_t *y, size_t stride,
-                         coding_entry e, int32_t rate, feature_memory *memory, band_state *state) {
-    const int32_t groups[2] = {e.before, e.after};
+ * y: the bands of these groups. */
+static void low_features(const model *m, const slab_shape *s, const reference *const sides[2],
+                         const int32_t *const y[2], int32_t rate, thread_memory *memory,
+                         band_state *state) {
     const int16_t *from[MAX_SOURCES] = {NULL, NULL, NULL};
-    for (int32_t side = 0; side < 2; side++) {
-        if (groups[side] < 0) continue;
-        const int32_t *band = y + (size_t)groups[side] * stride;
-        const reference *known = use_reference(m, s, band, groups[side], side, memory);
-        from[side] = known->features[side];
-        int8_t *restrict energy = state->energy[0];
-        int32_t *restrict mean = state->mean_reference;
-        if (side == 0) {
-            memcpy(energy, known->energy, s->coefficients);
-            memcpy(mean, band, s->coefficients * sizeof *mean);
-            continue;
-        }
-        const int8_t *restrict other = known->energy;
-        size_t n = s->coefficients;
-        for (size_t i = 0; i < n; i++) energy[i] = (int8_t)((energy[i] + other[i]) >> 1);
-        for (size_t i = 0; i < n; i++) mean[i] = (mean[i] + band[i] + 1) >> 1;
+    const int8_t *restrict levels = m->levels;
+    int8_t *restrict energy = state->energy[0];
+    int32_t *restrict mean = state->mean_reference;
+    size_t n = s->coefficients;
+    if (sides[0] == NULL) {
+        memset(energy, levels[0], n);
+        memset(mean, 0, n * sizeof *mean);
+    } else {
+        from[0] = sides[0]->features[0];
+        look_up(levels, sides[0]->sums, energy, n);
+        memcpy(mean, y[0], n * sizeof *mean);
     }
-    if (e.before < 0) {
-        memset(state->energy[0], m->levels[0], s->coefficients);
-        memset(state->mean_reference, 0, s->coefficients * sizeof *state->mean_reference);
+    if (sides[1] != NULL) {
+        from[1] = sides[1]->features[1];
+        const int16_t *restrict sums = sides[1]->sums;
+        const int32_t *restrict other = y[1];
+        for (size_t i = 0; i < n; i++) energy[i] = (int8_t)((energy[i] + levels[sums[i]]) >> 1);
+        for (size_t i = 0; i < n; i++) mean[i] = (mean[i] + other[i] + 1) >> 1;
     }
     band_features(&m->low, s, from, rate, memory, state);
 }
 
-/* The features and energies of the detail band f of group g, from bands of its group and of those
- * before and after it. y: all bands of the slab. Groups are visited in order. */
-static void detail_features(const model *m, const slab_shape *s, const int32_t *y, int32_t depth,
-                            int32_t groups, int32_t f, int32_t g, int32_t rate,
-                            feature_memory *memory, band_state *state) {
-    size_t n = s->coefficients, group = (size_t)depth * n;
-    source_band *here = &memory->source[g & 1], *next = &memory->source[~g & 1];
-    const int32_t *first = y + (size_t)(f - 1) * n;
-    int16_t **energy = memory->energy;
-    if (g == 0) {
-        fill_source(m, s, first, f == 1, here);
-        energy_sums(s, here->magnitude, energy[1]);
-        memcpy(energy[0], energy[1], n * sizeof **energy);
-    }
-    if (g + 1 < groups) {
-        fill_source(m, s, first + (size_t)(g + 1) * group, f == 1, next);
-        energy_sums(s, next->magnitude, energy[2]);
-    } else {
-        memcpy(energy[2], energy[1], n * sizeof **energy);
-    }
-    for (size_t i = 0; i < n; i++) {
-        energy[0][i] = (int16_t)((2 * energy[1][i] + energy[0][i] + energy[2][i] + 2) >> 2);
-    }
-    look_up(m->levels, energy[0], state->energy[0], n);
-    int16_t *oldest = energy[0];
-    energy[0] = energy[1];
-    energy[1] = energy[2];
-    energy[2] = oldest;
+/* What the detail bands f of all groups need of band f - 1 of a group, whose band this is. */
+static void prepare_detail(const model *m, const slab_shape *s, const int32_t *band, int32_t f,
+                           thread_memory *memory, reference *out) {
     const band_network *net = &m->detail;
-    source_band *second = here;
-    if (f > 1) {
-        second = &memory->source[2];
-        size_t band = f > 2 ? (size_t)(f - 2) * n : 0;
-        fill_source(m, s, y + (size_t)g * group + band, f == 2, second);
-    }
-    energy_sums(s, second->magnitude, energy[2]);
-    look_up(m->levels, energy[2], state->energy[1], n);
+    fill_source(m, s, band, f == 1, &memory->source);
+    energy_sums(s, memory->source.magnitude, out->sums);
+    convolve_source(&net->source[0], net->kernel[0], s, &memory->source, out->features[1]);
     /* The low band is the third source of all detail bands of a group: its features are kept. */
-    reference *low = &memory->references[g];
-    if (f == 1) convolve_source(&net->source[2], net->kernel[2], s, here, low->features[0]);
-    int16_t *features = memory->references[groups].features[0];
-    int16_t *others = memory->references[groups].features[1];
-    convolve_source(&net->source[0], net->kernel[0], s, here, features);
-    convolve_source(&net->source[1], net->kernel[1], s, second, others);
-    const int16_t *from[MAX_SOURCES] = {features, others, low->features[0]};
+    if (f == 1) {
+        convolve_source(&net->source[2], net->kernel[2], s, &memory->source, out->features[0]);
+    }
+}
+
+/* The features and energies of the detail band f of group g; y: the bands of its group.
+ *
+ * references: of all groups, by `prepare_detail`. */
+static void detail_features(const model *m, const slab_shape *s, const int32_t *y,
+                            const reference *references, int32_t groups, int32_t f, int32_t g,
+                            int32_t rate, thread_memory *memory, band_state *state) {
+    const band_network *net = &m->detail;
+    size_t n = s->coefficients;
+    const int16_t *restrict here = references[g].sums;
+    const int16_t *restrict before = references[max32(g - 1, 0)].sums;
+    const int16_t *restrict after = references[min32(g + 1, groups - 1)].sums;
+    int16_t *restrict around = memory->energy;
+    for (size_t i = 0; i < n; i++) {
+        around[i] = (int16_t)((2 * here[i] + before[i] + after[i] + 2) >> 2);
+    }
+    look_up(m->levels, around, state->energy[0], n);
+    int32_t second = max32(f - 2, 0);
+    fill_source(m, s, y + (size_t)second * n, second == 0, &memory->source);
+    energy_sums(s, memory->source.magnitude, memory->energy);
+    look_up(m->levels, memory->energy, state->energy[1], n);
+    convolve_source(&net->source[1], net->kernel[1], s, &memory->source, memory->features);
+    const int16_t *from[MAX_SOURCES] = {references[g].features[1], memory->features,
+                                        references[g].features[0]};
     band_features(net, s, from, rate, memory, state);
 }
 
@@ -766,51 +742,87 @@ MRC_INLINE void predict_block(const model *m, const band_network *net, const ban
     mean[0] = (int32_t)clamp64(out[0] + predict_dc(b, s, p, r, t, gates), -MU_MAX, MU_MAX);
 }
 
-/* Means and scale indices of the symbols of pass p of a band, in the order of the call. */
-static void predict_band(const model *m, const band_network *net, const band_state *b,
-                         const slab_shape *s, int32_t p, feature_memory *memory, uint8_t *index,
-                         int32_t *mean) {
-    int32_t width = net->width, n = m->order.count[p];
-    size_t row = padded_row(s, MAX_KNOWN);
-    for (int32_t parity = 0; parity < PARITIES; parity++) {
-        const layer *head = &net->pass[p].head[parity];
-        for (int32_t r = PARITY_ROW[parity]; r < s->rows; r += 2) {
-            int32_t c = PARITY_COLUMN[parity], pixels = (s->columns - c + 1) / 2;
-            if (pixels < 1) continue;
-            const int16_t *base = b->base + ((size_t)r * s->columns + c) * width;
-            if (p > 0) {
-                const int16_t *in = b->known + padded_start(s, MAX_KNOWN) + (size_t)r * row +
-                                    (size_t)c * MAX_KNOWN;
-                window w = nine_taps(in, m->order.known[p], (ptrdiff_t)row, MAX_KNOWN);
-                w.next_pixel = 2 * MAX_KNOWN;
-                convolve(&net->pass[p].known[parity], &w, memory->sums, pixels);
-                for (int32_t x = 0; x < pixels; x++) {
-                    add_row(memory->sums + (size_t)x * width, base + (size_t)2 * x * width,
-                            (size_t)width);
-                }
-                relu8_row(memory->first, memory->sums, pixels * width);
-            } else {
-                for (int32_t x = 0; x < pixels; x++) {
-                    relu8_row(memory->first + (size_t)x * width, base + (size_t)2 * x * width,
-                              width);
-                }
-            }
-            window w = single_tap(memory->first, width, width);
-            convolve(&net->pass[p].middle, &w, memory->sums, pixels);
-            relu8_row(memory->second, memory->sums, pixels * width);
-            w = single_tap(memory->second, width, width);
-            convolve(head, &w, memory->sums, pixels);
-            for (int32_t x = 0; x < pixels; x++, index += n, mean += n) {
-                predict_block(m, net, b, s, p, parity, r, c + 2 * x,
-                              memory->sums + (size_t)x * head->panels * PANEL, index, mean);
-            }
-        }
-    }
-}
-
 /* Symbols of pass p in a band of this shape. */
 static size_t symbols_of_pass(const coding_order *order, const slab_shape *s, int32_t p) {
     return s->blocks * (size_t)order->count[p];
+}
+
+/* Rows of blocks of a band, first ... end - 1: what a task works on. */
+typedef struct {
+    int32_t first, end;
+} row_range;
+
+/* The blocks of a parity in a row, and where the first one's symbols lie in the call. */
+typedef struct {
+    int32_t parity, row, column, pixels;
+    size_t at;
+} parity_row;
+
+/* The next row of a range that has blocks of a parity; a walk starts with parity -1. */
+static int32_t next_parity_row(const coding_order *order, const slab_shape *s, int32_t p,
+                               row_range rows, parity_row *each) {
+    size_t n = (size_t)order->count[p];
+    if (each->parity < 0) *each = (parity_row){0, rows.first - 1, 0, 0, 0};
+    else each->row += 1;
+    for (; each->parity < PARITIES; each->parity++, each->row = rows.first - 1) {
+        int32_t first = PARITY_ROW[each->parity];
+        each->column = PARITY_COLUMN[each->parity];
+        each->pixels = (s->columns - each->column + 1) / 2;
+        if (each->row < rows.first) each->row = rows.first;
+        if ((each->row & 1) != first) each->row++;
+        if (each->row >= rows.end || each->pixels < 1) continue;
+        size_t before = 0;
+        for (int32_t parity = 0; parity < each->parity; parity++) {
+            size_t of_rows = (size_t)((s->rows - PARITY_ROW[parity] + 1) / 2);
+            before += of_rows * (size_t)((s->columns - PARITY_COLUMN[parity] + 1) / 2);
+        }
+        before += (size_t)((each->row - first) / 2) * (size_t)each->pixels;
+        each->at = before * n;
+        return 1;
+    }
+    return 0;
+}
+
+/* Means and scale indices of the symbols of pass p in some rows of a band.
+ *
+ * index, mean: of the whole band, in the order of the call. */
+static void predict_rows(const model *m, const band_network *net, const band_state *b,
+                         const slab_shape *s, int32_t p, row_range rows, thread_memory *memory,
+                         uint8_t *index, int32_t *mean) {
+    int32_t width = net->width, n = m->order.count[p];
+    size_t row = padded_row(s, MAX_KNOWN);
+    parity_row at = {.parity = -1};
+    while (next_parity_row(&m->order, s, p, rows, &at)) {
+        const layer *head = &net->pass[p].head[at.parity];
+        const int16_t *base = b->base + ((size_t)at.row * s->columns + at.column) * width;
+        if (p > 0) {
+            const int16_t *in = b->known + padded_start(s, MAX_KNOWN) + (size_t)at.row * row +
+                                (size_t)at.column * MAX_KNOWN;
+            window w = nine_taps(in, m->order.known[p], (ptrdiff_t)row, MAX_KNOWN);
+            w.next_pixel = 2 * MAX_KNOWN;
+            convolve(&net->pass[p].known[at.parity], &w, memory->sums, at.pixels);
+            for (int32_t x = 0; x < at.pixels; x++) {
+                add_row(memory->sums + (size_t)x * width, base + (size_t)2 * x * width,
+                        (size_t)width);
+            }
+            relu8_row(memory->first, memory->sums, at.pixels * width);
+        } else {
+            for (int32_t x = 0; x < at.pixels; x++) {
+                relu8_row(memory->first + (size_t)x * width, base + (size_t)2 * x * width, width);
+            }
+        }
+        window w = single_tap(memory->first, width, width);
+        convolve(&net->pass[p].middle, &w, memory->sums, at.pixels);
+        relu8_row(memory->second, memory->sums, at.pixels * width);
+        w = single_tap(memory->second, width, width);
+        convolve(head, &w, memory->sums, at.pixels);
+        for (int32_t x = 0; x < at.pixels; x++) {
+            size_t symbol = at.at + (size_t)x * n;
+            predict_block(m, net, b, s, p, at.parity, at.row, at.column + 2 * x,
+                          memory->sums + (size_t)x * head->panels * PANEL, index + symbol,
+                          mean + symbol);
+        }
+    }
 }
 
 /* Take note of the symbols of pass p of a block: q, mean [n] in the order of the call. */
@@ -835,15 +847,16 @@ MRC_INLINE void update_block(const model *m, band_state *b, const slab_shape *s,
     for (int32_t k = 0; k < n; k++) known[k] = companded(table, value[k]);
 }
 
-/* Take note of the symbols of pass p of a band, in the order of the call. */
-static void update_band(const model *m, band_state *b, const slab_shape *s, int32_t p,
-                        const int32_t *q, const int32_t *mean) {
-    int32_t n = m->order.count[p];
-    for (int32_t parity = 0; parity < PARITIES; parity++) {
-        for (int32_t r = PARITY_ROW[parity]; r < s->rows; r += 2) {
-            for (int32_t t = PARITY_COLUMN[parity]; t < s->columns; t += 2, q += n, mean += n) {
-                update_block(m, b, s, p, parity, r, t, q, mean);
-            }
+/* Take note of the symbols of pass p in some rows of a band. */
+static void update_rows(const model *m, band_state *b, const slab_shape *s, int32_t p,
+                        row_range rows, const int32_t *q, const int32_t *mean) {
+    size_t n = (size_t)m->order.count[p];
+    parity_row at = {.parity = -1};
+    while (next_parity_row(&m->order, s, p, rows, &at)) {
+        for (int32_t x = 0; x < at.pixels; x++) {
+            size_t symbol = at.at + (size_t)x * n;
+            update_block(m, b, s, p, at.parity, at.row, at.column + 2 * x, q + symbol,
+                         mean + symbol);
         }
     }
 }
