@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mricodec.bitstream.symbols import ProbabilityTables
 from mricodec.models.lossy import entropy_models as entropy
-from mricodec.models.lossy.band_networks import GATE
+from mricodec.models.lossy.band_networks import GATE, BandNet
 from mricodec.models.lossy.bit_exact import choose_backend
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.context_model import ContextCodec
@@ -32,6 +32,8 @@ from .weights_file import ID_BYTES, WeightsError
 LossyModel = ContextLossy | TransformLossy
 # Sums of an integer convolution stay below this, so that float32 is exact.
 EXACT_SUM = 1 << 24
+# Tensors of an integer convolution.
+_LAYER_PARTS = ("weight", "bias", "shift")
 # Tensors of the default network that are integers in the file and floats in its state.
 _INTEGER_PARTS = (".place", ".rate")
 
@@ -102,7 +104,7 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
         if isinstance(layer, IntegerConv2d)
     }
     for prefix, layer in integer.items():
-        integers = {key: tensors[f"{prefix}.{key}"] for key in ("weight", "bias", "shift")}
+        integers = {key: tensors[f"{prefix}.{key}"] for key in _LAYER_PARTS}
         _check_integers(prefix, layer, integers)
         layer.freeze(integers)
     missing, unexpected = network.load_state_dict(floats, strict=False)
@@ -113,6 +115,9 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> None:
     ]
     if lost or unexpected:
         raise ValueError(f"missing {lost[:3]}, unexpected {unexpected[:3]}")
+    if isinstance(network, ContextCodec):
+        for name, net in (("low", network.low), ("detail", network.detail)):
+            _check_int16(name, net, tensors)
 
 
 def _fill_lookups(network: ContextCodec, tensors: dict[str, Tensor]) -> None:
@@ -125,6 +130,27 @@ def _fill_lookups(network: ContextCodec, tensors: dict[str, Tensor]) -> None:
         if value.shape != expected.shape or value.dtype != expected.dtype:
             raise ValueError(f"{name}: expected {list(expected.shape)}, found {list(value.shape)}")
         setattr(network, name, value)
+
+
+def _check_int16(name: str, net: BandNet, tensors: dict[str, Tensor]) -> None:
+    """ValueError if a value between the layers might not fit int16, which the C core keeps."""
+
+    def largest(layer: str) -> int:
+        weight, bias, shift = (tensors[f"{name}.{layer}.{key}"] for key in _LAYER_PARTS)
+        sums = weight.long().abs().flatten(1).sum(1) * UNSIGNED + bias.long().abs()
+        return int((sums >> shift.long()).max()) + 1
+
+    trunk = UNSIGNED + sum(largest(f"mix.{n}.second") for n in range(len(net.mix)))
+    sources = sum(largest(f"sources.{n}") for n in range(len(net.sources)))
+    sources += sum(int(tensors[f"{name}.{key}"].long().abs().max()) for key in ("place", "rate"))
+    known = max(largest(f"passes.{p}.known") for p in range(1, len(net.passes)))
+    layers = [
+        key.removeprefix(f"{name}.").removesuffix(".shift")
+        for key in tensors
+        if key.startswith(f"{name}.") and key.endswith(".shift")
+    ]
+    if max(trunk + known, sources, *map(largest, layers)) >= 1 << 15:
+        raise ValueError(f"{name}: weights too large for values of 16 bits between the layers")
 
 
 def _check_integers(prefix: str, layer: IntegerConv2d, integers: dict[str, Tensor]) -> None:

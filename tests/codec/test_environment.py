@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +107,18 @@ def test_the_default_type_of_torch_changes_nothing(model: str) -> None:
     finally:
         torch.set_default_dtype(before)
     assert np.array_equal(decoded, codec.decode(expected).array)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_that_start_after_use(method: str) -> None:
+    """Threads and memory of a parent that has coded do not hinder its children."""
+    volume = np.random.default_rng(0).normal(500, 30, (12, 40, 40)).astype(np.int16)
+    stream = codec.encode(volume)
+    assert stream is not None
+    expected = codec.decode(stream).array
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads of numpy
+        with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as processes:
+            again = processes.submit(codec.encode, volume).result(60)
+            decoded = processes.submit(codec.decode, stream).result(60)
+    assert again == stream and np.array_equal(decoded.array, expected)

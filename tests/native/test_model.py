@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save
 
 from mricodec import codec
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
@@ -19,7 +22,7 @@ from mricodec.codec.native.model import NativeModel, Workspace
 from mricodec.models import zoo
 from mricodec.models.loader import load_model
 from mricodec.models.lossy.codec import ContextLossy
-from mricodec.models.weights_file import WeightsError
+from mricodec.models.weights_file import NETWORK_KEY, WeightsError
 
 Samples = NDArray[np.int32]
 # Slices, rows and columns, and the step in samples: every depth, odd sizes, one block, one slice.
@@ -119,6 +122,20 @@ def test_every_backend_writes_the_same(
         assert first == second, (one, other)
 
 
+@pytest.mark.parametrize(("shape", "step"), CASES)
+def test_any_number_of_threads_writes_the_same(
+    native: NativeModel, shape: tuple[int, int, int], step: float
+) -> None:
+    x = scan(shape, 2)
+    params = params_of(x, step)
+    run, decoded = native.encode_slab(x, params, Workspace())
+    for threads in (2, 3, 7):
+        workspace = Workspace(threads)
+        again, samples = native.encode_slab(x, params, workspace)
+        assert again == run and np.array_equal(samples, decoded), threads
+        assert np.array_equal(native.decode_slab(run, shape, params, workspace), decoded), threads
+
+
 def test_extremes(native: NativeModel, torch_model: ContextLossy) -> None:
     """Noise of full range at the finest step: symbols that escape, means that are clamped."""
     x = np.random.default_rng(2).integers(0, 1 << 20, (3, 19, 21)).astype(np.int32)
@@ -146,11 +163,12 @@ def test_threads_share_a_model_and_a_workspace(native: NativeModel) -> None:
 
 
 def test_cancelled_work_ends(native: NativeModel) -> None:
-    workspace = Workspace()
-    workspace.cancel()
     x = scan((9, 40, 40))
-    with pytest.raises(functions.Cancelled):
-        native.encode_slab(x, params_of(x, 10.0), workspace)
+    for threads in (1, 3):
+        workspace = Workspace(threads)
+        workspace.cancel()
+        with pytest.raises(functions.Cancelled):
+            native.encode_slab(x, params_of(x, 10.0), workspace)
 
 
 def test_damaged_runs_are_refused(native: NativeModel) -> None:
@@ -185,3 +203,18 @@ def test_a_slab_out_of_range(native: NativeModel) -> None:
     params = LossyParams(1.0, 100, (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="at most"):
         native.decode_slab(b"", (1 << 12, 1 << 12, 1 << 12), params, Workspace())
+
+
+@pytest.mark.parametrize("layer", ["low.passes.3.known", "detail.mix.0.middle", "low.sources.0"])
+def test_values_between_layers_fit_16_bits(layer: str, tmp_path: Path) -> None:
+    """Weights that might exceed them are refused, by torch too."""
+    tensors = load_tensors(zoo.read("default").data)
+    shift = f"{layer}.shift"
+    tensors[shift] = np.where(tensors[shift] > 3, tensors[shift] - 3, 0).astype(np.uint8)
+    data = save(tensors, {NETWORK_KEY: "default"})
+    with pytest.raises(WeightsError, match="fit the network"):
+        NativeModel("mine", data)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="16 bits"):
+        load_model(path)
