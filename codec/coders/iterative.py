@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mricodec.codec.native import functions
-from mricodec.codec.native.model import Bands, NativeModel, Samples, Workspace
+from mricodec.codec.native.model import Bands, NativeModel, Samples, Workspace, max_depth
 from mricodec.models.lossy import lapped_transform as transform
 from mricodec.models.lossy.context_model import ContextCodec, rate_class
 from mricodec.models.lossy.iterative_rdo import dependent_rate_gradient
@@ -48,7 +48,7 @@ class IterativeModel(NativeModel):
     def _depth_by_trial(self, samples: Samples, params: Params, workspace: Workspace) -> int:
         """The depth of least squared error + RDO_LAMBDA bits."""
         costs = {}
-        for depth in transform.DEPTHS:
+        for depth in transform.DEPTHS[: 1 + transform.DEPTHS.index(max_depth(len(samples)))]:
             run, decoded, _ = self.encode_bands(samples, params, workspace, depth)
             error = (decoded - samples) / params.step
             costs[depth] = float(np.square(error).sum()) + RDO_LAMBDA * 8 * len(run)

@@ -39,6 +39,7 @@ const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
     .model_bytes = model_bytes,
     .model_init = model_init,
     .slab_bytes = slab_bytes,
+    .depth_of_run = depth_of_run,
     .start_decoding = start_decoding,
     .start_encoding = start_encoding,
     .next_tasks = next_tasks,

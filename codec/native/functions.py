@@ -85,6 +85,7 @@ class Slab(ctypes.Structure):
         ("peak", ctypes.c_int32),
         ("step", ctypes.c_int64),
         ("threads", ctypes.c_int32),
+        ("depth", ctypes.c_int32),
         ("arena", ctypes.c_void_p),
         ("arena_size", ctypes.c_size_t),
         ("cancel", ctypes.c_void_p),
@@ -144,7 +145,7 @@ def tensors_of(arrays: Sequence[NDArray[Any]]) -> tuple[Any, list[NDArray[Any]]]
 
 def _slab(shape: tuple[int, ...], arena: NDArray[np.uint8], step: int = 1 << 16) -> Slab:
     slices, height, width = shape
-    return Slab(slices, height, width, 0, step, 1, arena.ctypes.data, arena.nbytes, None)
+    return Slab(slices, height, width, 0, step, 1, 8, arena.ctypes.data, arena.nbytes, None)
 
 
 def _blocks(shape: tuple[int, ...]) -> tuple[int, int]:

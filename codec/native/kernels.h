@@ -20,6 +20,7 @@ typedef struct mrc_kernels {
     size_t (*model_bytes)(const mrc_tensor *, size_t, const int32_t *);
     int32_t (*model_init)(uint8_t *, size_t, const mrc_tensor *, size_t, const int32_t *);
     size_t (*slab_bytes)(const uint8_t *, const mrc_slab *, int32_t);
+    int32_t (*depth_of_run)(const uint8_t *, const uint8_t *, size_t);
     int32_t (*start_decoding)(const uint8_t *, const mrc_slab *, const uint8_t *, size_t,
                               int32_t *);
     int32_t (*start_encoding)(const uint8_t *, const mrc_slab *, const int32_t *,

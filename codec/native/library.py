@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 4
+ABI = 5
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -27,6 +27,7 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "mrc_model_bytes": (c_size_t, [c_void_p, c_size_t, c_void_p]),
     "mrc_model_init": (c_int32, [c_void_p, c_size_t, c_void_p, c_size_t, c_void_p]),
     "mrc_slab_bytes": (c_size_t, [c_void_p, c_void_p, c_int32]),
+    "mrc_depth_of_run": (c_int32, [c_void_p, c_void_p, c_size_t]),
     "mrc_start_decoding": (
         c_int32,
         [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t],

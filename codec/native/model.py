@@ -189,11 +189,12 @@ class NativeModel:
     ) -> tuple[bytes, Samples]:
         samples = np.ascontiguousarray(samples, np.int32)
         decoded = np.empty(samples.shape, np.int32)
+        depth = max_depth(len(samples)) if search is None else search.depth
         padded = len(samples) * -(-samples.shape[1] // 8) * -(-samples.shape[2] // 8) * 64
         for bytes_of_sample in (USUAL_BYTES, MAX_BYTES):
             run = np.empty(SMALL_RUN + bytes_of_sample * padded, np.uint8)
             size = ctypes.c_size_t()
-            with self._slab(samples.shape, params, workspace, encoding=True) as slab:
+            with self._slab(samples.shape, params, workspace, depth, encoding=True) as slab:
                 status = library.load().mrc_start_encoding(
                     self._model,
                     ctypes.byref(slab),
@@ -217,7 +218,12 @@ class NativeModel:
     ) -> Samples:
         """The samples [K, H, W] of a slab. FormatError if the run is damaged."""
         content = np.frombuffer(run, np.uint8)
-        with self._slab(shape, params, workspace, encoding=False) as slab:
+        depth = library.load().mrc_depth_of_run(self._model, content.ctypes.data, content.nbytes)
+        if depth == 0:
+            functions.check(
+                functions.ERROR_TRUNCATED if content.nbytes % 4 else functions.ERROR_DAMAGED
+            )
+        with self._slab(shape, params, workspace, depth, encoding=False) as slab:
             samples = np.empty(shape, np.int32)
             functions.check(
                 library.load().mrc_start_decoding(
@@ -234,16 +240,27 @@ class NativeModel:
 
     @contextlib.contextmanager
     def _slab(
-        self, shape: tuple[int, ...], params: Params, workspace: Workspace, *, encoding: bool
+        self,
+        shape: tuple[int, ...],
+        params: Params,
+        workspace: Workspace,
+        depth: int,
+        *,
+        encoding: bool,
     ) -> Iterator[functions.Slab]:
         step, threads = integer_step(params), workspace.threads
-        slab = functions.Slab(*shape, params.peak, step, threads, None, 0, workspace.flag)
+        slab = functions.Slab(*shape, params.peak, step, threads, depth, None, 0, workspace.flag)
         size = library.load().mrc_slab_bytes(self._model, ctypes.byref(slab), encoding)
         if size == 0:
             raise ValueError(f"expected a slab of at most 2**31 samples, found {shape}")
         with workspace.arena(size) as arena:
             slab.arena, slab.arena_size = arena.ctypes.data, arena.nbytes
             yield slab
+
+
+def max_depth(slices: int) -> int:
+    """The largest depth that an encoder tries for a slab: more would transform repeated slices."""
+    return next((depth for depth in (1, 2, 4) if depth >= slices), 8)
 
 
 def _initialised(tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:

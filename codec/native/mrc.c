@@ -109,6 +109,11 @@ size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_t encodi
     return kernels()->slab_bytes(model, slab, encoding != 0);
 }
 
+int32_t mrc_depth_of_run(const uint8_t *model, const uint8_t *data, size_t size) {
+    if (!model || (!data && size)) return 0;
+    return kernels()->depth_of_run(model, data, size);
+}
+
 int32_t mrc_start_decoding(const uint8_t *model, const mrc_slab *slab, const uint8_t *data,
                            size_t size, int32_t *samples, size_t sample_count) {
     if (!model || !slab || (!data && size) || !samples) return MRC_ERROR_ARGUMENT;

@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 4
+#define MRC_ABI 5
 
 enum mrc_status {
     MRC_OK = 0,
@@ -63,6 +63,7 @@ typedef struct {
     int32_t peak;                  /* the largest sample */
     int64_t step;                  /* in 2^-16 samples, 2^4 ... 2^36 */
     int32_t threads;               /* that do its tasks, 1 ... 64 */
+    int32_t depth;                 /* the largest that there is room for: 1, 2, 4 or 8 */
     uint8_t *arena;
     size_t arena_size;             /* mrc_slab_bytes */
     const volatile int32_t *cancel; /* NULL, or polled: other than 0 ends the work */
@@ -87,6 +88,9 @@ MRC_API int32_t mrc_model_init(uint8_t *model, size_t size, const mrc_tensor *te
 
 /* Bytes of the arena that a slab of this shape needs; 0 for a shape out of range. */
 MRC_API size_t mrc_slab_bytes(const uint8_t *model, const mrc_slab *slab, int32_t encoding);
+
+/* The depth with which a run begins; 0 for bytes that no encoder writes. */
+MRC_API int32_t mrc_depth_of_run(const uint8_t *model, const uint8_t *data, size_t size);
 
 /* Begin to decode the run of a slab into samples [slices][height][width]. mrc_next_tasks and
  * mrc_run_task do the work; all arrays must stay until the last task is done. */

@@ -30,6 +30,7 @@ typedef struct {
     int32_t rate;
     int32_t encoding;
     int32_t threads;
+    int32_t max_depth;   /* For which there is room. */
     int32_t depth, groups, bands;
     const volatile int32_t *cancel;
     int32_t status;
@@ -72,13 +73,15 @@ typedef struct {
 
 static int32_t groups_of(int32_t slices, int32_t depth) { return (slices + depth - 1) / depth; }
 
-/* Most bands of a step, whatever the depth. */
-static int32_t max_bands_of_step(int32_t slices) {
-    return max32(groups_of(slices, 1) / 2 + 1, groups_of(slices, 2));
+/* Most bands of a step: half of the low bands of depth 1, or the detail bands of a frequency. */
+static int32_t max_bands_of_step(int32_t slices, int32_t max_depth) {
+    return max32(slices / 2 + 1, max_depth > 1 ? groups_of(slices, 2) : 0);
 }
 
 /* Groups that others refer to: every other one, and the last; all groups where there is a depth. */
-static int32_t max_references(int32_t slices) { return groups_of(slices, 2) + 1; }
+static int32_t max_references(int32_t slices, int32_t max_depth) {
+    return slices == 1 && max_depth == 1 ? 0 : groups_of(slices, 2) + 1;
+}
 
 /* An array of zeros, whose borders stay so. */
 static int16_t *take_zeros(arena *a, size_t n) {
@@ -135,9 +138,9 @@ static void take_states(slab_work *w, arena *a) {
 
 /* Lay out all arrays; with an empty arena only their bytes are counted. */
 static void take_slab(slab_work *w, arena *a) {
-    int32_t bands = w->s.slices + MAX_DEPTH - 1;
-    w->state_count = max_bands_of_step(w->s.slices);
-    w->reference_count = max_references(w->s.slices);
+    int32_t bands = w->s.slices + w->max_depth - 1;
+    w->state_count = max_bands_of_step(w->s.slices, w->max_depth);
+    w->reference_count = max_references(w->s.slices, w->max_depth);
     size_t symbols = (size_t)w->state_count * w->s.blocks * MAX_CODED;
     w->y = TAKE(a, int32_t, (size_t)bands * w->s.coefficients);
     w->entries = TAKE(a, coding_entry, bands + 1);
@@ -492,9 +495,12 @@ static int32_t describe_slab(slab_work *w, const uint8_t *memory, const mrc_slab
     if (slab->peak < 0 || slab->threads < 1 || slab->threads > MAX_THREADS) {
         return MRC_ERROR_ARGUMENT;
     }
+    int32_t d = slab->depth;
+    if (d != 1 && d != 2 && d != 4 && d != 8) return MRC_ERROR_ARGUMENT;
     w->m = m;
     w->encoding = encoding;
     w->threads = slab->threads;
+    w->max_depth = d;
     w->step = slab->step;
     w->rate = rate_class(slab->step, slab->peak);
     w->cancel = slab->cancel;
@@ -523,18 +529,32 @@ static int32_t start_slab(slab_work **out, const uint8_t *memory, const mrc_slab
     return a.failed || a.start == NULL ? MRC_ERROR_MEMORY : MRC_OK;
 }
 
+/* Decode the depth of a slab, its first symbol; 0 for bytes that no encoder writes. */
+static int32_t decode_depth(range_decoder *d, const model *m) {
+    uint8_t index = 0, escaped;
+    uint32_t order;
+    int32_t choice = 0;
+    decode_call(d, &m->depth, &index, &choice, 1, (call_memory){&order, &escaped});
+    return d->damaged ? 0 : 1 << clamp32(choice, 0, DEPTH_COUNT - 1);
+}
+
+static int32_t depth_of_run(const uint8_t *memory, const uint8_t *data, size_t size) {
+    const model *m = model_at(memory);
+    range_decoder d;
+    if (m == NULL || m->magic != MODEL_MAGIC || decoder_start(&d, data, size) != MRC_OK) return 0;
+    return decode_depth(&d, m);
+}
+
 static int32_t start_decoding(const uint8_t *memory, const mrc_slab *slab, const uint8_t *data,
                               size_t size, int32_t *samples) {
     slab_work *w;
     int32_t status = start_slab(&w, memory, slab, 0);
     if (status == MRC_OK) status = decoder_start(&w->decoder, data, size);
     if (status != MRC_OK) return status;
-    uint8_t index = 0;
-    int32_t choice = 0;
-    decode_call(&w->decoder, &w->m->depth, &index, &choice, 1, w->call);
-    if (w->decoder.damaged) return MRC_ERROR_DAMAGED;
+    w->depth = decode_depth(&w->decoder, w->m);
+    if (w->depth == 0) return MRC_ERROR_DAMAGED;
+    if (w->depth > w->max_depth) return MRC_ERROR_MEMORY;
     w->decoded = samples;
-    w->depth = 1 << clamp32(choice, 0, DEPTH_COUNT - 1);
     start_bands(w);
     return MRC_OK;
 }
@@ -543,12 +563,12 @@ static int32_t start_decoding(const uint8_t *memory, const mrc_slab *slab, const
 
 /* The depth whose bands take the fewest bits, about, from a part of the blocks.
  *
- * scratch: [slices + 7][coefficients] */
+ * scratch: [slices + depth - 1][coefficients] */
 static int32_t choose_depth(const slab_work *w, float *scratch) {
     const slab_shape *s = &w->s;
     int32_t every = s->blocks >= MANY_BLOCKS ? 4 : 2, best = 1;
     int64_t least = INT64_MAX;
-    for (int32_t depth = 1; depth <= MAX_DEPTH; depth *= 2) {
+    for (int32_t depth = 1; depth <= w->max_depth; depth *= 2) {
         int32_t bands = groups_of(s->slices, depth) * depth;
         size_t length = (size_t)((s->rows + every - 1) / every) *
                         (size_t)((s->columns + every - 1) / every) * CHANNELS;
@@ -598,6 +618,7 @@ static int32_t start_encoding(const uint8_t *memory, const mrc_slab *slab, const
     int32_t status = start_slab(&w, memory, slab, 1);
     if (status != MRC_OK) return status;
     encoder_start(&w->encoder, run->data, run->capacity);
+    if (search != NULL && search->depth > w->max_depth) return MRC_ERROR_MEMORY;
     w->samples = samples;
     w->decoded = decoded;
     w->search = search;
