@@ -164,7 +164,7 @@ def items(slabs: list[Any], split: str) -> list[Item]:
     return [replace(item, weight=item.weight / total[item.geometry]) for item in out]
 
 
-def _zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def zero_fill(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Scanner interpolation: in-plane spectrum padded with zeros, magnitude kept."""
     k, h, w = x.shape
     factor = rng.uniform(1.1, 1.7)
@@ -236,7 +236,7 @@ def crop(
         part = part.reshape(k, h // 2, 2, w // 2, 2).mean((2, 4))
     if augment:
         if rng.random() < 0.12:
-            part = _zero_fill(part, rng)
+            part = zero_fill(part, rng)
         if rng.random() < 0.15:
             sigma = item.scale * 2.0 ** rng.uniform(-8, -4)
             part = np.hypot(
