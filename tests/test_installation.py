@@ -57,12 +57,20 @@ class Installation:
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
-    """With scans, a stream without loss and a DICOM series in its folder."""
+    """With scans, a stream without loss, one with loss, and a DICOM series in its folder."""
     (tmp_path / "in").mkdir()
     for name in ("scan.nii.gz", "in/other.nii.gz"):
         (tmp_path / name).write_bytes(gzip.compress(single(smooth((12, 40, 36)))))
     codec.encode(tmp_path / "scan.nii.gz", lossless=True, out=tmp_path / "scan.mrc")
+    codec.encode(tmp_path / "scan.nii.gz", out=tmp_path / "lossy.mrc")
+    write(series(), tmp_path / "dicom")
     return Installation(tmp_path)
+
+
+def check(installation: Installation, *arguments: str, absent: tuple[str, ...]) -> None:
+    done = installation.run(*arguments, absent=absent)
+    assert done.returncode == 0, done.stderr
+    assert installation.tried() is None
 
 
 @pytest.mark.parametrize(
@@ -72,30 +80,52 @@ def installation(tmp_path: Path) -> Installation:
         "--help",
         "info scan.mrc",
         "verify scan.mrc",
-        "verify --deep scan.mrc",
-        "encode scan.nii.gz -o out.mrc --lossless",
-        "encode scan.nii.gz -o out.mrc --max-error 0.5sigma",
-        "decode scan.mrc -o out.nii.gz",
-        "decode scan.mrc -o out.nii --preview",
-        "compare scan.nii.gz scan.mrc",
-        "batch in out --lossless --jobs 2",
+        "encode scan.nii.gz -o out.mrc",
+        "encode scan.nii.gz -o out.mrc --effort fast",
+        "encode scan.nii.gz -o out.mrc --psnr 40",
+        "encode scan.nii.gz in/other.nii.gz -o out/ --ratio 10",
+        "decode lossy.mrc -o out.nii.gz",
+        "decode lossy.mrc -o out.nii --slices 2:4",
+        "decode lossy.mrc -o out.nii --preview",
+        "verify --deep lossy.mrc",
+        "compare scan.nii.gz lossy.mrc",
+        "batch in out --jobs 2",
     ],
 )
-def test_nifti_needs_numpy_alone(installation: Installation, command: str) -> None:
-    done = installation.run("-m", "mricodec.cli", *command.split(), absent=NIFTI_NEEDS_NO)
-    assert done.returncode == 0, done.stderr
-    assert installation.tried() is None
+def test_nifti_with_loss_needs_numpy_alone(installation: Installation, command: str) -> None:
+    arguments = ("-m", "mricodec.cli", *command.split())
+    check(installation, *arguments, absent=(*NIFTI_NEEDS_NO, "constriction"))
 
 
 @pytest.mark.parametrize(
     "command",
-    ["encode dicom -o series.mrc --lossless", "compare dicom dicom", "info --phi scan.mrc"],
+    [
+        "verify --deep scan.mrc",
+        "encode scan.nii.gz -o out.mrc --lossless",
+        "encode scan.nii.gz -o out.mrc --lossless --layers",
+        "encode scan.nii.gz -o out.mrc --max-error 0.5sigma",
+        "decode scan.mrc -o out.nii.gz",
+        "decode scan.mrc -o out.nii --preview",
+        "batch in out --lossless --jobs 2",
+    ],
 )
-def test_dicom_needs_no_torch(installation: Installation, command: str) -> None:
-    write(series(), installation.folder / "dicom")
-    done = installation.run("-m", "mricodec.cli", *command.split(), absent=("torch", "nibabel"))
-    assert done.returncode == 0, done.stderr
-    assert installation.tried() is None
+def test_nifti_without_loss_needs_constriction(installation: Installation, command: str) -> None:
+    check(installation, "-m", "mricodec.cli", *command.split(), absent=NIFTI_NEEDS_NO)
+
+
+@pytest.mark.parametrize(
+    ("command", "constriction"),
+    [
+        ("encode dicom -o series.mrc", False),
+        ("encode dicom -o series.mrc --lossless", True),
+        ("compare dicom dicom", False),
+        ("info --phi scan.mrc", False),
+        ("wrap lossy.mrc -o lossy.dcm", False),
+    ],
+)
+def test_dicom_needs_no_torch(installation: Installation, command: str, constriction: bool) -> None:
+    absent = ("torch", "nibabel", *(() if constriction else ("constriction",)))
+    check(installation, "-m", "mricodec.cli", *command.split(), absent=absent)
 
 
 def test_the_nibabel_plugin_needs_no_torch(installation: Installation) -> None:
@@ -103,15 +133,12 @@ def test_the_nibabel_plugin_needs_no_torch(installation: Installation) -> None:
 import nibabel
 from mricodec import codec
 codec.nibabel_plugin.register()
-assert nibabel.load("scan.mrc").get_fdata().shape == (36, 40, 12)
+assert nibabel.load("lossy.mrc").get_fdata().shape == (36, 40, 12)
 """
-    done = installation.run("-c", code, absent=("torch",))
-    assert done.returncode == 0, done.stderr
-    assert installation.tried() is None
+    check(installation, "-c", code, absent=("torch", "constriction"))
 
 
 def test_the_pydicom_plugin_needs_no_torch(installation: Installation) -> None:
-    write(series(), installation.folder / "dicom")
     code = """
 import pathlib
 import pydicom
@@ -122,9 +149,7 @@ pixels = image.pixel_array.copy()
 image.compress(codec.pydicom_plugin.MRICODEC_LOSSLESS)
 assert (image.pixel_array == pixels).all()
 """
-    done = installation.run("-c", code, absent=("torch", "nibabel"))
-    assert done.returncode == 0, done.stderr
-    assert installation.tried() is None
+    check(installation, "-c", code, absent=("torch", "nibabel"))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +158,7 @@ assert (image.pixel_array == pixels).all()
         "encode scan.nii.gz -o out.mrc --model hyperprior",
         "encode scan.nii.gz in/other.nii.gz -o out/ --model hyperprior",
         "encode scan.nii.gz -o out.mrc --device cuda",
+        "encode scan.nii.gz -o out.mrc --effort high",
         "train in -o run --config debug",
         "study run --data in -o study",
         "interpolate scan.nii.gz scan.nii.gz --weights 0.5,0.5 -o out.nii",

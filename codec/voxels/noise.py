@@ -98,7 +98,8 @@ def _haar(voxels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 
 def _dither(count: int) -> NDArray[np.float64]:
     """Uniform in [-0.5, 0.5) and reproducible: the median of integers would jump by whole steps."""
-    return np.asarray(np.arange(count) * GOLDEN % 1.0 - 0.5, np.float64)
+    multiples = np.arange(count) * GOLDEN
+    return np.asarray(multiples - np.floor(multiples) - 0.5, np.float64)
 
 
 def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
