@@ -165,6 +165,30 @@ def run(command: Sequence[str]) -> str:
     return done.stdout
 
 
+def compile_units(folder: Path, compiler: Compiler, *, flags: Sequence[str] = ()) -> list[str]:
+    """Compile each unit of the library into a folder, `flags` added; the object files.
+
+    Raises CompilerError.
+    """
+    if (source_hash := sources.source_hash()) is None:
+        raise CompilerError(f"{sources.FOLDER}: no C sources; build from a checkout or an sdist")
+    units = [("mrc", [f'-DMRC_SOURCE_HASH="{source_hash}"'])]
+    units += [
+        (backend, [f"-DMRC_BACKEND={backend}", *BACKEND_FLAGS[backend]])
+        for backend in compiler.backends
+    ]
+
+    def compile_unit(unit: tuple[str, list[str]]) -> str:
+        source = sources.FOLDER / ("mrc.c" if unit[0] == "mrc" else "core.c")
+        output = str(folder / f"{unit[0]}.o")
+        options = [*compiler.unit_flags, *unit[1], *flags]
+        run([*compiler.command, *options, "-c", str(source), "-o", output])
+        return output
+
+    with ThreadPoolExecutor(len(units)) as pool:
+        return list(pool.map(compile_unit, units))
+
+
 def build(folder: Path, compiler: Compiler | None = None, *, flags: Sequence[str] = ()) -> Path:
     """Compile the library into a folder, with the hash of its sources beside it; its path.
 
@@ -172,32 +196,15 @@ def build(folder: Path, compiler: Compiler | None = None, *, flags: Sequence[str
     only if everything was compiled. Raises CompilerError.
     """
     compiler = compiler or find()
-    source_hash = sources.source_hash()
-    if source_hash is None:
-        raise CompilerError(f"{sources.FOLDER}: no C sources; build from a checkout or an sdist")
-    units = [("mrc", [f'-DMRC_SOURCE_HASH="{source_hash}"'])]
-    units += [
-        (backend, [f"-DMRC_BACKEND={backend}", *BACKEND_FLAGS[backend]])
-        for backend in compiler.backends
-    ]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as name:
         work = Path(name)
-
-        def compile_unit(unit: tuple[str, list[str]]) -> str:
-            source = sources.FOLDER / ("mrc.c" if unit[0] == "mrc" else "core.c")
-            output = str(work / f"{unit[0]}.o")
-            options = [*compiler.unit_flags, *unit[1], *flags]
-            run([*compiler.command, *options, "-c", str(source), "-o", output])
-            return output
-
-        with ThreadPoolExecutor(len(units)) as pool:
-            objects = list(pool.map(compile_unit, units))
+        objects = compile_units(work, compiler, flags=flags)
         library = work / f"{sources.LIBRARY}{compiler.suffix}"
         # Flags come last where they may replace another one, objects before libraries.
         options = [*compiler.link_flags, *flags]
         run([*compiler.command, *objects, *options, "-o", str(library)])
-        (work / sources.RECORDED_HASH).write_text(f"{source_hash}\n")
+        (work / sources.RECORDED_HASH).write_text(f"{sources.source_hash()}\n")
         for other in folder.glob(f"{sources.LIBRARY}.*"):
             if other.name not in (library.name, sources.RECORDED_HASH):
                 other.unlink()  # Of another system: a folder has one library.
