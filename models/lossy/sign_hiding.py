@@ -54,27 +54,27 @@ CHAIN_LENGTH = 8
 CONSTRAINT_HEIGHT = 4
 # The columns of H, each CONSTRAINT_HEIGHT bits from its first row on; all have a 1 there.
 COLUMNS = np.array([9, 13, 11, 15], np.int64)
-# Sums mod 2 of columns with the same first row.
-STATES = 1 << CONSTRAINT_HEIGHT
-# Costs of the encoder are integers in 1 / COST_SCALE squared steps. An int32 holds the sum of the
-# largest costs of 63 changes and as many that are impossible.
-COST_SCALE = 1 << 14
-# Changes that cost more, in 1 / COST_SCALE, count as costing this.
-MAX_COST = 4 * COST_SCALE
-# Cost of a change that is impossible.
-IMPOSSIBLE = 1 << 25
-# The low bits of a cost hold no cost but the trellis state from which the path comes.
-STATE_BITS = STATES // 2 - 1
-# Chains that the encoder works on side by side.
-MAX_LANES = 256
-# int64 [columns, STATES]: the sum that a sum becomes when a carrier of a column is changed.
-_SUM_WITH_COLUMN = np.arange(STATES) ^ COLUMNS[:, None]
-# int64 [STATES]: each sum with the parity of the first row flipped.
-_FLIPPED = np.arange(STATES) ^ 1
-# int64 [state before, state after]: the sum of the columns that leads from one to the other.
-_TRANSITION = np.arange(STATES // 2)[:, None] ^ 2 * np.arange(STATES // 2)
-# int32 [state before, state after]: costs that keep a lane in its state, beyond its last row.
-_STAY = np.where(np.eye(STATES // 2, dtype=bool), 0, IMPOSSIBLE).astype(np.int32)
+# Changes that cost more squared steps count as costing this.
+MAX_COST = 4.0
+# What sums of columns leave for the rows below.
+STATES = 1 << CONSTRAINT_HEIGHT - 1
+# bool [sets, columns]: the sets of columns that may change in a row.
+_SETS = (np.arange(1 << len(COLUMNS))[:, None] >> np.arange(len(COLUMNS)) & 1).astype(bool)
+# int64 [sets]: the sum of each.
+_SET_SUMS = np.bitwise_xor.reduce(np.where(_SETS, COLUMNS, 0), axis=1)
+
+
+def _steps(parity: int) -> NDArray[np.int64]:
+    """By state: the pairs of a state before and a set, flat, that lead there and give the parity.
+
+    int64 [STATES, pairs].
+    """
+    sums = np.arange(STATES)[:, None] ^ _SET_SUMS
+    fits = (sums & 1) == parity
+    return np.stack([np.flatnonzero(fits & (sums >> 1 == state)) for state in range(STATES)])
+
+
+_STEPS = (_steps(0), _steps(1))
 
 Int = NDArray[np.int64]
 
@@ -209,42 +209,29 @@ def hide_signs(
     the bits of 1 instead of 0 are worth, and those of n + 1 instead of n.
     """
     flat, hidden = q.reshape(-1).copy(), [groups.at[:0]]
-    # Chains are worked on side by side, the longest first: the first groups of MAX_LANES chains,
-    # then the groups after these, and so on.
-    chain = np.cumsum(groups.chain_position == 0) - 1
-    lanes = np.empty(chain.max(initial=-1) + 1, np.int64)
-    lanes[np.argsort(-np.bincount(chain), kind="stable")] = np.arange(len(lanes))
-    lane = lanes[chain]
-    start = np.searchsorted(groups.group, np.arange(len(lane) + 1))
-    for first in range(0, len(lanes), MAX_LANES):
-        chosen = np.flatnonzero((lane >= first) & (lane < first + MAX_LANES))
-        order = chosen[np.lexsort((lane[chosen], groups.chain_position[chosen]))]
-        size = (start[1:] - start[:-1])[order]
-        ends = np.append(0, np.cumsum(size))
-        which = np.arange(ends[-1]) + np.repeat(start[order] - ends[:-1], size)
-        at = groups.at[which]
+    start = np.searchsorted(groups.group, np.arange(len(groups.width) + 1))
+    for group in np.flatnonzero(groups.payload_bits).tolist():
+        before = groups.at[start[group - 1] : start[group]]
+        signs = before[flat[before] != 0][: groups.payload_bits[group]]
+        if len(signs) == 0:
+            continue
+        hidden.append(signs)
+        here = slice(start[group], start[group + 1])
+        at, column, first_row = groups.at[here], groups.column[here], groups.first_row[here]
         value = flat[at]
+        odd = np.flatnonzero(value & 1)
+        sums = syndrome(column[odd], first_row[odd], np.zeros_like(odd), 1)[0]
+        wrong = (flat[signs] < 0) ^ (sums >> np.arange(len(signs)) & 1)
         cost, changed = _changes(value, error.reshape(-1)[at], costs[:, index.reshape(-1)[at]])
-        chains = _Chains(
-            value=value,
-            cost=cost,
-            changed=changed,
-            group=np.repeat(np.arange(len(order)), size),
-            column=groups.column[which],
-            first_row=groups.first_row[which],
-            payload_bits=groups.payload_bits[order],
-            ends=ends,
-            stages=np.append(0, np.cumsum(np.bincount(groups.chain_position[order]))).tolist(),
-        )
-        hidden.append(at[chains.embed()])
-        flat[at] = value
+        carriers = _cheapest_flips(column, first_row, cost, wrong)
+        flat[at[carriers]] = changed[carriers]
     return flat.reshape(q.shape), np.concatenate(hidden)
 
 
 def _changes(
     value: NDArray[Any], error: NDArray[np.float32], costs: NDArray[Any]
-) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """The cheaper change of each symbol by one: its cost in 1 / COST_SCALE, and the new value.
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The cheaper change of each symbol by one: its cost in squared steps, and the new value.
 
     costs [2, n] as in `hide_signs`.
     """
@@ -253,147 +240,32 @@ def _changes(
     first, later = costs
     up = 1 - twice + np.where(n > 0, later, first)
     down = np.where(n > 0, 1 + twice - np.where(n > 1, later, first), np.inf)
-    cost = np.minimum(COST_SCALE * np.minimum(up, down), MAX_COST).astype(np.int32) & ~STATE_BITS
+    cost = np.minimum(np.minimum(up, down), MAX_COST)
     return cost, value + (1 - 2 * ((up <= down) == (error < 0)))
 
 
-@dataclass(frozen=True)
-class _Chains:
-    """Chains of groups side by side, the longest first.
+def _cheapest_flips(column: Int, first_row: Int, cost: NDArray[Any], wrong: NDArray[Any]) -> Int:
+    """The cheapest carriers to change so that exactly the parities `wrong` [rows] flip.
 
-    Groups are in order of their position in the chain, then of the chain. Arrays have one entry
-    per carrier, group by group, unless said otherwise.
+    Viterbi's algorithm over the rows of H. Of carriers with the same column of H only the cheapest
+    may change. Rows beyond `wrong` may have any parity.
     """
-
-    value: NDArray[Any]  # The symbols; `embed` changes them.
-    cost: NDArray[np.int32]  # Of changing the symbol.
-    changed: NDArray[Any]  # The symbol after its change.
-    group: Int
-    column: Int
-    first_row: Int
-    payload_bits: Int  # Per group.
-    ends: Int  # 0, then per group: the end of its carriers.
-    stages: list[int]  # The first group of each position in the chain, then the number of groups.
-
-    def embed(self) -> Int:
-        """Change values so that groups carry the signs of the groups before them.
-
-        Returns the carriers whose signs are hidden.
-        """
-        groups, rows = len(self.payload_bits), 2 * ((int(self.payload_bits.max()) + 1) // 2)
-        if rows == 0:
-            return self.ends[:0]
-        odd = np.flatnonzero(self.value & 1)
-        sums = syndrome(self.column[odd], self.first_row[odd], self.group[odd], groups)
-        key, cheapest, costs = self._cheapest_changes(rows)
-        sum_costs, uses_column = _costs_of_sums(costs)
-        hidden = [cheapest[:0]]
-        changes = np.empty(costs.shape, bool)
-        row = np.arange(rows)[:, None]
-        for last, begin, end in zip(self.stages, self.stages[1:], self.stages[2:], strict=False):
-            here, payload = slice(begin, end), self.payload_bits[begin:end]
-            carriers, signs, counts = self._signs(last, payload)
-            hidden.append(carriers)
-            # Rows of H beyond the signs there are to hide may have any parity.
-            wrong = (signs ^ sums[here]) & (1 << np.minimum(counts, payload)) - 1
-            flips = wrong >> row & 1
-            wanted_costs = np.where(flips, sum_costs[_FLIPPED, :, here], sum_costs[:, :, here])
-            change = _viterbi(wanted_costs, payload) ^ flips
-            positions = row * groups + np.arange(begin, end)
-            for c in range(len(COLUMNS) - 1, -1, -1):
-                used = uses_column[c].reshape(-1).take(change * (rows * groups) + positions)
-                changes[c, :, here] = used & (row < payload)
-                change ^= used * COLUMNS[c]
-            carriers = cheapest[slice(*np.searchsorted(cheapest, self.ends[[begin, end]]))]
-            carriers = carriers[changes.reshape(-1)[key[carriers]]]
-            self.value[carriers] = self.changed[carriers]
-        return np.concatenate(hidden)
-
-    def _cheapest_changes(self, rows: int) -> tuple[Int, Int, NDArray[np.int32]]:
-        """The cheapest carrier of each column of H, of those with the same first row.
-
-        Returns the key of every carrier, flat in [columns, rows, groups], the carriers that are
-        the cheapest of their key, ascending, and the costs [columns, rows, groups].
-        """
-        costs = np.full((len(COLUMNS), rows, len(self.payload_bits)), IMPOSSIBLE, np.int32)
-        key = (self.column * rows + self.first_row) * len(self.payload_bits) + self.group
-        np.minimum.at(costs.reshape(-1), key, self.cost)
-        cheapest = np.flatnonzero(self.cost == costs.reshape(-1)[key])
-        unique = np.empty(costs.size, np.int64)
-        unique[key[cheapest]] = cheapest
-        return key, cheapest[unique[key[cheapest]] == cheapest], costs
-
-    def _signs(self, stage: int, payload: Int) -> tuple[Int, Int, Int]:
-        """The signs that the groups after those from `stage` on are to carry, `payload` at most.
-
-        Returns the carriers with these signs, the signs of each group as bits, and the number of
-        its symbols that are not zero.
-        """
-        lanes = len(payload)
-        start = self.ends[stage]
-        value = self.value[start : self.ends[stage + lanes]]
-        nonzero = np.flatnonzero(value)
-        lane = self.group[start:][nonzero] - stage
-        counts = np.bincount(lane, minlength=lanes)
-        rank = np.arange(len(lane)) - (np.cumsum(counts) - counts)[lane]
-        inside = np.flatnonzero(rank < payload[lane])
-        negative = inside[value[nonzero[inside]] < 0]
-        signs = np.zeros(lanes, np.int64)
-        np.bitwise_or.at(signs, lane[negative], 1 << rank[negative])
-        return nonzero[inside] + start, signs, counts
-
-
-def _costs_of_sums(costs: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The least cost of every sum of columns with the same first row.
-
-    costs [columns, rows, groups] -> [STATES, rows, groups], and whether the change of each column
-    was part of the cheapest way when it was considered, [columns, STATES, rows, groups].
-    """
-    total = np.full((STATES, *costs.shape[1:]), IMPOSSIBLE, np.int32)
-    total[0] = 0
-    other = np.empty_like(total)
-    uses_column = np.empty((len(COLUMNS), *total.shape), bool)
-    for reached, cost, better in zip(_SUM_WITH_COLUMN, costs, uses_column, strict=True):
-        np.take(total, reached, 0, other, "clip")
-        other += cost
-        np.less(other, total, out=better)
-        np.minimum(total, other, out=total)
-    return total, uses_column
-
-
-def _viterbi(costs: NDArray[np.int32], payload: Int) -> Int:
-    """The sums [rows, lanes] on the cheapest path through the trellis that flips no parity.
-
-    costs [STATES, rows, lanes] of the sums in each row, int32. Lanes keep their state from their
-    last row on. The forward pass from the first row and the backward pass from the last one run
-    side by side and meet in the middle.
-    """
-    rows, lanes = costs.shape[1:]
-    half = rows // 2
-    from_start = np.arange(half)
-    row = np.stack([from_start, rows - 1 - from_start], 1)  # [half, 2]
-    # [half, 2, state before, state after, lanes] with the state that is reached last but one.
-    steps = costs.reshape(-1, lanes).take(
-        row[:, :, None, None] + rows * np.stack([_TRANSITION, _TRANSITION.T]), 0
-    )
-    steps.transpose(0, 1, 4, 2, 3)[(np.arange(rows)[:, None] >= payload)[row]] = _STAY
-    steps |= np.arange(STATES // 2, dtype=np.int32)[:, None, None]
-    path_costs = np.zeros((2, STATES // 2, lanes), np.int32)
-    path_costs[0, 1:] = IMPOSSIBLE
-    best = np.empty((half, *path_costs.shape), np.int32)
-    for step, cheapest in zip(steps, best, strict=True):
-        step += path_costs[:, :, None]
-        np.minimum.reduce(step, 1, out=cheapest)
-        path_costs = cheapest & ~STATE_BITS
-    # Trace back from the cheapest meeting point to both ends.
-    meeting = path_costs.sum(0).argmin(0)
-    base = np.arange(lanes) + np.array([[0], [path_costs[0].size]])
-    previous = lanes * (best & STATE_BITS).astype(np.int64) + base[:, None]
-    path = np.empty((half, 2, lanes), np.int64)
-    at = lanes * meeting + base
-    for n in range(half - 1, -1, -1):
-        path[n] = at = previous[n].take(at)
-    path = (path - base) // lanes
-    states = np.concatenate([path[:, 0], meeting[None], path[::-1, 1]])
-    sums: Int = states[:-1] ^ 2 * states[1:]
-    return sums
+    rows = len(wrong)
+    dearest_first = np.argsort(-cost, kind="stable")
+    dearest_first = dearest_first[first_row[dearest_first] < rows]
+    carrier = np.full((rows, len(COLUMNS)), -1)
+    carrier[first_row[dearest_first], column[dearest_first]] = dearest_first
+    costs = np.where(carrier >= 0, cost[carrier], np.inf)
+    of_set = np.where(_SETS, costs[:, None], 0).sum(2)  # [rows, sets of columns]
+    path = np.full(STATES, np.inf)
+    path[0] = 0
+    best = np.empty((rows, STATES), np.int64)  # The state before and the set, flat.
+    for row in range(rows):
+        steps = (path[:, None] + of_set[row]).reshape(-1)[_STEPS[int(wrong[row])]]
+        best[row] = _STEPS[int(wrong[row])][np.arange(STATES), steps.argmin(1)]
+        path = steps.min(1)
+    state, flipped = int(path.argmin()), []
+    for row in range(rows - 1, -1, -1):
+        state, chosen = divmod(int(best[row, state]), len(_SETS))
+        flipped.append(carrier[row, _SETS[chosen]])
+    return np.concatenate(flipped)
