@@ -44,6 +44,7 @@ const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
     .start_encoding = start_encoding,
     .next_tasks = next_tasks,
     .run_task = run_task,
+    .phase = phase_name,
     .analysis = analysis,
     .synthesis = synthesis,
     .convolution = convolution,

@@ -27,6 +27,7 @@ typedef struct mrc_kernels {
                               const mrc_search *, const mrc_run *, int32_t *);
     int32_t (*next_tasks)(uint8_t *, int32_t *);
     void (*run_task)(uint8_t *, int32_t, int32_t);
+    const char *(*phase)(uint8_t *);
     int32_t (*analysis)(const int32_t *, const mrc_slab *, float, float *, size_t);
     int32_t (*synthesis)(const int32_t *, size_t, const mrc_slab *, int32_t, int32_t *);
     int32_t (*convolution)(const mrc_tensor *, const int16_t *, size_t, int32_t, int32_t, uint8_t *,

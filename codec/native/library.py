@@ -48,6 +48,7 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "mrc_next_tasks": (c_int32, [c_void_p, c_void_p]),
     "mrc_run_task": (c_int32, [c_void_p, c_int32, c_int32]),
+    "mrc_phase": (c_char_p, [c_void_p]),
     "mrc_analysis": (c_int32, [c_void_p, c_void_p, c_float, c_void_p, c_size_t]),
     "mrc_synthesis": (c_int32, [c_void_p, c_size_t, c_void_p, c_int32, c_void_p, c_size_t]),
     "mrc_convolution": (

@@ -153,6 +153,8 @@ int32_t mrc_run_task(uint8_t *arena, int32_t task, int32_t thread) {
     return MRC_OK;
 }
 
+const char *mrc_phase(uint8_t *arena) { return arena ? kernels()->phase(arena) : NULL; }
+
 int32_t mrc_analysis(const int32_t *samples, const mrc_slab *slab, float unit, float *coefficients,
                      size_t count) {
     if (!samples || !slab || !coefficients || !(unit > 0) || !slab->arena) {

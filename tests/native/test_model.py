@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import threading
 from collections.abc import Iterator
@@ -218,3 +219,35 @@ def test_values_between_layers_fit_16_bits(layer: str, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="16 bits"):
         load_model(path)
+
+
+class Watched(Workspace):
+    """Notes what the tasks of a slab do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases: list[str] = []
+
+    def run(self, arena: int) -> int:
+        core, count = library.load(), ctypes.c_int32()
+        while True:
+            status = int(core.mrc_next_tasks(arena, ctypes.byref(count)))
+            self.phases.append(core.mrc_phase(arena).decode())
+            if count.value == 0:
+                return status
+            for task in range(count.value):
+                core.mrc_run_task(arena, task, 0)
+
+
+def test_phases_follow_one_another(native: NativeModel) -> None:
+    """Two slices of depth 1: the second has the first as its reference."""
+    x, watched = scan((2, 16, 24)), Watched()
+    params = params_of(x, 10.0)
+    passes = 4 * ["predict", "update"]
+    steps = ["features", *passes, "prepare", "features", *passes]
+    run, decoded, _ = native.encode_bands(x, params, watched, 1)
+    assert watched.phases == ["analyse", *steps, "synthesise", "finished"]
+    watched.phases.clear()
+    assert np.array_equal(native.decode_slab(run, x.shape, params, watched), decoded)
+    assert watched.phases == [*steps, "synthesise", "finished"]
+    assert library.load().mrc_phase(None) is None

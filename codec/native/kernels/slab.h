@@ -22,6 +22,9 @@ enum phase {
     FINISHED
 };
 
+static const char *const PHASE_NAMES[FINISHED + 1] = {
+    "analyse", "prepare", "features", "predict", "update", "synthesise", "finished"};
+
 /* Everything of a slab while it is coded; it lies at the start of the caller's arena. */
 typedef struct {
     const model *m;
@@ -683,6 +686,8 @@ static void next_phase(slab_work *w) {
         break;
     }
 }
+
+static const char *phase_name(uint8_t *memory) { return PHASE_NAMES[work_at(memory)->phase]; }
 
 /* After the tasks so far: begin the next phase; *tasks becomes 0 at the end. */
 static int32_t next_tasks(uint8_t *memory, int32_t *tasks) {
