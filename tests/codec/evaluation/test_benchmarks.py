@@ -493,3 +493,13 @@ def test_the_ablation_compares_each_step_with_the_one_before(bench: Bench) -> No
         "| c | x265-medium | -50.0* |",
     ):
         assert row in text
+
+
+def test_the_encoders_of_the_c_core_and_of_torch_are_compared(bench: Bench, scan: Path) -> None:
+    result = CliRunner().invoke(bench("native.parity").main, [str(scan.parent)])
+    assert result.exit_code == 1 and "left out" in result.stderr  # One of the scans is broken.
+    *_, row, _, summary = result.stdout.splitlines()
+    assert row.startswith("| sctms_x |")
+    figures = [float(cell) for cell in row.strip("|").split("|")[1:]]
+    assert len(figures) == 6 and max(map(abs, figures)) < 5
+    assert summary.startswith("mean ")
