@@ -244,7 +244,8 @@ def test_phases_follow_one_another(native: NativeModel) -> None:
     x, watched = scan((2, 16, 24)), Watched()
     params = params_of(x, 10.0)
     passes = 4 * ["predict", "update"]
-    steps = ["features", *passes, "prepare", "features", *passes]
+    features = ["features", "mix", "mix"]
+    steps = [*features, *passes, "prepare", *features, *passes]
     run, decoded, _ = native.encode_bands(x, params, watched, 1)
     assert watched.phases == ["analyse", *steps, "synthesise", "finished"]
     watched.phases.clear()

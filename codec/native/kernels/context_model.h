@@ -364,11 +364,21 @@ static int32_t dc_removed(const int32_t *y, const slab_shape *s, int32_t r, int3
     return (int32_t)(y[((size_t)r * s->columns + t) * CHANNELS] - floor_div(total, 9));
 }
 
-/* Fill a source from a coded band y [blocks][64]; low: the DC counts without its surroundings. */
+/* Rows of blocks of a band, first ... end - 1: what a task works on. */
+typedef struct {
+    int32_t first, end;
+} row_range;
+
+/* The range and a row on either side, as far as there is one. */
+static row_range with_neighbours(const slab_shape *s, row_range rows) {
+    return (row_range){max32(rows.first - 1, 0), min32(rows.end + 1, s->rows)};
+}
+
+/* Fill rows of a source from a coded band y [blocks][64]; low: the DC counts without its mean. */
 static void fill_source(const model *m, const slab_shape *s, const int32_t *y, int32_t low,
-                        source_band *out) {
+                        row_range rows, source_band *out) {
     const int16_t *restrict table = m->compand;
-    for (int32_t r = 0; r < s->rows; r++) {
+    for (int32_t r = rows.first; r < rows.end; r++) {
         size_t at = padded_start(s, CHANNELS) + (size_t)r * padded_row(s, CHANNELS);
         for (int32_t t = 0; t < s->columns; t++, at += CHANNELS) {
             const int32_t *restrict block = y + ((size_t)r * s->columns + t) * CHANNELS;
@@ -396,10 +406,12 @@ MRC_INLINE void binomial_sums(const int16_t *restrict centre, size_t row, int16_
     }
 }
 
-/* The sums of a whole band: out [blocks][64]. */
-static void energy_sums(const slab_shape *s, const int16_t *magnitude, int16_t *out) {
+/* The sums of rows of a band: out [blocks][64]. */
+static void energy_sums(const slab_shape *s, const int16_t *magnitude, row_range rows,
+                        int16_t *out) {
     size_t row = padded_row(s, CHANNELS);
-    for (int32_t r = 0; r < s->rows; r++) {
+    out += (size_t)rows.first * s->columns * CHANNELS;
+    for (int32_t r = rows.first; r < rows.end; r++) {
         const int16_t *at = magnitude + padded_start(s, CHANNELS) + (size_t)r * row;
         for (int32_t t = 0; t < s->columns; t++, at += CHANNELS, out += CHANNELS) {
             binomial_sums(at, row, out);
@@ -411,6 +423,7 @@ static void energy_sums(const slab_shape *s, const int16_t *magnitude, int16_t *
 typedef struct {
     int32_t *y;              /* [blocks][64] */
     int16_t *base;           /* [blocks][width]: features of the references. */
+    int16_t *narrow[2];      /* [R + 2][T + 2][narrow]: inside residual blocks, in turns. */
     int32_t low;             /* Whether it is a low band, or else a detail band. */
     int32_t *mean_reference; /* [blocks][64]: y of the references; of low bands only. */
     int8_t *energy[2];       /* [blocks][64]: log-energies of the references. */
@@ -436,7 +449,6 @@ typedef struct {
     int32_t *wide;       /* [T][MAX_CODED]: encoder only. */
     int16_t *first;      /* [T][widest layer] */
     int16_t *second;     /* [T][widest layer] */
-    int16_t *narrow;     /* [R + 2][T + 2][widest narrow] */
     source_band source;
     int16_t *energy;     /* [blocks][64] */
     int16_t *features;   /* [blocks][width] */
@@ -448,11 +460,11 @@ static void add_row(int16_t *restrict to, const int16_t *restrict from, size_t n
     for (size_t i = 0; i < n; i++) to[i] = (int16_t)(to[i] + from[i]);
 }
 
-/* A convolution of a whole source band: out [blocks][width]. */
+/* A convolution of rows of a source band: out [blocks][width]. */
 static void convolve_source(const layer *l, int32_t kernel, const slab_shape *s,
-                            const source_band *from, int16_t *out) {
+                            const source_band *from, row_range rows, int16_t *out) {
     size_t row = padded_row(s, CHANNELS);
-    for (int32_t r = 0; r < s->rows; r++) {
+    for (int32_t r = rows.first; r < rows.end; r++) {
         const int16_t *in = from->companded + padded_start(s, CHANNELS) + (size_t)r * row;
         window w = kernel == 3 ? nine_taps(in, CHANNELS, (ptrdiff_t)row, CHANNELS)
                                : single_tap(in, CHANNELS, CHANNELS);
@@ -460,32 +472,52 @@ static void convolve_source(const layer *l, int32_t kernel, const slab_shape *s,
     }
 }
 
-/* trunk += second(relu8(middle(relu8(first(clamp8(trunk)))))) */
-static void residual_block(const bottleneck *b, const slab_shape *s, int32_t width, int32_t narrow,
-                           thread_memory *m, int16_t *trunk) {
+/* A residual block is trunk += second(relu8(middle(relu8(first(clamp8(trunk)))))). This is the
+ * part up to `first`, of rows: out, padded, is what `middle` sees. */
+static void enter_block(const band_network *net, int32_t block, const slab_shape *s, row_range rows,
+                        thread_memory *m, const int16_t *trunk, int16_t *out) {
+    int32_t width = net->width, narrow = net->narrow;
     size_t n = (size_t)s->columns * (size_t)width, row = padded_row(s, (size_t)narrow);
-    int16_t *inner = m->narrow + padded_start(s, (size_t)narrow);
-    memset(m->narrow, 0, padded_size(s, (size_t)narrow) * sizeof *m->narrow);
-    for (int32_t r = 0; r < s->rows; r++) {
+    for (int32_t r = rows.first; r < rows.end; r++) {
         clamp8_row(m->first, trunk + (size_t)r * n, (int32_t)n);
         window w = single_tap(m->first, width, width);
-        convolve(&b->first, &w, m->sums, s->columns);
-        relu8_row(inner + (size_t)r * row, m->sums, s->columns * narrow);
+        convolve(&net->mix[block].first, &w, m->sums, s->columns);
+        relu8_row(out + padded_start(s, (size_t)narrow) + (size_t)r * row, m->sums,
+                  s->columns * narrow);
     }
-    for (int32_t r = 0; r < s->rows; r++) {
+}
+
+/* The rest of a residual block, of rows. */
+static void leave_block(const band_network *net, int32_t block, const slab_shape *s, row_range rows,
+                        thread_memory *m, const int16_t *inner, int16_t *trunk) {
+    int32_t width = net->width, narrow = net->narrow;
+    size_t n = (size_t)s->columns * (size_t)width, row = padded_row(s, (size_t)narrow);
+    inner += padded_start(s, (size_t)narrow);
+    for (int32_t r = rows.first; r < rows.end; r++) {
         window w = nine_taps(inner + (size_t)r * row, narrow, (ptrdiff_t)row, narrow);
-        convolve(&b->middle, &w, m->sums, s->columns);
+        convolve(&net->mix[block].middle, &w, m->sums, s->columns);
         relu8_row(m->first, m->sums, s->columns * narrow);
         w = single_tap(m->first, narrow, narrow);
-        convolve(&b->second, &w, m->sums, s->columns);
+        convolve(&net->mix[block].second, &w, m->sums, s->columns);
         add_row(trunk + (size_t)r * n, m->sums, n);
     }
 }
 
-/* The features of a band from the convolutions of its sources (NULL: zeros) into state->base. */
-static void band_features(const band_network *net, const slab_shape *s,
-                          const int16_t *const *from, int32_t rate, thread_memory *m,
-                          band_state *state) {
+/* Leave a residual block, if there is one before, and enter the next, if there is one: rows. */
+static void mix_rows(const band_network *net, int32_t next, const slab_shape *s, row_range rows,
+                     thread_memory *m, band_state *state) {
+    if (next > 0) {
+        leave_block(net, next - 1, s, rows, m, state->narrow[~next & 1], state->base);
+    }
+    if (next < net->blocks) {
+        enter_block(net, next, s, rows, m, state->base, state->narrow[next & 1]);
+    }
+}
+
+/* Rows of the features of a band from the convolutions of its sources (NULL: zeros), before the
+ * residual blocks. */
+static void sum_sources(const band_network *net, const slab_shape *s, const int16_t *const *from,
+                        int32_t rate, row_range rows, band_state *state) {
     int16_t bias[MAX_WIDTH];
     size_t width = (size_t)net->width;
     for (size_t i = 0; i < width; i++) {
@@ -497,16 +529,14 @@ static void band_features(const band_network *net, const slab_shape *s,
         }
         bias[i] = (int16_t)sum;
     }
-    for (size_t block = 0; block < s->blocks; block++) {
+    size_t end = (size_t)rows.end * s->columns;
+    for (size_t block = (size_t)rows.first * s->columns; block < end; block++) {
         int16_t *out = state->base + block * width;
         memcpy(out, bias, width * sizeof *out);
         for (int32_t k = 0; k < net->sources; k++) {
             if (from[k] != NULL) add_row(out, from[k] + block * width, width);
         }
         for (size_t i = 0; i < width; i++) out[i] = (int16_t)clamp32(out[i], 0, MAX_ACTIVATION);
-    }
-    for (int32_t b = 0; b < net->blocks; b++) {
-        residual_block(&net->mix[b], s, net->width, net->narrow, m, state->base);
     }
 }
 
@@ -516,85 +546,95 @@ static void look_up(const int8_t *restrict table, const int16_t *restrict index,
     for (size_t i = 0; i < n; i++) out[i] = table[index[i]];
 }
 
-/* Make the features of a reference ready that the sources `sides` (bit by bit) see; y: its band. */
+/* Make rows of the features of a reference ready that the sources `sides` (bit by bit) see.
+ *
+ * y: its band. */
 static void prepare_reference(const model *m, const slab_shape *s, const int32_t *y, int32_t sides,
-                              thread_memory *memory, reference *out) {
-    fill_source(m, s, y, 1, &memory->source);
-    if (!out->ready[0] && !out->ready[1]) energy_sums(s, memory->source.magnitude, out->sums);
+                              row_range rows, thread_memory *memory, reference *out) {
+    fill_source(m, s, y, 1, with_neighbours(s, rows), &memory->source);
+    energy_sums(s, memory->source.magnitude, rows, out->sums);
     for (int32_t side = 0; side < 2; side++) {
-        if (!(sides >> side & 1)) continue;
         const layer *l = &m->low.source[side];
-        convolve_source(l, m->low.kernel[side], s, &memory->source, out->features[side]);
-        out->ready[side] = 1;
+        if (!(sides >> side & 1)) continue;
+        convolve_source(l, m->low.kernel[side], s, &memory->source, rows, out->features[side]);
     }
 }
 
-/* The features and energies of a low band from those of groups before and after it (NULL: none).
- *
- * y: the bands of these groups. */
+/* Rows of the features and energies of a low band from those of groups before and after it (NULL:
+ * none); y: the bands of these groups. */
 static void low_features(const model *m, const slab_shape *s, const reference *const sides[2],
-                         const int32_t *const y[2], int32_t rate, thread_memory *memory,
+                         const int32_t *const y[2], int32_t rate, row_range rows,
                          band_state *state) {
     const int16_t *from[MAX_SOURCES] = {NULL, NULL, NULL};
     const int8_t *restrict levels = m->levels;
-    int8_t *restrict energy = state->energy[0];
-    int32_t *restrict mean = state->mean_reference;
-    size_t n = s->coefficients;
+    size_t begin = (size_t)rows.first * s->columns * CHANNELS;
+    size_t n = (size_t)(rows.end - rows.first) * s->columns * CHANNELS;
+    int8_t *restrict energy = state->energy[0] + begin;
+    int32_t *restrict mean = state->mean_reference + begin;
     if (sides[0] == NULL) {
         memset(energy, levels[0], n);
         memset(mean, 0, n * sizeof *mean);
     } else {
         from[0] = sides[0]->features[0];
-        look_up(levels, sides[0]->sums, energy, n);
-        memcpy(mean, y[0], n * sizeof *mean);
+        look_up(levels, sides[0]->sums + begin, energy, n);
+        memcpy(mean, y[0] + begin, n * sizeof *mean);
     }
     if (sides[1] != NULL) {
         from[1] = sides[1]->features[1];
-        const int16_t *restrict sums = sides[1]->sums;
-        const int32_t *restrict other = y[1];
+        const int16_t *restrict sums = sides[1]->sums + begin;
+        const int32_t *restrict other = y[1] + begin;
         for (size_t i = 0; i < n; i++) energy[i] = (int8_t)((energy[i] + levels[sums[i]]) >> 1);
         for (size_t i = 0; i < n; i++) mean[i] = (mean[i] + other[i] + 1) >> 1;
     }
-    band_features(&m->low, s, from, rate, memory, state);
+    sum_sources(&m->low, s, from, rate, rows, state);
 }
 
-/* What the detail bands f of all groups need of band f - 1 of a group, whose band this is. */
+/* Rows of what the detail bands f of all groups need of band f - 1 of a group: this band. */
 static void prepare_detail(const model *m, const slab_shape *s, const int32_t *band, int32_t f,
-                           thread_memory *memory, reference *out) {
+                           row_range rows, thread_memory *memory, reference *out) {
     const band_network *net = &m->detail;
-    fill_source(m, s, band, f == 1, &memory->source);
-    energy_sums(s, memory->source.magnitude, out->sums);
-    convolve_source(&net->source[0], net->kernel[0], s, &memory->source, out->features[1]);
+    fill_source(m, s, band, f == 1, with_neighbours(s, rows), &memory->source);
+    energy_sums(s, memory->source.magnitude, rows, out->sums);
+    convolve_source(&net->source[0], net->kernel[0], s, &memory->source, rows, out->features[1]);
     /* The low band is the third source of all detail bands of a group: its features are kept. */
     if (f == 1) {
-        convolve_source(&net->source[2], net->kernel[2], s, &memory->source, out->features[0]);
+        convolve_source(&net->source[2], net->kernel[2], s, &memory->source, rows,
+                        out->features[0]);
     }
 }
 
-/* The features and energies of the detail band f of group g; y: the bands of its group.
- *
- * references: of all groups, by `prepare_detail`. */
+/* The detail bands that are coded, as far as their features depend on it. */
+typedef struct {
+    const reference *references; /* Of all groups, by `prepare_detail`. */
+    int32_t groups;
+    int32_t f;
+} detail_step;
+
+/* Rows of the features and energies of the detail band of group g; y: the bands of its group. */
 static void detail_features(const model *m, const slab_shape *s, const int32_t *y,
-                            const reference *references, int32_t groups, int32_t f, int32_t g,
-                            int32_t rate, thread_memory *memory, band_state *state) {
+                            const detail_step *step, int32_t g, int32_t rate, row_range rows,
+                            thread_memory *memory, band_state *state) {
     const band_network *net = &m->detail;
-    size_t n = s->coefficients;
-    const int16_t *restrict here = references[g].sums;
-    const int16_t *restrict before = references[max32(g - 1, 0)].sums;
-    const int16_t *restrict after = references[min32(g + 1, groups - 1)].sums;
-    int16_t *restrict around = memory->energy;
+    size_t begin = (size_t)rows.first * s->columns * CHANNELS;
+    size_t n = (size_t)(rows.end - rows.first) * s->columns * CHANNELS;
+    const reference *references = step->references;
+    const int16_t *restrict here = references[g].sums + begin;
+    const int16_t *restrict before = references[max32(g - 1, 0)].sums + begin;
+    const int16_t *restrict after = references[min32(g + 1, step->groups - 1)].sums + begin;
+    int16_t *restrict around = memory->energy + begin;
     for (size_t i = 0; i < n; i++) {
         around[i] = (int16_t)((2 * here[i] + before[i] + after[i] + 2) >> 2);
     }
-    look_up(m->levels, around, state->energy[0], n);
-    int32_t second = max32(f - 2, 0);
-    fill_source(m, s, y + (size_t)second * n, second == 0, &memory->source);
-    energy_sums(s, memory->source.magnitude, memory->energy);
-    look_up(m->levels, memory->energy, state->energy[1], n);
-    convolve_source(&net->source[1], net->kernel[1], s, &memory->source, memory->features);
+    look_up(m->levels, around, state->energy[0] + begin, n);
+    int32_t second = max32(step->f - 2, 0);
+    const int32_t *band = y + (size_t)second * s->coefficients;
+    fill_source(m, s, band, second == 0, with_neighbours(s, rows), &memory->source);
+    energy_sums(s, memory->source.magnitude, rows, memory->energy);
+    look_up(m->levels, memory->energy + begin, state->energy[1] + begin, n);
+    convolve_source(&net->source[1], net->kernel[1], s, &memory->source, rows, memory->features);
     const int16_t *from[MAX_SOURCES] = {references[g].features[1], memory->features,
                                         references[g].features[0]};
-    band_features(net, s, from, rate, memory, state);
+    sum_sources(net, s, from, rate, rows, state);
 }
 
 /* -- a pass over a band ----------------------------------------------------------------------- */
@@ -746,11 +786,6 @@ MRC_INLINE void predict_block(const model *m, const band_network *net, const ban
 static size_t symbols_of_pass(const coding_order *order, const slab_shape *s, int32_t p) {
     return s->blocks * (size_t)order->count[p];
 }
-
-/* Rows of blocks of a band, first ... end - 1: what a task works on. */
-typedef struct {
-    int32_t first, end;
-} row_range;
 
 /* The blocks of a parity in a row, and where the first one's symbols lie in the call. */
 typedef struct {

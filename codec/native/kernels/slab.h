@@ -14,8 +14,9 @@ enum {
 /* What the next tasks of a slab do; tasks of a phase do not depend on one another. */
 enum phase {
     ANALYSE,    /* A slice of samples: its coefficients. */
-    PREPARE,    /* A band that others refer to: convolutions of its values. */
-    FEATURES,   /* A band: features of its references. */
+    PREPARE,    /* Rows of a band that others refer to: convolutions of its values. */
+    FEATURES,   /* Rows of a band: features of its references. */
+    MIX,        /* Rows of a band: a residual block. */
     PREDICT,    /* Rows of a band: means, scale indices, and an encoder's symbols. */
     UPDATE,     /* Rows of a band: what is known after a pass. */
     SYNTHESISE, /* A slice of samples. */
@@ -23,7 +24,7 @@ enum phase {
 };
 
 static const char *const PHASE_NAMES[FINISHED + 1] = {
-    "analyse", "prepare", "features", "predict", "update", "synthesise", "finished"};
+    "analyse", "prepare", "features", "mix", "predict", "update", "synthesise", "finished"};
 
 /* Everything of a slab while it is coded; it lies at the start of the caller's arena. */
 typedef struct {
@@ -43,9 +44,10 @@ typedef struct {
     int32_t tasks;       /* Of this phase. */
     int32_t steps;       /* Of the low bands; detail bands f follow, a step each. */
     int32_t at_step;
+    int32_t block;       /* The residual block that is entered next. */
     int32_t pass;
     int32_t count;       /* Bands of this step. */
-    int32_t parts;       /* Tasks of a band in a pass. */
+    int32_t parts;       /* Tasks of a band. */
     /* The arrays of the slab. */
     int32_t *y;          /* [bands][coefficients] */
     coding_entry *entries;
@@ -96,7 +98,7 @@ static int16_t *take_zeros(arena *a, size_t n) {
 static void take_thread(const slab_work *w, arena *a, thread_memory *out) {
     const model *m = w->m;
     int32_t width = max32(m->low.width, m->detail.width);
-    int32_t narrow = max32(max32(m->low.narrow, m->detail.narrow), PANEL);
+    int32_t narrow = max32(m->low.narrow, m->detail.narrow);
     int32_t widest = max32(max32(width, narrow), 3 * MAX_CODED + 2 + PANEL);
     size_t columns = (size_t)w->s.columns;
     thread_memory f = {0};
@@ -104,7 +106,6 @@ static void take_thread(const slab_work *w, arena *a, thread_memory *out) {
     if (w->encoding) f.wide = TAKE(a, int32_t, columns * MAX_CODED);
     f.first = TAKE(a, int16_t, columns * (size_t)widest);
     f.second = TAKE(a, int16_t, columns * (size_t)widest);
-    f.narrow = TAKE(a, int16_t, padded_size(&w->s, (size_t)narrow));
     f.source.companded = take_zeros(a, padded_size(&w->s, CHANNELS));
     f.source.magnitude = take_zeros(a, padded_size(&w->s, CHANNELS));
     f.energy = TAKE(a, int16_t, w->s.coefficients);
@@ -117,10 +118,13 @@ static void take_thread(const slab_work *w, arena *a, thread_memory *out) {
 static void take_states(slab_work *w, arena *a) {
     size_t n = w->s.coefficients;
     size_t width = (size_t)max32(w->m->low.width, w->m->detail.width);
+    size_t narrow = (size_t)max32(w->m->low.narrow, w->m->detail.narrow);
     w->states = TAKE(a, band_state, w->state_count);
     for (int32_t b = 0; b < w->state_count; b++) {
         band_state state = {0};
         state.base = TAKE(a, int16_t, w->s.blocks * width);
+        state.narrow[0] = take_zeros(a, padded_size(&w->s, narrow));
+        state.narrow[1] = take_zeros(a, padded_size(&w->s, narrow));
         state.mean_reference = TAKE(a, int32_t, n);
         state.energy[0] = TAKE(a, int8_t, n);
         state.energy[1] = TAKE(a, int8_t, n);
@@ -309,19 +313,22 @@ static const int32_t *low_band(const slab_work *w, int32_t group) {
     return w->y + (size_t)group * w->depth * w->s.coefficients;
 }
 
-/* A state for a band that is about to be coded. */
-static void start_band(slab_work *w, int32_t n, int32_t band, int32_t low, int32_t class_number) {
+/* The state of a band that is about to be coded. */
+static void name_band(slab_work *w, int32_t n, int32_t band, int32_t low, int32_t class_number) {
     band_state *state = &w->states[n];
     state->y = w->y + (size_t)band * w->s.coefficients;
     state->low = low;
     state->class_number = class_number;
+    if (w->encoding) state->target = w->target + (size_t)band * w->s.coefficients;
+}
+
+/* Forget the band before. */
+static void clear_band(const slab_work *w, band_state *state) {
     memset(state->magnitude, 0, padded_size(&w->s, CHANNELS) * sizeof *state->magnitude);
     memset(state->known, 0, padded_size(&w->s, MAX_KNOWN) * sizeof *state->known);
     memset(state->y, 0, w->s.coefficients * sizeof *state->y);
-    if (w->encoding) {
-        memset(state->error, 0, padded_size(&w->s, MAX_KNOWN) * sizeof *state->error);
-        state->target = w->target + (size_t)band * w->s.coefficients;
-    }
+    if (!w->encoding) return;
+    memset(state->error, 0, padded_size(&w->s, MAX_KNOWN) * sizeof *state->error);
 }
 
 /* Note that a source sees a group; returns 1 if the group is not yet listed to be prepared. */
@@ -356,17 +363,38 @@ static int32_t list_references(slab_work *w) {
     return missing;
 }
 
+/* Begin a phase with tasks for rows of so many bands. */
+static void start_rows(slab_work *w, enum phase phase, int32_t bands) {
+    w->phase = phase;
+    w->parts = bands >= 2 * w->threads || w->threads == 1 ? 1 : 2 * w->threads;
+    w->parts = min32(w->parts, w->s.rows);
+    w->tasks = bands * w->parts;
+}
+
 static void start_pass(slab_work *w, int32_t p) {
     w->pass = p;
-    w->phase = PREDICT;
-    w->parts = w->count >= 2 * w->threads || w->threads == 1 ? 1 : 2 * w->threads;
-    w->parts = min32(w->parts, w->s.rows);
-    w->tasks = w->count * w->parts;
+    start_rows(w, PREDICT, w->count);
 }
 
 static void start_features(slab_work *w) {
-    w->phase = FEATURES;
-    w->tasks = w->count;
+    static const int32_t first_class[MAX_DEPTH + 1] = {[2] = 0, [4] = 1, [8] = 4};
+    for (int32_t slot = 0; slot < w->reference_count && is_low_step(w); slot++) {
+        for (int32_t side = 0; side < 2; side++) {
+            if (w->sides[slot] >> side & 1) w->references[slot].ready[side] = 1;
+        }
+    }
+    for (int32_t n = 0; n < w->count; n++) {
+        if (is_low_step(w)) {
+            coding_entry e = w->entries[first_entry(w) + n];
+            int32_t number = 5 * log2_of_depth(w->depth) + reference_class(e);
+            name_band(w, n, e.group * w->depth, 1, number);
+        } else {
+            int32_t f = frequency_of_step(w);
+            name_band(w, n, n * w->depth + f, 0, first_class[w->depth] + f - 1);
+        }
+    }
+    w->block = 0;
+    start_rows(w, FEATURES, w->count);
 }
 
 /* Begin a step, or the synthesis after the last one. */
@@ -376,9 +404,8 @@ static void start_step(slab_work *w) {
         w->tasks = w->s.slices;
         return;
     }
-    w->phase = PREPARE;
     w->count = is_low_step(w) ? w->ends[w->at_step] - first_entry(w) : w->groups;
-    w->tasks = is_low_step(w) ? list_references(w) : w->groups;
+    start_rows(w, PREPARE, is_low_step(w) ? list_references(w) : w->groups);
     if (w->tasks == 0) start_features(w);
 }
 
@@ -394,45 +421,62 @@ static void start_bands(slab_work *w) {
 
 /* -- tasks ------------------------------------------------------------------------------------ */
 
+/* The band of a task, counted in its phase, and its rows. */
+static int32_t rows_of_task(const slab_work *w, int32_t task, row_range *rows) {
+    int32_t part = task % w->parts;
+    *rows = (row_range){(int32_t)((int64_t)w->s.rows * part / w->parts),
+                        (int32_t)((int64_t)w->s.rows * (part + 1) / w->parts)};
+    return task / w->parts;
+}
+
 static void prepare_task(slab_work *w, int32_t task, thread_memory *memory) {
+    row_range rows;
+    int32_t n = rows_of_task(w, task, &rows);
     if (is_low_step(w)) {
-        reference *each = &w->references[w->prepared[task]];
-        int32_t sides = w->sides[w->prepared[task]];
-        prepare_reference(w->m, &w->s, low_band(w, each->group), sides, memory, each);
+        reference *each = &w->references[w->prepared[n]];
+        int32_t sides = w->sides[w->prepared[n]];
+        prepare_reference(w->m, &w->s, low_band(w, each->group), sides, rows, memory, each);
     } else {
         int32_t f = frequency_of_step(w);
-        const int32_t *band = low_band(w, task) + (size_t)(f - 1) * w->s.coefficients;
-        prepare_detail(w->m, &w->s, band, f, memory, &w->references[task]);
+        const int32_t *band = low_band(w, n) + (size_t)(f - 1) * w->s.coefficients;
+        prepare_detail(w->m, &w->s, band, f, rows, memory, &w->references[n]);
     }
 }
 
 static void features_task(slab_work *w, int32_t task, thread_memory *memory) {
-    static const int32_t first_class[MAX_DEPTH + 1] = {[2] = 0, [4] = 1, [8] = 4};
-    if (!is_low_step(w)) {
-        int32_t f = frequency_of_step(w);
-        start_band(w, task, task * w->depth + f, 0, first_class[w->depth] + f - 1);
-        detail_features(w->m, &w->s, low_band(w, task), w->references, w->groups, f, task, w->rate,
-                        memory, &w->states[task]);
-        return;
+    row_range rows;
+    int32_t n = rows_of_task(w, task, &rows), low = is_low_step(w);
+    band_state *state = &w->states[n];
+    if (rows.first == 0) clear_band(w, state);
+    if (low) {
+        coding_entry e = w->entries[first_entry(w) + n];
+        const int32_t groups[2] = {e.before, e.after};
+        const reference *sides[2] = {NULL, NULL};
+        const int32_t *y[2] = {NULL, NULL};
+        for (int32_t side = 0; side < 2; side++) {
+            if (groups[side] < 0) continue;
+            sides[side] = &w->references[w->slots[groups[side]]];
+            y[side] = low_band(w, groups[side]);
+        }
+        low_features(w->m, &w->s, sides, y, w->rate, rows, state);
+    } else {
+        const detail_step step = {w->references, w->groups, frequency_of_step(w)};
+        detail_features(w->m, &w->s, low_band(w, n), &step, n, w->rate, rows, memory, state);
     }
-    coding_entry e = w->entries[first_entry(w) + task];
-    int32_t number = 5 * log2_of_depth(w->depth) + reference_class(e);
-    const reference *sides[2] = {NULL, NULL};
-    const int32_t *y[2] = {NULL, NULL};
-    const int32_t groups[2] = {e.before, e.after};
-    for (int32_t side = 0; side < 2; side++) {
-        if (groups[side] < 0) continue;
-        sides[side] = &w->references[w->slots[groups[side]]];
-        y[side] = low_band(w, groups[side]);
-    }
-    start_band(w, task, e.group * w->depth, 1, number);
-    low_features(w->m, &w->s, sides, y, w->rate, memory, &w->states[task]);
+    mix_rows(low ? &w->m->low : &w->m->detail, 0, &w->s, rows, memory, state);
+}
+
+static void mix_task(slab_work *w, int32_t task, thread_memory *memory) {
+    row_range rows;
+    int32_t n = rows_of_task(w, task, &rows);
+    const band_network *net = is_low_step(w) ? &w->m->low : &w->m->detail;
+    mix_rows(net, w->block, &w->s, rows, memory, &w->states[n]);
 }
 
 static void pass_task(slab_work *w, int32_t task, thread_memory *memory) {
     const model *m = w->m;
-    int32_t p = w->pass, n = task / w->parts, part = task % w->parts;
-    row_range rows = {w->s.rows * part / w->parts, w->s.rows * (part + 1) / w->parts};
+    row_range rows;
+    int32_t p = w->pass, n = rows_of_task(w, task, &rows);
     size_t at = symbols_of_pass(&m->order, &w->s, p) * (size_t)n;
     band_state *state = &w->states[n];
     if (w->phase == PREDICT) {
@@ -464,6 +508,9 @@ static void run_task(uint8_t *memory, int32_t task, int32_t thread) {
         break;
     case FEATURES:
         features_task(w, task, of_thread);
+        break;
+    case MIX:
+        mix_task(w, task, of_thread);
         break;
     case PREDICT:
     case UPDATE:
@@ -664,7 +711,12 @@ static void next_phase(slab_work *w) {
         start_features(w);
         break;
     case FEATURES:
-        start_pass(w, 0);
+    case MIX:
+        if (w->block++ < (is_low_step(w) ? w->m->low.blocks : w->m->detail.blocks)) {
+            start_rows(w, MIX, w->count);
+        } else {
+            start_pass(w, 0);
+        }
         break;
     case PREDICT:
         if (w->encoding) encode_pass(w, w->pass, w->count);
