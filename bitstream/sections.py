@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any
+import sys
+from typing import Any, cast
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from .errors import FormatError, LimitExceeded, Truncated
 from .fields import ByteReader, pack_varint
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+# The first bytes of a zstd frame; zstd also has frames that are skipped, and hold nothing.
+_FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 _BEST_LEVEL = 19
 # The level for voxels: the best is 15 times as slow and gains 1 %.
 _FAST_LEVEL = 9
 # Bytes above which the best level would take seconds.
 _BEST_BYTES = 1 << 18
-# The window of the best level; no other has a larger one.
-_MAX_WINDOW = 1 << 23
+# Binary logarithm of the window of the best level; no other has a larger one.
+_MAX_WINDOW_LOG = 23
 # A zstd block takes at least _MIN_BLOCK bytes and expands to at most _BLOCK bytes.
 _BLOCK = 1 << 17
 _MIN_BLOCK = 4
@@ -64,10 +71,11 @@ def compress(
     """One zstd frame with its content size; more than ``best_bytes`` are compressed faster."""
     if len(data) > best_bytes:
         level = min(level, _FAST_LEVEL)
-    compressor = zstandard.ZstdCompressor(
-        level=level, dict_data=_dictionary(prefix), write_dict_id=False
-    )
-    return compressor.compress(data)
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.dict_id_flag: 0,
+    }
+    return zstd.compress(data, options=options, zstd_dict=_dictionary(prefix))
 
 
 def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes:
@@ -76,18 +84,19 @@ def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes
     FormatError if it is not exactly one frame; LimitExceeded if it declares more than the limit.
     """
     try:
-        frame = zstandard.get_frame_parameters(data)
-    except zstandard.ZstdError as error:
+        frame = zstd.get_frame_info(data)
+    except zstd.ZstdError:
+        frame = None
+    if frame is None or not data.startswith(_FRAME_MAGIC):
         raise FormatError(
-            f"expected a zstd frame in {name}, found {error}: the file is damaged"
-        ) from None
-    size = frame.content_size
-    if (
-        size > (len(data) // _MIN_BLOCK + 1) * _BLOCK or frame.dict_id != 0
-    ):  # unknown is the largest size
+            f"expected a zstd frame in {name}, found {len(data)} other bytes: the file is damaged"
+        )
+    size = cast("int | None", frame.decompressed_size)  # None if the frame doesn't declare it.
+    dictionary = frame.dictionary_id
+    if size is None or size > (len(data) // _MIN_BLOCK + 1) * _BLOCK or dictionary != 0:
         raise FormatError(
             f"expected a zstd frame that declares its content size and no dictionary in {name}, "
-            f"found size {size} and dictionary {frame.dict_id} in {len(data)} bytes: the file is "
+            f"found size {size} and dictionary {dictionary} in {len(data)} bytes: the file is "
             "damaged"
         )
     if size > limit:
@@ -95,18 +104,20 @@ def decompress(data: bytes, limit: int, name: str, prefix: bytes = b"") -> bytes
             f"expected at most {limit} bytes in {name} when decompressed, found {size}: "
             "the file is damaged, or the limit too low"
         )
-    decompressor = zstandard.ZstdDecompressor(
-        dict_data=_dictionary(prefix), max_window_size=_MAX_WINDOW
+    decompressor = zstd.ZstdDecompressor(
+        zstd_dict=_dictionary(prefix),
+        options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG},
     )
     try:
-        content = decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
-    except zstandard.ZstdError as error:
+        content = decompressor.decompress(data, max_length=size + 1)
+    except zstd.ZstdError as error:
         raise FormatError(
             f"expected {size} bytes in {name}, found damaged zstd data ({error})"
         ) from None
-    if len(content) != size:
+    if len(content) != size or not decompressor.eof or decompressor.unused_data:
         raise FormatError(
-            f"expected {size} bytes in {name}, found {len(content)}: the file is damaged"
+            f"expected one zstd frame of {size} bytes in {name}, found {len(content)} and "
+            f"{len(decompressor.unused_data)} behind it: the file is damaged"
         )
     return content
 
@@ -214,10 +225,8 @@ def _sample(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     )
 
 
-def _dictionary(prefix: bytes) -> zstandard.ZstdCompressionDict | None:
-    if not prefix:
-        return None
-    return zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+def _dictionary(prefix: bytes) -> zstd.ZstdDict | None:
+    return zstd.ZstdDict(prefix, is_raw=True) if prefix else None
 
 
 def _no_constant(name: str) -> None:

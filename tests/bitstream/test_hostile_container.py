@@ -379,6 +379,7 @@ def zstd_lie(size: int) -> bytes:
         (zstandard.ZstdCompressor().compress(b"abc") * 2, FormatError, "expected"),
         (zstandard.ZstdCompressor().compress(b"abc") + b"x", FormatError, "expected"),
         (zstandard.ZstdCompressor().compress(b"abc")[:-1], FormatError, "expected"),
+        (struct.pack("<II", 0x184D2A50, 4) + b"skip", FormatError, "zstd"),
         (b"", FormatError, "zstd"),
         (b"not zstd", FormatError, "zstd"),
     ],

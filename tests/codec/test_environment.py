@@ -16,7 +16,7 @@ import pytest
 from mricodec import codec
 
 # What a helper process and a process of a batch import first.
-SHADOWED = ("zstandard", "numpy", "json", "multiprocessing", "pickle", "mricodec")
+SHADOWED = ("backports", "compression", "numpy", "json", "multiprocessing", "pickle", "mricodec")
 
 
 @pytest.fixture
