@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mricodec.codec.evaluation.codecs import Mricodec
@@ -26,7 +24,6 @@ from mricodec.models import loader, zoo
 from mricodec.models.lossy.codec import ContextLossy
 from mricodec.models.lossy.coding_order import CodingStep
 from mricodec.models.lossy.context_model import ContextCodec
-from mricodec.models.lossy.params import Params
 
 from . import lossy_tables, run
 from .lossy_tables import PROJECT
@@ -44,8 +41,8 @@ class SlicesAlone(ContextCodec):
 class WithinSlices(ContextLossy):
     """The transform within slices only."""
 
-    def depths(self, x: NDArray[np.int32], y: Tensor, params: Params) -> list[int]:
-        return [1] * len(x)
+    def depths(self, y: Tensor) -> list[int]:
+        return [1] * len(y)
 
 
 def within_slices(network: type[ContextCodec], device: str = "cpu") -> WithinSlices:
