@@ -169,17 +169,32 @@ def record_entropy(seeds: Path) -> None:
             (seeds / f"entropy{octave}_{n}").write_bytes(head + index.tobytes() + run)
 
 
+def weights_seeds(seeds: Path) -> None:
+    """Changes of tensors, of each kind, as fuzz_weights.c reads them."""
+    rng = np.random.default_rng(3)
+    for kind in range(8):
+        changes = [
+            struct.pack("<BBIh", tensor, kind, element, value)
+            for tensor, element, value in zip(
+                rng.integers(0, 130, 3), rng.integers(0, 1 << 16, 3), rng.integers(1, 99, 3),
+                strict=True,
+            )
+        ]  # fmt: skip
+        (seeds / f"weights{kind}").write_bytes(b"".join(changes))
+
+
 def record() -> bytes:
     """Make all calls; the recording."""
     recorder = Recorder()
     load, library.load = library.load, lambda: recorder  # type: ignore[assignment,return-value]
-    for name in ("slab", "entropy"):
+    for name in ("slab", "entropy", "weights"):
         (SEEDS / name).mkdir(parents=True, exist_ok=True)
     try:
         record_slabs(SEEDS / "slab")
         record_transforms()
         record_convolutions()
         record_entropy(SEEDS / "entropy")
+        weights_seeds(SEEDS / "weights")
     finally:
         library.load = load
     return recorder.recording()
