@@ -1,18 +1,32 @@
-"""Times and memory of a whole volume, on an otherwise idle machine.
+"""Times of the default model beside other codecs, and beside another checkout of this project.
 
-    python -m benchmarks.speed SCAN
+    python -m benchmarks.speed -o benchmarks/speed.json
+    python -m benchmarks.speed -o benchmarks/speed.json --against BEFORE/mricodec --only volume
 
-Best and median of five runs, after a first that loads the model. With `--profile`, the share of
-each part of the default model in the time of one process instead.
+Parts, which --only chooses from; all figures are medians of runs in which the subjects alternate:
+
+phases    ns of CPU time per voxel in each phase of the C core, in one thread
+volume    a whole volume at the default quality, the model loaded; other codecs near its rate
+lossless  the same without loss, and tomoz
+commands  whole processes with README's sample, start-up included
+busy      the volume while a process keeps each core busy, with all threads and with one
+
+The volume is README's sample, or a scan of your own: the central 256 x 256 voxels of 192 slices,
+repeated backwards and forwards where it has fewer. The output keeps parts that are not measured
+again.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import contextlib
+import json
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,130 +34,190 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec import codec
-from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
+from mricodec.codec.coders.workers import cores
+from mricodec.codec.evaluation import still
 from mricodec.codec.evaluation.rate_distortion import Source
+from mricodec.codec.evaluation.report import environment
+from mricodec.codec.native import library
+from mricodec.models.extras import require
 
-# Timed runs.
+from .native import phases
+from .timing import Checkout, Server, Subject, alternate, command, local, pictures
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "codec" / "sample" / "brain_t1w.nii.gz"
+# (k, j, i) of the volume.
+SHAPE = (192, 256, 256)
 RUNS = 5
 
 
-def peak_memory() -> float:
-    """GB, this process and its helpers together, since each began (Linux)."""
-    process = Path("/proc") / str(os.getpid())
-    helpers = [pid for file in process.glob("task/*/children") for pid in file.read_text().split()]
-    states = [(Path("/proc") / pid / "status").read_text() for pid in (process.name, *helpers)]
-    return sum(int(re.findall(r"VmHWM:\s+(\d+) kB", state)[0]) for state in states) / 1e6
+@dataclass(frozen=True)
+class Bench:
+    """What is measured, and how often."""
+
+    voxels: NDArray[Any]
+    # The same as a .npy file, in a folder for other files.
+    file: Path
+    backends: list[str]
+    against: Path | None
+    runs: int
+
+    @property
+    def current(self) -> Checkout:
+        """This checkout with the first of the backends."""
+        return Checkout(f"mricodec, {self.backends[0]}", ROOT, self.backends[0])
+
+    @property
+    def before(self) -> list[Checkout]:
+        """The other checkout, if there is one."""
+        return [] if self.against is None else [Checkout("mricodec before", self.against)]
+
+    def phases(self) -> list[dict[str, Any]]:
+        return phases.measure(self.voxels, self.backends, self.runs)
+
+    def volume(self) -> list[dict[str, Any]]:
+        current = [Checkout(f"mricodec, {name}", ROOT, name) for name in self.backends]
+        one = replace(self.current, name=f"{self.current.name}, one thread", threads=1)
+        with self._servers([*current, one, *self.before]) as subjects:
+            bpv = 8 * subjects[0].size / self.voxels.size
+            peers = [pictures(make(), self.voxels, bpv) for make in (still.jpeg2000, still.jpegxl)]
+            return self._rows([*subjects, *peers])
+
+    def lossless(self) -> list[dict[str, Any]]:
+        tomoz = require("tomoz", "bench", "tomoz")
+        with self._servers([self.current, *self.before], lossless=True) as subjects:
+            encode = partial(tomoz.encode, self.voxels)
+            peer = local(f"tomoz ({tomoz.__version__})", encode, tomoz.decode)
+            return self._rows([*subjects, peer])
+
+    def commands(self) -> list[dict[str, Any]]:
+        commands = [("Python alone", self.current, ["-c", "pass"])]
+        for checkout in (self.current, *self.before):
+            for arguments in self._command_lines():
+                name = f"{checkout.name}: {arguments[0]}"
+                commands.append((name, checkout, ["-m", "mricodec.cli", *arguments]))
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in commands}
+        for _ in range(self.runs + 1):  # The first one is not counted.
+            for name, checkout, arguments in commands:
+                times[name].append(command(arguments, checkout.environment()))
+        rows = []
+        for name, pairs in times.items():
+            wall, cpu = map(statistics.median, zip(*pairs[1:], strict=True))
+            rows.append({"name": name, "wall_s": round(wall, 3), "cpu_s": round(cpu, 3)})
+        return rows
+
+    def _command_lines(self) -> list[list[str]]:
+        coded, decoded = (str(self.file.with_name(f"sample.{kind}")) for kind in ("mrc", "nii.gz"))
+        return [
+            ["--help"],
+            ["encode", str(SAMPLE), "-o", coded, "--force", "--quiet"],
+            ["decode", coded, "-o", decoded, "--force", "--quiet"],
+        ]
+
+    def busy(self) -> list[dict[str, Any]]:
+        one = replace(self.current, name=f"{self.current.name}, one thread", threads=1)
+        with self._servers([self.current, one]) as subjects, busy_cores():
+            return self._rows(subjects)
+
+    @contextlib.contextmanager
+    def _servers(self, checkouts: list[Checkout], **options: Any) -> Iterator[list[Subject]]:
+        with contextlib.ExitStack() as stack:
+            servers = (Server(checkout, self.file, **options) for checkout in checkouts)
+            yield [stack.enter_context(server) for server in servers]
+
+    def _rows(self, subjects: list[Subject]) -> list[dict[str, Any]]:
+        alternate(subjects, self.runs)
+        return [subject.row(self.voxels) for subject in subjects]
 
 
-def timed_parts() -> dict[str, float]:
-    """CPU seconds in each part of the default model from now on; no part calls another."""
-    from mricodec.models.lossy import lapped_transform as transform
-    from mricodec.models.lossy import pass_symbols, rdo, sign_hiding
-    from mricodec.models.lossy.band_networks import BandNet, ContextPass
-    from mricodec.models.lossy.context_model import ContextCodec
-
-    parts: dict[str, list[tuple[Any, str]]] = {
-        "network": [(ContextCodec, "reference"), (BandNet, "base"), (ContextPass, "forward")],
-        "hiding of signs": [
-            (sign_hiding.SignGroups, "of"),
-            (pass_symbols, "hide_signs"),
-            (pass_symbols, "hidden_signs"),
-        ],
-        "entropy coding": [(EntropyEncoder, "code"), (EntropyDecoder, "code")],
-        "transform": [
-            (transform, f"{way}{axis}")
-            for way in ("analysis", "synthesis")
-            for axis in ("", "_across")
-        ],
-        "error compensation": [(rdo.ErrorCompensation, name) for name in ("targets", "update")],
-    }
-    spent = dict.fromkeys(parts, 0.0)
-
-    def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **named: Any) -> Any:
-            start = time.process_time()
-            try:
-                return function(*arguments, **named)
-            finally:
-                spent[part] += time.process_time() - start
-
-        return wrapped
-
-    for part, functions in parts.items():
-        for owner, name in functions:
-            wrapped = timed(part, getattr(owner, name))
-            setattr(
-                owner,
-                name,
-                staticmethod(wrapped) if isinstance(vars(owner)[name], staticmethod) else wrapped,
-            )
-    return spent
+PARTS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
+    "phases": Bench.phases,
+    "volume": Bench.volume,
+    "lossless": Bench.lossless,
+    "commands": Bench.commands,
+    "busy": Bench.busy,
+}
 
 
-def shares(work: Callable[[], object], spent: dict[str, float]) -> str:
-    """CPU seconds, and the share of each part."""
-    spent.update(dict.fromkeys(spent, 0.0))
-    start = time.process_time()
-    work()
-    total = time.process_time() - start
-    rest = {"rest": total - sum(spent.values())}
-    return f"{total:.1f} s: " + ", ".join(
-        f"{part} {time / total:.0%}" for part, time in (spent | rest).items()
-    )
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """A process that computes all the time, for each core."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
-def profile(voxels: NDArray[Any]) -> None:
-    """Print where the time of one process goes at the default quality."""
-    # torch and the helper processes read it.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    encoder, decoder = codec.Encoder(), codec.Decoder()
-    stream = encoder.encode(voxels) or b""
-    decoder.decode(stream)
-    spent = timed_parts()
-    click.echo(f"encode {shares(lambda: encoder.encode(voxels), spent)}")
-    click.echo(f"decode {shares(lambda: decoder.decode(stream), spent)}")
+def fitted(voxels: NDArray[Any]) -> NDArray[Any]:
+    """SHAPE of a volume [k, j, i]: the shortest axis becomes k; cut in the middle, or repeated."""
+    voxels = np.moveaxis(voxels, int(np.argmin(voxels.shape)), 0)
+    for axis, length in enumerate(SHAPE):
+        start = max(0, (voxels.shape[axis] - length) // 2)
+        voxels = np.take(voxels, range(start, min(start + length, voxels.shape[axis])), axis)
+        missing = [(0, length - voxels.shape[axis]) if n == axis else (0, 0) for n in range(3)]
+        voxels = np.pad(voxels, missing, mode="symmetric")
+    return np.ascontiguousarray(voxels)
 
 
-def measure(name: str, encoder: codec.Encoder, voxels: NDArray[Any]) -> None:
-    """Print times, rate and memory of one setting."""
-    decoder = codec.Decoder()
-    decoder.decode(encoder.encode(voxels) or b"")
-    stream = b""
-    times: dict[str, list[float]] = {"encode": [], "decode": []}
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        stream = encoder.encode(voxels) or b""
-        encoded = time.perf_counter()
-        decoder.decode(stream)
-        times["encode"].append(encoded - start)
-        times["decode"].append(time.perf_counter() - encoded)
-    memory = peak_memory()
-    rate = 8 * len(stream) / voxels.size
-    text = ", ".join(
-        f"{direction} {min(seconds):.1f} s (median {statistics.median(seconds):.1f})"
-        for direction, seconds in times.items()
-    )
-    click.echo(f"{name}: {text}, {rate:.3f} bpv, peak {memory:.2f} GB")
+# Endings of columns, and what a reader sees.
+HEADINGS = {"_mb_per_s": ", MB/s", "_cpu_s": ", CPU s", "_s": ", s", "_gb": ", GB"}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of a part as Markdown."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    headings = [
+        next(
+            (key.removesuffix(end) + text for end, text in HEADINGS.items() if key.endswith(end)),
+            key,
+        )
+        for key in columns
+    ]
+    lines = [headings, ["---"] * len(columns)]
+    lines += [[str(row.get(column, "")) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @click.command()
-@click.argument("scan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--profile", "profiled", is_flag=True, help="Print where the time goes instead.")
-def main(scan: Path, profiled: bool) -> None:
-    """Encode and decode the voxels of SCAN; slices are taken along i where that axis is shorter."""
+@click.argument(
+    "scan", default=SAMPLE, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON of the results.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    help="Another checkout of this project, in a folder named mricodec.",
+)
+@click.option("--backend", "backends", multiple=True, help="Of the C core; default: all.")
+@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Default: all.")
+@click.option("--runs", default=RUNS, show_default=True, type=click.IntRange(min=1))
+def main(
+    scan: Path,
+    output: Path | None,
+    against: Path | None,
+    backends: tuple[str, ...],
+    only: tuple[str, ...],
+    runs: int,
+) -> None:
+    """Time the coding of SCAN, cut or repeated to 256 x 256 x 192 voxels; default: the sample."""
     try:
-        voxels = Source.of_file(scan).voxels
+        voxels = fitted(Source.bare(scan).voxels)
     except ValueError as error:
         raise click.ClickException(f"{scan}: {error}") from error
-    if voxels.shape[-1] < voxels.shape[0]:
-        voxels = np.ascontiguousarray(np.moveaxis(voxels, -1, 0))
-    click.echo(f"{voxels.shape} {voxels.dtype}, {voxels.nbytes / 1e6:.1f} MB")
-    if profiled:
-        profile(voxels)
-        return
-    measure("lossless", codec.Encoder(lossless=True), voxels)
-    measure("default quality", codec.Encoder(), voxels)
+    results = json.loads(output.read_text()) if output and output.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "voxels.npy"
+        np.save(file, voxels)
+        bench = Bench(voxels, file, list(backends) or library.backends(), against, runs)
+        for name in only or PARTS:
+            rows = PARTS[name](bench)
+            results[name] = {"environment": environment() | {"scan": scan.name}, "rows": rows}
+            click.echo(f"{name}\n\n{table(rows)}\n")
+            if output:
+                output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

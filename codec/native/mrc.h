@@ -112,8 +112,8 @@ MRC_API int32_t mrc_next_tasks(uint8_t *arena, int32_t *tasks);
 MRC_API int32_t mrc_run_task(uint8_t *arena, int32_t task, int32_t thread);
 
 /* For measurements: what the tasks of a slab do that has been started: "analyse", "prepare",
- * "features", "predict", "update" or "synthesise"; "finished" when it is coded. After "predict",
- * mrc_next_tasks codes the symbols of a pass. */
+ * "features", "mix", "predict", "update" or "synthesise"; "finished" when it is coded. After
+ * "predict", mrc_next_tasks codes the symbols of a pass. */
 MRC_API const char *mrc_phase(uint8_t *arena);
 
 /* -- kernels by themselves --------------------------------------------------------------------- */

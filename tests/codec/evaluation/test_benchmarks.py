@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -503,3 +504,35 @@ def test_the_encoders_of_the_c_core_and_of_torch_are_compared(bench: Bench, scan
     figures = [float(cell) for cell in row.strip("|").split("|")[1:]]
     assert len(figures) == 6 and max(map(abs, figures)) < 5
     assert summary.startswith("mean ")
+
+
+def test_speed_of_a_small_volume(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = bench("speed")
+    monkeypatch.setattr(speed, "SHAPE", (16, 24, 40))
+    output = tmp_path / "speed.json"
+    for arguments in (["phases", "--only=volume", f"--against={ROOT}"], ["commands"]):
+        options = ["--runs=1", "--backend=scalar", "-o", str(output), "--only"]
+        run = CliRunner().invoke(speed.main, [*options, *arguments])
+        assert run.exit_code == 0, run.output
+    results = {name: part["rows"] for name, part in json.loads(output.read_text()).items()}
+    assert list(results) == ["phases", "volume", "commands"]
+    for row in results["phases"]:
+        assert row["all"] == pytest.approx(sum(row[phase] for phase in speed.phases.PHASES), 0.01)
+        assert min(row[phase] for phase in ("predict", "code", "synthesise")) > 0
+    one, _, before, *peers = results["volume"]
+    assert one["bpv"] == before["bpv"] and len(peers) == 2
+    assert all(row["encode_s"] > 0 and row["decode_mb_per_s"] > 0 for row in results["volume"])
+    assert len(results["commands"]) == 4
+    assert min(row["wall_s"] for row in results["commands"]) > 0
+
+
+def test_the_volume_of_the_speed_is_cut_and_repeated(bench: Bench) -> None:
+    """The shortest axis becomes k."""
+    rows = np.indices((300, 256))[0] - 22
+    voxels = np.stack([rows, rows + 1000], -1)
+    fitted = bench("speed").fitted(voxels)
+    assert fitted.shape == (192, 256, 256)
+    assert np.array_equal(fitted[0] % 1000, np.indices((256, 256))[0])
+    assert [int(value) // 1000 for value in fitted[:6, 0, 0]] == [0, 1, 1, 0, 0, 1]
