@@ -196,14 +196,14 @@ static int32_t decoder_finish(const range_decoder *d) {
 
 /* Where the values of a call lie, sorted by the row of their table: memory of the caller. */
 typedef struct {
-    uint32_t *order;  /* [n] */
-    uint8_t *escaped; /* [n] */
+    uint32_t *order; /* [n] */
+    uint8_t *token;  /* [n]: columns of the tables, small for the sake of the cache. */
 } call_memory;
 
 static call_memory take_call_memory(arena *a, size_t n) {
     call_memory m;
     m.order = TAKE(a, uint32_t, n);
-    m.escaped = TAKE(a, uint8_t, n);
+    m.token = TAKE(a, uint8_t, n);
     return m;
 }
 
@@ -230,13 +230,14 @@ static size_t sort_by_row(const table_set *t, const uint8_t *index, size_t n, ui
 }
 
 /* Sort the values with raw bits stably by their number, escaped ones left out; ends [64]. */
-static size_t sort_by_raw(const table_set *t, const uint8_t *index, const uint8_t *escaped,
-                          size_t n, uint32_t *order, size_t *ends) {
+static size_t sort_by_raw(const table_set *t, const uint8_t *index, const uint8_t *token, size_t n,
+                          uint32_t *order, size_t *ends) {
     size_t counts[64] = {0}, starts[64], total = 0;
+    const int32_t rows = t->rows, escape = t->columns - 1;
     for (int32_t raw = 0; raw < 64; raw++) ends[raw] = 0;
     if (t->octave == 0) return 0;
     for (size_t i = 0; i < n; i++) {
-        if (index[i] >= t->rows && !escaped[i]) counts[raw_of_index(t, index[i]) & 63]++;
+        if (index[i] >= rows && token[i] != escape) counts[raw_of_index(t, index[i]) & 63]++;
     }
     for (int32_t raw = 0; raw < 64; raw++) {
         starts[raw] = total;
@@ -245,7 +246,7 @@ static size_t sort_by_raw(const table_set *t, const uint8_t *index, const uint8_
     }
     if (total == 0) return 0;
     for (size_t i = 0; i < n; i++) {
-        if (index[i] >= t->rows && !escaped[i]) {
+        if (index[i] >= rows && token[i] != escape) {
             order[starts[raw_of_index(t, index[i]) & 63]++] = (uint32_t)i;
         }
     }
@@ -267,11 +268,11 @@ static int64_t unzigzag(uint64_t v) { return (int64_t)(v >> 1 ^ (~(v & 1) + 1));
 static int32_t chunk_bits(int32_t width, int32_t shift) { return min32(RAW_CHUNK, width - shift); }
 
 /* Encode the escaped values of a call in full: lengths, then bits below the leading one. */
-static void encode_escapes(range_encoder *e, const uint8_t *escaped, const int32_t *values,
-                           size_t n) {
+static void encode_escapes(range_encoder *e, const uint8_t *token, uint8_t escape,
+                           const int32_t *values, size_t n) {
     int32_t longest = 0;
     for (size_t i = 0; i < n; i++) {
-        if (!escaped[i]) continue;
+        if (token[i] != escape) continue;
         int32_t length = bit_length(zigzag(values[i]));
         encode_uniform(e, LENGTH_BITS, (uint32_t)length);
         longest = max32(longest, length);
@@ -280,35 +281,57 @@ static void encode_escapes(range_encoder *e, const uint8_t *escaped, const int32
         for (int32_t shift = 0; shift < length - 1; shift += RAW_CHUNK) {
             int32_t bits = chunk_bits(length - 1, shift);
             for (size_t i = 0; i < n; i++) {
-                uint64_t v = escaped[i] ? zigzag(values[i]) : 0;
-                if (!escaped[i] || bit_length(v) != length) continue;
+                uint64_t v = token[i] == escape ? zigzag(values[i]) : 0;
+                if (bit_length(v) != length) continue;
                 encode_uniform(e, bits, (uint32_t)(v >> shift & (((uint64_t)1 << bits) - 1)));
             }
         }
     }
 }
 
+/* Whether values of an index have a token; others are 0 and not sent. */
+MRC_INLINE int32_t is_sent(const table_set *t, int32_t index) {
+    return t->octave == 0 || index > 0;
+}
+
+/* The raw bits of every index. */
+static void list_raw(const table_set *t, uint8_t raw[INDICES]) {
+    for (int32_t i = 0; i < INDICES; i++) raw[i] = (uint8_t)raw_of_index(t, i);
+}
+
+/* The columns of the tokens of values [n]; returns how many are escaped. */
+static size_t find_tokens(const table_set *t, const uint8_t *restrict index,
+                          const int32_t *restrict values, size_t n, uint8_t *restrict token) {
+    uint8_t raw[INDICES];
+    const int32_t low = t->low, escape = t->columns - 1;
+    size_t escapes = 0;
+    list_raw(t, raw);
+    for (size_t i = 0; i < n; i++) {
+        int64_t column = ((int64_t)values[i] >> raw[index[i]]) - low;
+        int32_t escaped = column < 0 || column >= escape;
+        if (!is_sent(t, index[i])) column = escaped = 0;
+        token[i] = (uint8_t)(escaped ? escape : column);
+        escapes += (size_t)escaped;
+    }
+    return escapes;
+}
+
 /* Encode values [n] by the tables of their indices [n]. */
 static void encode_call(range_encoder *e, const table_set *t, const uint8_t *index,
                         const int32_t *values, size_t n, call_memory m) {
     size_t ends[INDICES], start = 0;
+    size_t escapes = find_tokens(t, index, values, n, m.token);
     sort_by_row(t, index, n, m.order, ends);
-    memset(m.escaped, 0, n);
-    size_t escapes = 0;
     for (int32_t r = 0; r < t->rows; r++) {
         const uint32_t *row = t->cumulative + (size_t)r * (t->columns + 1);
         for (; start < ends[r]; start++) {
-            size_t i = m.order[start];
-            int64_t token = ((int64_t)values[i] >> raw_of_index(t, index[i])) - t->low;
-            uint32_t c = (uint32_t)(t->columns - 1);
-            if (token >= 0 && token < t->columns - 1) c = (uint32_t)token;
-            else m.escaped[i] = 1, escapes++;
+            uint32_t c = m.token[m.order[start]];
             encode_symbol(e, row[c], row[c + 1] - row[c]);
         }
     }
     size_t raw_ends[64];
     start = 0;
-    if (sort_by_raw(t, index, m.escaped, n, m.order, raw_ends) > 0) {
+    if (sort_by_raw(t, index, m.token, n, m.order, raw_ends) > 0) {
         for (int32_t raw = 1; raw < 64; start = raw_ends[raw++]) {
             for (int32_t shift = 0; shift < raw; shift += RAW_CHUNK) {
                 int32_t bits = chunk_bits(raw, shift);
@@ -319,15 +342,25 @@ static void encode_call(range_encoder *e, const table_set *t, const uint8_t *ind
             }
         }
     }
-    if (escapes > 0) encode_escapes(e, m.escaped, values, n);
+    if (escapes > 0) encode_escapes(e, m.token, (uint8_t)(t->columns - 1), values, n);
+}
+
+/* Encode values [n] that all have the same index, one without raw bits. */
+static void encode_alike(range_encoder *e, const table_set *t, int32_t index, const int32_t *values,
+                         size_t n) {
+    const uint32_t *row = t->cumulative + (size_t)row_of_index(t, index) * (t->columns + 1);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t c = (uint32_t)(values[i] - t->low);
+        encode_symbol(e, row[c], row[c + 1] - row[c]);
+    }
 }
 
 /* Decode the escaped values of a call; those beyond int32 are clamped to it. */
-static void decode_escapes(range_decoder *d, const uint8_t *escaped, int32_t *values, size_t n,
-                           uint32_t *order) {
+static void decode_escapes(range_decoder *d, const uint8_t *token, uint8_t escape, int32_t *values,
+                           size_t n, uint32_t *order) {
     size_t counts[MAX_LENGTH + 1] = {0}, starts[MAX_LENGTH + 1], count = 0, total = 0;
     for (size_t i = 0; i < n; i++) {
-        if (!escaped[i]) continue;
+        if (token[i] != escape) continue;
         uint32_t length = decode_uniform(d, LENGTH_BITS);
         if (length > MAX_LENGTH) {
             d->damaged = 1;
@@ -342,7 +375,7 @@ static void decode_escapes(range_decoder *d, const uint8_t *escaped, int32_t *va
         total += counts[length];
     }
     for (size_t i = 0; i < n; i++) {
-        if (escaped[i]) order[starts[values[i]]++] = (uint32_t)i;
+        if (token[i] == escape) order[starts[values[i]]++] = (uint32_t)i;
     }
     for (size_t k = 0; k < count;) {
         int32_t length = values[order[k]];
@@ -372,26 +405,29 @@ static void decode_escapes(range_decoder *d, const uint8_t *escaped, int32_t *va
 /* Decode values [n] by the tables of their indices [n]; those beyond int32 are clamped to it. */
 static void decode_call(range_decoder *d, const table_set *t, const uint8_t *index, int32_t *values,
                         size_t n, call_memory m) {
-    size_t ends[INDICES], start = 0;
-    if (sort_by_row(t, index, n, m.order, ends) < n) memset(values, 0, n * sizeof *values);
-    memset(m.escaped, 0, n);
-    size_t escapes = 0;
+    size_t ends[INDICES], start = 0, escapes = 0;
+    const uint8_t escape = (uint8_t)(t->columns - 1);
+    uint8_t raw_bits[INDICES];
+    list_raw(t, raw_bits);
+    if (sort_by_row(t, index, n, m.order, ends) < n) memset(m.token, 0, n);
     for (int32_t r = 0; r < t->rows; r++) {
         const uint32_t *row = t->cumulative + (size_t)r * (t->columns + 1);
         const uint8_t *lookup = t->lookup + ((size_t)r << LOOKUP_BITS);
         for (; start < ends[r]; start++) {
-            size_t i = m.order[start];
-            uint32_t c = decode_token(d, row, lookup);
-            if (c == (uint32_t)(t->columns - 1)) m.escaped[i] = 1, escapes++;
-            int64_t token = (int64_t)c + t->low;
-            int32_t raw = raw_of_index(t, index[i]);
-            values[i] = (int32_t)clamp64(token * ((int64_t)1 << raw), INT32_MIN, INT32_MAX);
+            uint8_t c = (uint8_t)decode_token(d, row, lookup);
+            m.token[m.order[start]] = c;
+            escapes += c == escape;
         }
         if (d->damaged) return;
     }
+    for (size_t i = 0; i < n; i++) {
+        int64_t token = is_sent(t, index[i]) ? (int64_t)m.token[i] + t->low : 0;
+        values[i] = (int32_t)clamp64(token * ((int64_t)1 << raw_bits[index[i]]), INT32_MIN,
+                                     INT32_MAX);
+    }
     size_t raw_ends[64];
     start = 0;
-    if (sort_by_raw(t, index, m.escaped, n, m.order, raw_ends) > 0) {
+    if (sort_by_raw(t, index, m.token, n, m.order, raw_ends) > 0) {
         for (int32_t raw = 1; raw < 64; start = raw_ends[raw++]) {
             for (int32_t shift = 0; shift < raw; shift += RAW_CHUNK) {
                 int32_t bits = chunk_bits(raw, shift);
@@ -402,7 +438,24 @@ static void decode_call(range_decoder *d, const table_set *t, const uint8_t *ind
             }
         }
     }
-    if (escapes > 0) decode_escapes(d, m.escaped, values, n, m.order);
+    if (escapes > 0) decode_escapes(d, m.token, escape, values, n, m.order);
+}
+
+/* Decode values [n] that all have the same index, one without raw bits. */
+static void decode_alike(range_decoder *d, const table_set *t, int32_t index, int32_t *values,
+                         size_t n, call_memory m) {
+    const int32_t r = row_of_index(t, index);
+    const uint32_t *row = t->cumulative + (size_t)r * (t->columns + 1);
+    const uint8_t *lookup = t->lookup + ((size_t)r << LOOKUP_BITS);
+    const uint8_t escape = (uint8_t)(t->columns - 1);
+    size_t escapes = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t c = (uint8_t)decode_token(d, row, lookup);
+        m.token[i] = c;
+        values[i] = c + t->low;
+        escapes += c == escape;
+    }
+    if (escapes > 0 && !d->damaged) decode_escapes(d, m.token, escape, values, n, m.order);
 }
 
 #endif

@@ -63,7 +63,6 @@ typedef struct {
     pass_symbols symbols;
     call_memory call;
     uint8_t *sign;       /* 2 + (1: negative) where the sign is hidden. */
-    uint8_t *ones;       /* Indices of the call of signs. */
     band_weight *weights;
     sign_groups hiding;
     float *target;       /* Encoder: [bands][coefficients]. */
@@ -162,7 +161,6 @@ static void take_slab(slab_work *w, arena *a) {
     w->symbols.error = TAKE(a, float, symbols);
     w->call = take_call_memory(a, symbols);
     w->sign = TAKE(a, uint8_t, symbols);
-    w->ones = TAKE(a, uint8_t, symbols);
     w->weights = TAKE(a, band_weight, w->state_count);
     w->hiding.groups = TAKE(a, sign_group, max_sign_groups(symbols, w->state_count) + 1);
     w->hiding.carriers = TAKE(a, carrier, symbols);
@@ -203,9 +201,8 @@ static void decode_pass(slab_work *w, int32_t p, int32_t bands) {
     const uint8_t *restrict sign = w->sign;
     size_t sent = 0;
     for (size_t i = 0; i < n; i++) sent += (q[i] > 0) & (sign[i] == 0);
-    memset(w->ones, 1, sent);
     int32_t *signs = (int32_t *)(void *)w->symbols.error;
-    decode_call(&w->decoder, &w->m->signs, w->ones, signs, sent, w->call);
+    decode_alike(&w->decoder, &w->m->signs, 1, signs, sent, w->call);
     sent = 0;
     for (size_t i = 0; i < n; i++) {
         if (q[i] == 0) continue;
@@ -232,8 +229,7 @@ static void encode_pass(slab_work *w, int32_t p, int32_t bands) {
     for (size_t i = 0; i < n; i++) {
         if (q[i] != 0 && w->sign[i] == 0) magnitude[sent++] = q[i] < 0;
     }
-    memset(w->ones, 1, sent);
-    encode_call(&w->encoder, &w->m->signs, w->ones, magnitude, sent, w->call);
+    encode_alike(&w->encoder, &w->m->signs, 1, magnitude, sent);
     if (w->encoder.full) w->status = MRC_ERROR_CAPACITY;
 }
 
@@ -581,10 +577,10 @@ static int32_t start_slab(slab_work **out, const uint8_t *memory, const mrc_slab
 
 /* Decode the depth of a slab, its first symbol; 0 for bytes that no encoder writes. */
 static int32_t decode_depth(range_decoder *d, const model *m) {
-    uint8_t index = 0, escaped;
+    uint8_t index = 0, token;
     uint32_t order;
     int32_t choice = 0;
-    decode_call(d, &m->depth, &index, &choice, 1, (call_memory){&order, &escaped});
+    decode_call(d, &m->depth, &index, &choice, 1, (call_memory){&order, &token});
     return d->damaged ? 0 : 1 << clamp32(choice, 0, DEPTH_COUNT - 1);
 }
 
