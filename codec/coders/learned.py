@@ -108,7 +108,7 @@ class _NativeSlabs:
         return _in_threads(tasks)
 
     def _encode(self, slab: NDArray[Any], workspace: Workspace) -> Coded:
-        samples = self.payloads.intensity.samples(slab)
+        samples = np.ascontiguousarray(self.payloads.intensity.samples(slab))
         run, decoded = self.model.encode_slab(samples, self.payloads.params, workspace)
         return self.payloads.pack(samples, run, decoded)
 

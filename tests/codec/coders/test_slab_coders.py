@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -162,3 +163,14 @@ def test_learned_with_every_model(name: str, has_background: bool) -> None:
     parts = slabs("i2")[1:]
     coder = learned(load_model(name), parts, has_background=has_background)
     check_slab_coder(coder, parts, max_error=None)
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_the_order_of_an_array_in_memory_does_not_matter(order: tuple[int, ...]) -> None:
+    """Slabs are views, of arrays whose axes lie in any order, with loss and without."""
+    volume = np.random.default_rng(0).normal(500, 30, (10, 24, 30)).astype(np.int16)
+    volume[:, :9] = 0  # A background that is kept exact.
+    laid_out = np.ascontiguousarray(volume.transpose(order)).transpose(np.argsort(order))
+    assert np.array_equal(laid_out, volume)
+    for options in ({"quality": 50}, {"max_error": 4}, {"lossless": True}):
+        assert codec.encode(laid_out, **options) == codec.encode(volume, **options)
