@@ -165,7 +165,7 @@ def test_learned_with_every_model(name: str, has_background: bool) -> None:
     check_slab_coder(coder, parts, max_error=None)
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_the_order_of_an_array_in_memory_does_not_matter(order: tuple[int, ...]) -> None:
     """Slabs are views, of arrays whose axes lie in any order, with loss and without."""
     volume = np.random.default_rng(0).normal(500, 30, (10, 24, 30)).astype(np.int16)
