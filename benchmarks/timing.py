@@ -229,7 +229,7 @@ def cpu_seconds(pid: int) -> float:
     ticks = 0
     for process in _family(pid):
         fields = (process / "stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        ticks += sum(map(int, fields[11:15]))  # Its time, and that of its children that ended.
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -534,5 +534,14 @@ def test_the_volume_of_the_speed_is_cut_and_repeated(bench: Bench) -> None:
     voxels = np.stack([rows, rows + 1000], -1)
     fitted = bench("speed").fitted(voxels)
     assert fitted.shape == (192, 256, 256)
-    assert np.array_equal(fitted[0] % 1000, np.indices((256, 256))[0])
-    assert [int(value) // 1000 for value in fitted[:6, 0, 0]] == [0, 1, 1, 0, 0, 1]
+    assert np.array_equal(fitted[:2] % 1000, 2 * [np.indices((256, 256))[0]])
+    assert (fitted[:6, 100, 0] // 1000).tolist() == [0, 1, 1, 0, 0, 1]
+    assert set(np.unique(fitted[3] - fitted[0])) == {-1, 0, 1}
+
+
+def test_the_tables_of_speed_are_those_of_the_committed_results(bench: Bench) -> None:
+    readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "benchmarks" / "speed.json").read_text(encoding="utf-8"))
+    assert set(results) == set(bench("speed").PARTS)
+    for part in results.values():
+        assert bench("speed").table(part["rows"]) in readme
