@@ -79,14 +79,15 @@ class Workspace:
             threading.Thread(target=tasks.help, args=(n,), daemon=True)
             for n in range(1, self.threads)
         ]
-        for helper in helpers:
-            helper.start()
         try:
+            for helper in helpers:
+                helper.start()
             return tasks.run()
         finally:
             tasks.end()
             for helper in helpers:
-                helper.join()
+                if helper.ident is not None:  # It was started.
+                    helper.join()
 
 
 class _Tasks:
@@ -96,6 +97,7 @@ class _Tasks:
         self._core = library.load()
         self._arena = arena
         self._barrier = barrier
+        self._lock = threading.Lock()
         self._left: Iterator[int] = iter(())
 
     def run(self) -> int:
@@ -114,13 +116,17 @@ class _Tasks:
             self._barrier.wait()
 
     def help(self, thread: int) -> None:
-        """Another thread."""
+        """Another thread; if it fails, the others do not wait for it."""
         assert self._barrier is not None
-        with contextlib.suppress(threading.BrokenBarrierError):
+        try:
             while True:
                 self._barrier.wait()
                 self._work(thread)
                 self._barrier.wait()
+        except threading.BrokenBarrierError:
+            return
+        finally:
+            self._barrier.abort()
 
     def end(self) -> None:
         """Send the helpers home."""
@@ -128,7 +134,11 @@ class _Tasks:
         self._barrier.abort()
 
     def _work(self, thread: int) -> None:
-        for task in self._left:  # An iterator gives each number to one thread.
+        while True:
+            with self._lock:  # A task that two threads do is done wrong.
+                task = next(self._left, None)
+            if task is None:
+                return
             self._core.mrc_run_task(self._arena, task, thread)
 
 

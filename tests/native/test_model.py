@@ -18,7 +18,7 @@ from mricodec import codec
 from mricodec.bitstream.range_coder import EntropyDecoder, EntropyEncoder
 from mricodec.bitstream.symbols import SlabStreams
 from mricodec.codec.coders.base import LossyParams
-from mricodec.codec.native import functions, library
+from mricodec.codec.native import functions, library, model
 from mricodec.codec.native.model import NativeModel, Workspace
 from mricodec.models import zoo
 from mricodec.models.loader import load_model
@@ -252,3 +252,26 @@ def test_phases_follow_one_another(native: NativeModel) -> None:
     assert np.array_equal(native.decode_slab(run, x.shape, params, watched), decoded)
     assert watched.phases == [*steps, "synthesise", "finished"]
     assert library.load().mrc_phase(None) is None
+
+
+def test_no_thread_waits_for_one_that_can_not_start_or_fails(
+    native: NativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = scan((9, 40, 40))
+    params, before = params_of(x, 10.0), threading.active_count()
+    start, started = threading.Thread.start, itertools.count()
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(started) == 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            native.encode_slab(x, params, Workspace(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(model._Tasks, "help", lambda tasks, _: tasks.end())
+        with pytest.raises(threading.BrokenBarrierError):
+            native.encode_slab(x, params, Workspace(3))
+    assert threading.active_count() == before
