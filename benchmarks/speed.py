@@ -1,7 +1,7 @@
 """Times of the default model beside other codecs, and beside another checkout of this project.
 
     python -m benchmarks.speed -o benchmarks/speed.json
-    python -m benchmarks.speed -o benchmarks/speed.json --against BEFORE/mricodec --only volume
+    python -m benchmarks.speed -o benchmarks/speed.json --against BEFORE --only volume
 
 Parts, which --only chooses from; all figures are medians of runs in which the subjects alternate:
 
@@ -44,8 +44,9 @@ from mricodec.models.extras import require
 from .native import phases
 from .timing import Checkout, Server, Subject, alternate, command, local, pictures
 
-ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = ROOT / "codec" / "sample" / "brain_t1w.nii.gz"
+# The package as this process imports it: installed, or a checkout.
+PACKAGE = Path(library.__file__).resolve().parents[2]
+SAMPLE = PACKAGE / "codec" / "sample" / "brain_t1w.nii.gz"
 # (k, j, i) of the volume.
 SHAPE = (192, 256, 256)
 RUNS = 5
@@ -64,8 +65,8 @@ class Bench:
 
     @property
     def current(self) -> Checkout:
-        """This checkout with the first of the backends."""
-        return Checkout(f"mricodec, {self.backends[0]}", ROOT, self.backends[0])
+        """This package with the first of the backends."""
+        return Checkout(f"mricodec, {self.backends[0]}", PACKAGE, self.backends[0])
 
     @property
     def before(self) -> list[Checkout]:
@@ -76,7 +77,7 @@ class Bench:
         return phases.measure(self.voxels, self.backends, self.runs)
 
     def volume(self) -> list[dict[str, Any]]:
-        current = [Checkout(f"mricodec, {name}", ROOT, name) for name in self.backends]
+        current = [Checkout(f"mricodec, {name}", PACKAGE, name) for name in self.backends]
         one = replace(self.current, name=f"{self.current.name}, one thread", threads=1)
         with self._servers([*current, one, *self.before]) as subjects:
             bpv = 8 * subjects[0].size / self.voxels.size
@@ -198,7 +199,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 @click.option(
     "--against",
     type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
-    help="Another checkout of this project, in a folder named mricodec.",
+    help="Another checkout of this project, its C core built.",
 )
 @click.option("--backend", "backends", multiple=True, help="Of the C core; default: all.")
 @click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Default: all.")

@@ -512,7 +512,7 @@ def test_speed_of_a_small_volume(
     speed = bench("speed")
     monkeypatch.setattr(speed, "SHAPE", (16, 24, 40))
     output = tmp_path / "speed.json"
-    for arguments in (["phases", "--only=volume", f"--against={ROOT}"], ["commands"]):
+    for arguments in (["phases", "--only=volume", f"--against={speed.PACKAGE}"], ["commands"]):
         options = ["--runs=1", "--backend=scalar", "-o", str(output), "--only"]
         run = CliRunner().invoke(speed.main, [*options, *arguments])
         assert run.exit_code == 0, run.output
