@@ -12,21 +12,19 @@ from mricodec.bitstream.sections import compress, decompress
 TILE = 8
 # The largest mask as a share of the coded slab; without one the background is only nearly exact.
 MAX_COST = 1 / 32
-# Eight boolean voxels that are all set, as one 64-bit number.
-_ALL_SET = np.uint64(0x0101010101010101)
 
 
 def mask_for(samples: NDArray[np.int32], decoded: NDArray[np.int32], coded_size: int) -> bytes:
     """The packed mask of the background tiles of a slab, to be restored to sample 0.
 
-    samples, decoded: [n, h, w]; coded_size: bytes of the coded slab. b"" if the background is
+    samples, decoded: [n, h, w], none below 0; coded_size: bytes of the coded slab. b"" if the background is
     exact already, or if the mask would be larger than MAX_COST allows.
 
     Every mask between the tiles that are background but decoded otherwise and all background tiles
     restores the same slab; the shorter of these two is taken.
     """
-    background = (_tiles(samples == 0) == _ALL_SET).all(2)
-    wrong = background & (_tiles(decoded != 0) != 0).any(2)
+    background = _largest_of_tiles(samples) == 0
+    wrong = background & (_largest_of_tiles(decoded) > 0)
     if not wrong.any():
         return b""
     packed = min((compress(np.packbits(mask).tobytes()) for mask in (background, wrong)), key=len)
@@ -34,7 +32,7 @@ def mask_for(samples: NDArray[np.int32], decoded: NDArray[np.int32], coded_size:
 
 
 def restore(decoded: NDArray[np.int32], mask: bytes) -> NDArray[np.int32]:
-    """The slab [n, h, w] with the tiles of a packed mask set to 0. FormatError if it is damaged."""
+    """Set the tiles of a packed mask in a slab [n, h, w] to 0. FormatError if it is damaged."""
     if not mask:
         return decoded
     n, h, w = decoded.shape
@@ -47,11 +45,19 @@ def restore(decoded: NDArray[np.int32], mask: bytes) -> NDArray[np.int32]:
             f"expected {size} bytes of background in a slab, found {len(bits)}: the file is damaged"
         )
     flags = np.unpackbits(np.frombuffer(bits, np.uint8), count=count).reshape(tiles).astype(bool)
-    return np.where(flags.repeat(TILE, 1)[:, :h].repeat(TILE, 2)[:, :, :w], 0, decoded)
+    for of_slice, of_tiles in zip(decoded, flags, strict=True):
+        of_slice[of_tiles.repeat(TILE, 0)[:h].repeat(TILE, 1)[:, :w]] = 0
+    return decoded
 
 
-def _tiles(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """[n, h, w] -> [n, h/8, 8, w/8]: rows of a tile as 64-bit numbers; the border is repeated."""
-    n, h, w = flags.shape
-    padded = np.pad(flags, ((0, 0), (0, -h % TILE), (0, -w % TILE)), "edge")
-    return padded.view(np.uint64).reshape(n, padded.shape[1] // TILE, TILE, padded.shape[2] // TILE)
+def _largest_of_tiles(samples: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[n, h, w] -> [n, h/8, w/8]: the largest sample of each tile; those of the border are cut."""
+    rows = samples[:, ::TILE].copy()
+    for n in range(1, TILE):
+        part = samples[:, n::TILE]
+        np.maximum(rows[:, : part.shape[1]], part, out=rows[:, : part.shape[1]])
+    tiles = rows[..., ::TILE].copy()
+    for n in range(1, TILE):
+        part = rows[..., n::TILE]
+        np.maximum(tiles[..., : part.shape[2]], part, out=tiles[..., : part.shape[2]])
+    return tiles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,23 +83,26 @@ class Intensity:
 
     def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
         """Stored values within the range -> samples of the same shape."""
-        if not isinstance(self.minimum, int):
-            above = values.astype(np.float64) - self.minimum
-            return np.clip(np.rint(above / self.scale), 0, self.peak).astype(np.int32)
-        above = values.astype(_difference_type(values.dtype)) - self.minimum
-        if self.scale > 1:
-            above = (above + self.scale // 2) // self.scale
-        return above.astype(np.int32, copy=False)
+        samples = np.empty(values.shape, np.int32)
+        for out, part in _slices(samples, values):
+            if not isinstance(self.minimum, int):
+                above = part.astype(np.float64) - self.minimum
+                out[...] = np.clip(np.rint(above / self.scale), 0, self.peak)
+                continue
+            above = part.astype(_difference_type(part.dtype)) - self.minimum
+            out[...] = (above + self.scale // 2) // self.scale if self.scale > 1 else above
+        return samples
 
     def values(self, samples: NDArray[np.int32]) -> NDArray[Any]:
         """Samples -> stored values of the same shape; samples are clipped to 0 .. peak."""
-        samples = np.clip(samples, 0, self.peak)
-        if self.scale != 1 or self.dtype.itemsize > 2:
-            samples = samples.astype(np.int64)
-        values = samples * self.scale + self.minimum
-        if self.scale != 1:
-            values = np.minimum(values, self.maximum)
-        return values.astype(self.dtype)
+        values = np.empty(samples.shape, self.dtype)
+        for out, part in _slices(values, samples):
+            clipped = np.clip(part, 0, self.peak)
+            if self.scale != 1 or self.dtype.itemsize > 2:
+                clipped = clipped.astype(np.int64)
+            above = clipped * self.scale + self.minimum
+            out[...] = above if self.scale == 1 else np.minimum(above, self.maximum)
+        return values
 
     def pack(self) -> bytes:
         """The bytes of the map in HEAD.params."""
@@ -257,6 +261,11 @@ def lossy_range(statistics: Statistics) -> tuple[int, int] | tuple[float, float]
     if statistics.integral:
         return int(statistics.minimum), int(statistics.maximum)
     return float(statistics.minimum), float(statistics.maximum)
+
+
+def _slices(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Corresponding parts along the first axis: what is computed of one stays in the cache."""
+    yield from zip(*map(np.atleast_1d, arrays), strict=True) if arrays[0].ndim > 1 else [arrays]
 
 
 def _is_integral(block: NDArray[Any], low: int | float, high: int | float) -> bool:

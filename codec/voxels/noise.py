@@ -50,15 +50,16 @@ def sigma_hat(volume: NDArray[Any]) -> float:
     An exactly constant background does not count. The result is 0.0 for a volume without diagonal
     detail, such as a constant one. All values must be finite.
     """
-    voxels = np.asarray(sampled(volume), np.float64)
-    voxels = voxels - voxels.min()
-    bands = [_occupied(voxels, axis) for axis in (1, 2)]
+    slices = sampled(volume)
+    bands = [_occupied(slices, axis) for axis in (1, 2)]
+    minimum = slices.min()
     if min(bands) < 1.0:
-        return _mad(*_haar(_crop_spectrum(voxels, bands)))
-    low, detail = _haar(voxels)
-    if volume.dtype.kind in "iu":
-        detail = detail + 0.5 * _dither(detail.size).reshape(detail.shape)
-    return _mad(low, detail)
+        return _mad(*_haar(_crop_spectrum(slices.astype(np.float64) - minimum, bands)))
+    if slices.dtype.kind not in "iu":
+        return _mad(*_haar(slices.astype(np.float64) - minimum))
+    small = slices.dtype.itemsize <= 2
+    low, detail = _haar(slices.astype(np.int32 if small else np.float64) - minimum)
+    return _mad(low, detail + 0.5 * _dither(detail.size).reshape(detail.shape))
 
 
 def median(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,9 +81,9 @@ def _mad(low: NDArray[np.float64], detail: NDArray[np.float64]) -> float:
     return float(median(np.abs(foreground)) / MAD_OF_UNIT_NORMAL) if foreground.size else 0.0
 
 
-def _haar(voxels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _haar(voxels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean of each 2 x 2 block and its diagonal detail; an axis of length 1 is left as it is."""
-    low, detail = voxels, voxels
+    low, detail, axes = voxels, voxels, 0
     for axis in (1, 2):
         n = voxels.shape[axis] // 2 * 2
         if n == 0:
@@ -91,9 +92,9 @@ def _haar(voxels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
             (slice(None),) * axis + (slice(0, n, 2),),
             (slice(None),) * axis + (slice(1, n, 2),),
         )
-        low = (low[even] + low[odd]) * np.float64(0.5)
-        detail = (detail[even] - detail[odd]) * np.float64(0.5**0.5)
-    return (low, detail) if low.shape != voxels.shape else (low, np.zeros_like(low))
+        low, detail, axes = low[even] + low[odd], detail[even] - detail[odd], axes + 1
+    low = low * np.float64(0.5**axes)
+    return low, detail * np.float64(0.5 ** (axes / 2)) if axes else np.zeros_like(low)
 
 
 def _dither(count: int) -> NDArray[np.float64]:
@@ -102,7 +103,7 @@ def _dither(count: int) -> NDArray[np.float64]:
     return np.asarray(multiples - np.floor(multiples) - 0.5, np.float64)
 
 
-def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
+def _occupied(voxels: NDArray[Any], axis: int) -> float:
     """The band limit of the spectrum along an axis: 1.0, the Nyquist frequency, without one."""
     n = voxels.shape[axis]
     if n < MIN_LENGTH:
@@ -124,13 +125,13 @@ def _occupied(voxels: NDArray[np.float64], axis: int) -> float:
     return float(edges[best]) / (len(power) - 1) if drop[best] > MIN_DROP else 1.0
 
 
-def _line_differences(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+def _line_differences(voxels: NDArray[Any]) -> NDArray[np.float64]:
     """Differences of adjacent lines of [slices, lines, n], which have less signal, evenly drawn."""
     slices, lines = voxels.shape[:2]
     count = slices * (lines - 1)
     drawn = np.arange(0, count, max(1, count // MIN_LINES))
     k, line = np.divmod(drawn, max(1, lines - 1))
-    return np.asarray(voxels[k, line + 1] - voxels[k, line], np.float64)
+    return voxels[k, line + 1].astype(np.float64) - voxels[k, line]
 
 
 def _crop_spectrum(voxels: NDArray[np.float64], bands: list[float]) -> NDArray[np.float64]:
