@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
-import io
 import os
 import re
 import secrets
@@ -17,10 +15,8 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
-# Level of gzip, nibabel's default too: level 6 takes four times as long for 4 % of an MR scan.
-GZIP_LEVEL = 1
 # Seconds after which an unlocked temporary file is stale: another process may just have made it.
 STALE_AFTER = 60.0
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)
@@ -93,14 +89,6 @@ def _try_lock(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def gzipped(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Compress what is written into `file`; the same bytes every time (no name, no date)."""
-    packed = gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0)
-    with packed, io.BufferedWriter(cast(io.RawIOBase, packed), 1 << 20) as buffer:
-        yield cast(BinaryIO, buffer)
 
 
 @contextlib.contextmanager

@@ -31,10 +31,14 @@ from .nifti_header import MAX_ENVELOPE, MAX_HEADER_SIZE, Header, parse
 MAX_DEFLATE_RATIO = 1040
 # Endings of the names of the two files of a pair.
 PAIR_SUFFIXES = (".hdr", ".img")
+# Bytes of decompressed voxels that are kept for the second pass.
+KEPT_BYTES = 1 << 25
 
 
 class NiftiScan:
     """A .nii, .nii.gz or .hdr/.img pair as a `volume.Scan`; one slab in memory at a time.
+
+    Voxels of a small .nii.gz are kept after the first pass.
 
     FormatError for a damaged file, Truncated for one that is shorter than its header requires.
     """
@@ -48,6 +52,7 @@ class NiftiScan:
         self.name = name
         self._files: list[BinaryIO] = []
         self._trailer = b""
+        self._kept: tuple[Tiling, list[NDArray[Any]]] | None = None
         try:
             if isinstance(source, (str, os.PathLike)):
                 self._open_path(Path(source))
@@ -134,6 +139,22 @@ class NiftiScan:
         return None if self._parsed.pair else getattr(self._voxels, "fileobj", None)
 
     def blocks(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
+        if self._kept is not None and self._kept[0] == tiling:
+            yield from self._kept[1]
+            return
+        size = math.prod(self.shape) * self.dtype.itemsize
+        gzipped = isinstance(self._voxels, gzip.GzipFile)
+        keep = gzipped and size <= KEPT_BYTES
+        kept: list[NDArray[Any]] = []
+        for slab in self._slabs(tiling):
+            if keep:
+                slab.flags.writeable = False  # The same array comes again.
+                kept.append(slab)
+            yield slab
+        if keep:
+            self._kept = tiling, kept
+
+    def _slabs(self, tiling: Tiling) -> Iterator[NDArray[Any]]:
         seek(self._voxels, self._parsed.vox_offset, self.name)
         slabs = [tiling.slab_shape(n) for n in range(tiling.slabs_per_volume)]
         for _ in range(tiling.volumes):

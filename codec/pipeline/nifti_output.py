@@ -11,8 +11,10 @@ from typing import BinaryIO
 
 from mricodec.bitstream.chunks import GZIP
 from mricodec.bitstream.header import Mode
-from mricodec.codec.atomic import gzipped, replacing
+from mricodec.codec.atomic import replacing
+from mricodec.codec.coders.workers import processes
 from mricodec.codec.formats import nifti_header
+from mricodec.codec.formats.gzip_output import gzipped
 from mricodec.codec.formats.gzip_recipe import GzipRecipe
 from mricodec.codec.formats.nifti import pair_paths
 from mricodec.codec.volume import Envelope, Volume, to_file_order
@@ -93,7 +95,7 @@ def _create(stack: contextlib.ExitStack, path: Path, recipe: GzipRecipe | None =
     if path.suffix.lower() != ".gz":
         return file
     return stack.enter_context(
-        gzipped(file) if recipe is None else recipe.compressing(file, str(path))
+        gzipped(file, processes()) if recipe is None else recipe.compressing(file, str(path))
     )
 
 

@@ -17,8 +17,8 @@ MAX_COST = 1 / 32
 def mask_for(samples: NDArray[np.int32], decoded: NDArray[np.int32], coded_size: int) -> bytes:
     """The packed mask of the background tiles of a slab, to be restored to sample 0.
 
-    samples, decoded: [n, h, w], none below 0; coded_size: bytes of the coded slab. b"" if the background is
-    exact already, or if the mask would be larger than MAX_COST allows.
+    samples, decoded: [n, h, w], none below 0; coded_size: bytes of the coded slab. b"" if the
+    background is exact already, or if the mask would be larger than MAX_COST allows.
 
     Every mask between the tiles that are background but decoded otherwise and all background tiles
     restores the same slab; the shorter of these two is taken.

@@ -131,7 +131,8 @@ def _line_differences(voxels: NDArray[Any]) -> NDArray[np.float64]:
     count = slices * (lines - 1)
     drawn = np.arange(0, count, max(1, count // MIN_LINES))
     k, line = np.divmod(drawn, max(1, lines - 1))
-    return voxels[k, line + 1].astype(np.float64) - voxels[k, line]
+    differences: NDArray[np.float64] = voxels[k, line + 1].astype(np.float64) - voxels[k, line]
+    return differences
 
 
 def _crop_spectrum(voxels: NDArray[np.float64], bands: list[float]) -> NDArray[np.float64]:

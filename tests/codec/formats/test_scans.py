@@ -20,9 +20,10 @@ from paths import DICOM
 
 from mricodec.codec.dicom.stack_scan import StackScan
 from mricodec.codec.dicom.stacks import find_series, stacks_of
-from mricodec.codec.formats import nifti_header
+from mricodec.codec.formats import nifti, nifti_header
 from mricodec.codec.formats.free_text import ScanWithoutFreeText
 from mricodec.codec.formats.registry import open_scan
+from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import DTYPES, ArrayScan, Envelope, Volume
 
 FILE_TYPES = [name for name in DTYPES if name not in ("bool", "float16")]
@@ -160,7 +161,8 @@ def test_mgh(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nii", "nii.gz", "array"])
-def test_large_scans(tmp_path: Path, kind: str) -> None:
+def test_large_scans(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nifti, "KEPT_BYTES", 1 << 22)
     array = np.arange(np.prod(LARGE), dtype=np.int32).reshape(LARGE) % 4096
     if kind == "array":
         check_scan(ArrayScan(Volume.from_array(array)), array)
@@ -168,6 +170,19 @@ def test_large_scans(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"scan.{kind}"
     path.write_bytes(gzip.compress(single(array), 1) if kind == "nii.gz" else single(array))
     check_file(path, array)
+
+
+def test_a_small_compressed_scan_is_decompressed_once(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    array = smooth((6, 32, 40))
+    path.write_bytes(gzip.compress(single(array) + b"trailer"))
+    with contextlib.closing(open_scan(path)) as scan:
+        passes = [list(scan.blocks(Tiling(scan.shape, 0, 4))) for _ in range(2)]
+        assert all(first is again for first, again in zip(*passes, strict=True))
+        assert np.array_equal(np.concatenate(passes[0]), array)
+        assert scan.envelope.trailer == b"trailer"
+        other = list(scan.blocks(Tiling(scan.shape, 0, 3)))
+        assert np.array_equal(np.concatenate(other), array)
 
 
 def stack_of(folder: Path) -> StackScan:
