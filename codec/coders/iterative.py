@@ -38,12 +38,12 @@ class IterativeModel(NativeModel):
         self._device = device
 
     def encode_slab(
-        self, samples: Samples, params: Params, workspace: Workspace
+        self, samples: Samples, params: Params, workspace: Workspace, out: Samples | None = None
     ) -> tuple[bytes, Samples]:
         """As the `NativeModel` does, in ten times the time."""
         depth = self._depth_by_trial(samples, params, workspace)
         targets = self._targets(samples, params, workspace, depth)
-        return self.encode_bands(samples, params, workspace, depth, targets)[:2]
+        return self.encode_bands(samples, params, workspace, depth, targets, out)[:2]
 
     def _depth_by_trial(self, samples: Samples, params: Params, workspace: Workspace) -> int:
         """The depth of least squared error + RDO_LAMBDA bits."""

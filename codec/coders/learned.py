@@ -98,42 +98,44 @@ class _NativeSlabs:
     payloads: Payloads
 
     def encode(self, slabs: Sequence[NDArray[Any]]) -> list[Coded]:
-        return _in_threads([functools.partial(self._encode, slab) for slab in slabs])
+        return self._in_threads([functools.partial(self._encode, slab) for slab in slabs])
 
     def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape]) -> list[NDArray[Any]]:
         tasks = [
             functools.partial(self._decode, payload, shape)
             for payload, shape in zip(payloads, shapes, strict=True)
         ]
-        return _in_threads(tasks)
+        return self._in_threads(tasks)
 
     def _encode(self, slab: NDArray[Any], workspace: Workspace) -> Coded:
-        samples = np.ascontiguousarray(self.payloads.intensity.samples(slab))
-        run, decoded = self.model.encode_slab(samples, self.payloads.params, workspace)
-        return self.payloads.pack(samples, run, decoded)
+        memory = workspace.memory
+        with memory.samples(slab.shape) as samples, memory.samples(slab.shape) as decoded:
+            self.payloads.intensity.samples(slab, out=samples)
+            run, _ = self.model.encode_slab(samples, self.payloads.params, workspace, decoded)
+            return self.payloads.pack(samples, run, decoded)
 
     def _decode(self, payload: bytes, shape: Shape, workspace: Workspace) -> NDArray[Any]:
         mask, run = self.payloads.split(payload)
-        decoded = self.model.decode_slab(run, shape, self.payloads.params, workspace)
-        return self.payloads.values(mask, decoded)
+        with workspace.memory.samples(shape) as decoded:
+            self.model.decode_slab(run, shape, self.payloads.params, workspace, decoded)
+            return self.payloads.values(mask, decoded)
 
+    def _in_threads(self, tasks: Sequence[Callable[[Workspace], Any]]) -> list[Any]:
+        """The results, in order. What a task raises, or Ctrl-C here, ends the others.
 
-def _in_threads(tasks: Sequence[Callable[[Workspace], Any]]) -> list[Any]:
-    """The results, in order. What a task raises, or Ctrl-C here, ends the others.
-
-    A slab for each core at a time; more cores than slabs share the work of each.
-    """
-    side_by_side = max(1, min(len(tasks), processes()))
-    workspace = Workspace(threads=processes() // side_by_side)
-    with ThreadPoolExecutor(side_by_side) as pool:
-        pending = [pool.submit(task, workspace) for task in tasks]
-        try:
-            return [future.result() for future in pending]
-        except BaseException:
-            workspace.cancel()
-            for future in pending:
-                future.cancel()
-            raise
+        A slab for each core at a time; more cores than slabs share the work of each.
+        """
+        side_by_side = max(1, min(len(tasks), processes()))
+        workspace = Workspace(processes() // side_by_side, self.model.memory)
+        with ThreadPoolExecutor(side_by_side) as pool:
+            pending = [pool.submit(task, workspace) for task in tasks]
+            try:
+                return [future.result() for future in pending]
+            except BaseException:
+                workspace.cancel()
+                for future in pending:
+                    future.cancel()
+                raise
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def gzipped(file: BinaryIO, threads: int) -> Iterator[BinaryIO]:
 class _Pieces(io.RawIOBase):
     """Compresses each piece by itself; the window before it is its dictionary."""
 
-    def __init__(self, file: BinaryIO, pool: ThreadPoolExecutor, most: int) -> None:
-        """most: pieces that may wait in memory."""
-        self._file, self._pool, self._most = file, pool, most
+    def __init__(self, file: BinaryIO, pool: ThreadPoolExecutor, waiting: int) -> None:
+        """waiting: pieces that may wait in memory."""
+        self._file, self._pool, self._waiting = file, pool, waiting
         self._pending: deque[Future[bytes]] = deque()
         self._before = b""
         self._checksum = self._size = 0
@@ -54,7 +54,7 @@ class _Pieces(io.RawIOBase):
             self._pending.append(self._pool.submit(_deflate, piece, self._before))
             self._before = piece[-_WINDOW:]
             self._checksum = zlib.crc32(piece, self._checksum)
-            self._write_done(self._most)
+            self._write_done(self._waiting)
         self._size += len(content)
         return len(content)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,21 +31,56 @@ USUAL_BYTES, MAX_BYTES = 2, 12
 MAX_THREADS = 64
 # Bytes of a run that do not depend on the samples.
 SMALL_RUN = 1 << 16
+# Bytes that a model keeps for the next call: what two slabs of 64 slices of 256 x 256 need.
+KEPT_BYTES = 1 << 28
 
 Samples = NDArray[np.int32]
 Bands = NDArray[np.int32]
 
 
+class Memory:
+    """Buffers that are used again, as memory that the system must clear first takes long.
+
+    Threads share it. Up to KEPT_BYTES stay while none uses them.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def buffer(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """At least so many bytes of any content."""
+        with self._lock:
+            fitting = [free for free in self._free if size <= free.nbytes]
+            taken = min(fitting, key=lambda free: free.nbytes) if fitting else None
+            self._free = [free for free in self._free if free is not taken]
+        if taken is None:
+            taken = np.empty(size, np.uint8)
+        try:
+            yield taken
+        finally:
+            with self._lock:
+                if sum(free.nbytes for free in self._free) + taken.nbytes <= KEPT_BYTES:
+                    self._free.append(taken)
+
+    @contextlib.contextmanager
+    def samples(self, shape: tuple[int, ...]) -> Iterator[Samples]:
+        """Samples of this shape, of any value."""
+        size = 4 * math.prod(shape)
+        with self.buffer(size) as buffer:
+            yield buffer[:size].view(np.int32).reshape(shape)
+
+
 class Workspace:
-    """Arenas that are used again by one slab after another, and a flag that ends all work.
+    """What a call works with: memory, threads, and a flag that ends all work.
 
     threads: that work on each slab. The slabs of a workspace may be coded side by side.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, memory: Memory | None = None) -> None:
         self.threads = min(threads, MAX_THREADS)
-        self._free: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
+        self.memory = Memory() if memory is None else memory
         self._cancel = np.zeros(1, np.int32)
 
     def cancel(self) -> None:
@@ -55,20 +91,6 @@ class Workspace:
     def flag(self) -> int:
         """Address of the flag."""
         return int(self._cancel.ctypes.data)
-
-    @contextlib.contextmanager
-    def arena(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """At least so many bytes."""
-        with self._lock:
-            fitting = [n for n, arena in enumerate(self._free) if arena.nbytes >= size]
-            arena = self._free.pop(fitting[0]) if fitting else None
-        if arena is None:
-            arena = np.empty(size, np.uint8)
-        try:
-            yield arena
-        finally:
-            with self._lock:
-                self._free.append(arena)
 
     def run(self, arena: int) -> int:
         """Do all tasks of the slab whose work lies at this address; the status of mrc.h."""
@@ -152,17 +174,21 @@ class NativeModel:
         self.name = name
         self.model_id = hashlib.sha256(data).digest()[:ID_BYTES]
         try:
-            self._memory = _initialised(load_tensors(data))
+            self._weights = _initialised(load_tensors(data))
         except (SafetensorError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise WeightsError(f"the weights do not fit the network {name}: {reason}") from error
-        self._model = self._memory.ctypes.data
+        self._model = self._weights.ctypes.data
+        self.memory = Memory()
 
     def encode_slab(
-        self, samples: Samples, params: Params, workspace: Workspace
+        self, samples: Samples, params: Params, workspace: Workspace, out: Samples | None = None
     ) -> tuple[bytes, Samples]:
-        """Samples [K, H, W] in 0 ... peak -> the run of a slab, and what it decodes to."""
-        return self._encode(samples, params, workspace, None)
+        """Samples [K, H, W] in 0 ... peak -> the run of a slab, and what it decodes to.
+
+        out: where to put that, an array in C order.
+        """
+        return self._encode(samples, params, workspace, None, out)
 
     def encode_bands(
         self,
@@ -171,6 +197,7 @@ class NativeModel:
         workspace: Workspace,
         depth: int,
         targets: NDArray[np.float32] | None = None,
+        out: Samples | None = None,
     ) -> tuple[bytes, Samples, Bands]:
         """As `encode_slab` with the decisions of a search; what the bands are coded as comes last.
 
@@ -187,7 +214,7 @@ class NativeModel:
                 raise ValueError(f"targets: expected {list(shape)}, found {list(targets.shape)}")
             address = targets.ctypes.data
         search = functions.Search(depth, address, bands.ctypes.data, bands.size)
-        run, decoded = self._encode(samples, params, workspace, search)
+        run, decoded = self._encode(samples, params, workspace, search, out)
         return run, decoded, bands
 
     def _encode(
@@ -196,9 +223,10 @@ class NativeModel:
         params: Params,
         workspace: Workspace,
         search: functions.Search | None,
+        out: Samples | None = None,
     ) -> tuple[bytes, Samples]:
         samples = np.ascontiguousarray(samples, np.int32)
-        decoded = np.empty(samples.shape, np.int32)
+        decoded = np.empty(samples.shape, np.int32) if out is None else out
         depth = max_depth(len(samples)) if search is None else search.depth
         padded = len(samples) * -(-samples.shape[1] // 8) * -(-samples.shape[2] // 8) * 64
         for bytes_of_sample in (USUAL_BYTES, MAX_BYTES):
@@ -224,9 +252,17 @@ class NativeModel:
         return run[: size.value].tobytes(), decoded
 
     def decode_slab(
-        self, run: bytes, shape: tuple[int, int, int], params: Params, workspace: Workspace
+        self,
+        run: bytes,
+        shape: tuple[int, int, int],
+        params: Params,
+        workspace: Workspace,
+        out: Samples | None = None,
     ) -> Samples:
-        """The samples [K, H, W] of a slab. FormatError if the run is damaged."""
+        """The samples [K, H, W] of a slab; out: as in `encode_slab`.
+
+        FormatError if the run is damaged.
+        """
         content = np.frombuffer(run, np.uint8)
         depth = library.load().mrc_depth_of_run(self._model, content.ctypes.data, content.nbytes)
         if depth == 0:
@@ -234,7 +270,7 @@ class NativeModel:
                 functions.ERROR_TRUNCATED if content.nbytes % 4 else functions.ERROR_DAMAGED
             )
         with self._slab(shape, params, workspace, depth, encoding=False) as slab:
-            samples = np.empty(shape, np.int32)
+            samples = np.empty(shape, np.int32) if out is None else out
             functions.check(
                 library.load().mrc_start_decoding(
                     self._model,
@@ -263,7 +299,7 @@ class NativeModel:
         size = library.load().mrc_slab_bytes(self._model, ctypes.byref(slab), encoding)
         if size == 0:
             raise ValueError(f"expected a slab of at most 2**31 samples, found {shape}")
-        with workspace.arena(size) as arena:
+        with workspace.memory.buffer(size) as arena:
             slab.arena, slab.arena_size = arena.ctypes.data, arena.nbytes
             yield slab
 

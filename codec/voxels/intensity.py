@@ -81,16 +81,18 @@ class Intensity:
         """Largest error of the map, in stored units, before rounding to the stored type."""
         return float(self.scale // 2) if isinstance(self.scale, int) else self.scale / 2
 
-    def samples(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        """Stored values within the range -> samples of the same shape."""
-        samples = np.empty(values.shape, np.int32)
-        for out, part in _slices(samples, values):
+    def samples(
+        self, values: NDArray[Any], out: NDArray[np.int32] | None = None
+    ) -> NDArray[np.int32]:
+        """Stored values within the range -> samples of the same shape, in `out` if it is given."""
+        samples = np.empty(values.shape, np.int32) if out is None else out
+        for to, part in _slices(samples, values):
             if not isinstance(self.minimum, int):
                 above = part.astype(np.float64) - self.minimum
-                out[...] = np.clip(np.rint(above / self.scale), 0, self.peak)
+                to[...] = np.clip(np.rint(above / self.scale), 0, self.peak)
                 continue
             above = part.astype(_difference_type(part.dtype)) - self.minimum
-            out[...] = (above + self.scale // 2) // self.scale if self.scale > 1 else above
+            to[...] = (above + self.scale // 2) // self.scale if self.scale > 1 else above
         return samples
 
     def values(self, samples: NDArray[np.int32]) -> NDArray[Any]:
