@@ -62,7 +62,7 @@ typedef struct {
     thread_memory *memory;
     pass_symbols symbols;
     call_memory call;
-    uint8_t *sign;       /* 2 + (1: negative) where the sign is hidden. */
+    uint8_t *sign;       /* 2 + (1: negative) where the sign is hidden, else 0. */
     band_weight *weights;
     sign_groups hiding;
     float *target;       /* Encoder: [bands][coefficients]. */
@@ -204,10 +204,11 @@ static void decode_pass(slab_work *w, int32_t p, int32_t bands) {
     int32_t *signs = (int32_t *)(void *)w->symbols.error;
     decode_alike(&w->decoder, &w->m->signs, 1, signs, sent, w->call);
     sent = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (q[i] == 0) continue;
-        int32_t negative = sign[i] ? sign[i] == 3 : signs[sent++] == 1;
-        if (negative) q[i] = -q[i];
+    for (size_t i = 0; i < n; i++) { /* Without branches, which are hard to predict. */
+        int32_t is_sent = (q[i] > 0) & (sign[i] == 0);
+        int32_t negative = (sign[i] & 1) | (is_sent & (signs[sent] == 1));
+        sent += (size_t)is_sent;
+        q[i] = (q[i] ^ -negative) + negative;
     }
     if (w->decoder.damaged) w->status = MRC_ERROR_DAMAGED;
 }
@@ -227,7 +228,8 @@ static void encode_pass(slab_work *w, int32_t p, int32_t bands) {
     find_hidden_signs(&w->hiding, magnitude, w->sign);
     size_t sent = 0;
     for (size_t i = 0; i < n; i++) {
-        if (q[i] != 0 && w->sign[i] == 0) magnitude[sent++] = q[i] < 0;
+        magnitude[sent] = q[i] < 0; /* Not beyond magnitude i, which is not needed any more. */
+        sent += (q[i] != 0) & (w->sign[i] == 0);
     }
     encode_alike(&w->encoder, &w->m->signs, 1, magnitude, sent);
     if (w->encoder.full) w->status = MRC_ERROR_CAPACITY;
