@@ -144,7 +144,8 @@ class Encoder:
     deidentify: take identities out of the headers first; the cleaned scan is what decodes.
 
     What loss can't represent (RGB, complex, NaN, label maps) is coded without loss, with a warning
-    `LosslessFallback`. ValueError for options that exclude one another.
+    `LosslessFallback`. ValueError for options that exclude one another. The default model keeps up
+    to 256 MB of its working memory for the next call, for as long as this object lives.
     """
 
     def __init__(
@@ -197,6 +198,8 @@ class Encoder:
 
 class Decoder:
     """Limits, and the models of the streams decoded so far. Threads may share it.
+
+    The default model keeps up to 256 MB of its working memory for the next call.
 
     model: of streams whose model is not shipped, its weights file (*.safetensors) or an object;
         files in the folders of the environment variable MRICODEC_MODELS need not be named.
