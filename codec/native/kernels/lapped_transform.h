@@ -3,7 +3,7 @@
  * A slice of R x T blocks is held as [R][8][8][T]: samples or coefficients at the same place of all
  * blocks of a row lie side by side, so that every step works on whole rows of numbers.
  *
- * The synthesis computes with doubles that hold integers: all sums stay below 2^53 (coefficients
+ * The synthesis computes with doubles that hold integers: all sums stay below 2^52 (coefficients
  * are below 2^23 in 1/16 of a step), so they are exact in any order. The analysis adds in the order
  * that is written here, without contraction: an encoder writes the same bytes everywhere. */
 #ifndef MRC_LAPPED_TRANSFORM_H
@@ -44,19 +44,41 @@ MRC_INLINE double rounded_double(double v) {
     return (v + shift) - shift;
 }
 
-/* rows[o] = round(sum of matrix[o][n] * rows[n] / 2^14) for rows of `length` integers, in place. */
-static void mix_integers(double *const rows[BLOCK], const int16_t matrix[BLOCK][BLOCK],
-                         size_t length) {
-    double out[BLOCK][MIX_CHUNK];
+/* rows[o] = round(sum of matrix[o][n] * rows[n] / 2^14) for rows of `length` integers, in place.
+ *
+ * Outputs o and 7 - o are the sum and the difference of the same two sums, one of the even inputs
+ * and one of the odd ones. mirrored: matrix[7 - o][7 - n] = matrix[o][n], and even inputs are the
+ * sums of rows n and 7 - n, odd ones their differences; else the columns of the matrix, by turns,
+ * are even and odd functions. */
+MRC_INLINE void mix_integers(double *const rows[BLOCK], const int16_t matrix[BLOCK][BLOCK],
+                             const int32_t mirrored, size_t length) {
+    double out[BLOCK][MIX_CHUNK], folded[BLOCK][MIX_CHUNK];
+    const double *in[BLOCK]; /* Four even inputs, then four odd ones. */
     for (size_t start = 0; start < length; start += MIX_CHUNK) {
         size_t n = length - start < MIX_CHUNK ? length - start : MIX_CHUNK;
-        for (int32_t o = 0; o < BLOCK; o++) {
-            double m[BLOCK];
-            for (int32_t k = 0; k < BLOCK; k++) m[k] = matrix[o][k] * 0x1p-14;
+        for (int32_t k = 0; k < BLOCK / 2; k++) {
+            const double *low = rows[k] + start, *high = rows[BLOCK - 1 - k] + start;
+            in[k] = mirrored ? folded[k] : rows[2 * k] + start;
+            in[k + 4] = mirrored ? folded[k + 4] : rows[2 * k + 1] + start;
+            for (size_t i = 0; mirrored && i < n; i++) {
+                folded[k][i] = low[i] + high[i];
+                folded[k + 4][i] = low[i] - high[i];
+            }
+        }
+        for (int32_t o = 0; o < BLOCK / 2; o++) {
+            double even[BLOCK / 2], odd[BLOCK / 2];
+            for (int32_t k = 0; k < BLOCK / 2; k++) {
+                int32_t low = matrix[o][k], high = matrix[o][BLOCK - 1 - k];
+                even[k] = mirrored ? (low + high) * 0x1p-15 : matrix[o][2 * k] * 0x1p-14;
+                odd[k] = mirrored ? (low - high) * 0x1p-15 : matrix[o][2 * k + 1] * 0x1p-14;
+            }
             for (size_t i = 0; i < n; i++) {
-                double sum = m[0] * rows[0][start + i];
-                for (int32_t k = 1; k < BLOCK; k++) sum += m[k] * rows[k][start + i];
-                out[o][i] = rounded_double(sum);
+                double first = even[0] * in[0][i] + even[1] * in[1][i] + even[2] * in[2][i] +
+                               even[3] * in[3][i];
+                double second = odd[0] * in[4][i] + odd[1] * in[5][i] + odd[2] * in[6][i] +
+                                odd[3] * in[7][i];
+                out[o][i] = rounded_double(first + second);
+                out[BLOCK - 1 - o][i] = rounded_double(first - second);
             }
         }
         for (int32_t o = 0; o < BLOCK; o++) memcpy(rows[o] + start, out[o], n * sizeof(double));
@@ -259,21 +281,21 @@ static void synthesise_slice(const int32_t *y, const slab_shape *s, int32_t k, i
         for (int32_t u = 0; u < BLOCK; u++) {
             double *of_u = block_row + (size_t)u * BLOCK * columns;
             for (int32_t n = 0; n < BLOCK; n++) rows[n] = of_u + (size_t)n * columns;
-            mix_integers(rows, INVERSE_DCT_8, columns);
+            mix_integers(rows, INVERSE_DCT_8, 0, columns);
             for (int32_t n = 0; n < BLOCK / 2; n++) {
                 rows[n] = of_u + (size_t)(n + 4) * columns;
                 rows[n + 4] = of_u + (size_t)n * columns + 1;
             }
-            mix_integers(rows, POST_FILTER, columns - 1);
+            mix_integers(rows, POST_FILTER, 1, columns - 1);
         }
         for (int32_t n = 0; n < BLOCK; n++) rows[n] = block_row + (size_t)n * BLOCK * columns;
-        mix_integers(rows, INVERSE_DCT_8, BLOCK * columns);
+        mix_integers(rows, INVERSE_DCT_8, 0, BLOCK * columns);
         if (r == 0) continue;
         for (int32_t n = 0; n < BLOCK / 2; n++) {
             rows[n] = block_row - row + (size_t)(n + 4) * BLOCK * columns;
             rows[n + 4] = block_row + (size_t)n * BLOCK * columns;
         }
-        mix_integers(rows, POST_FILTER, BLOCK * columns);
+        mix_integers(rows, POST_FILTER, 1, BLOCK * columns);
     }
 }
 
