@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +22,7 @@ from mricodec.codec.voxels import background
 from mricodec.codec.voxels.intensity import Intensity
 
 from .base import BATCH_VOXELS, LossyModel, LossyParams, References, Shape, SymbolModel
+from .threads import in_threads
 from .workers import processes
 
 # Voxels of slabs that torch codes together, at most: tensors hold 30 times as many bytes.
@@ -121,21 +121,12 @@ class _NativeSlabs:
             return self.payloads.values(mask, decoded)
 
     def _in_threads(self, tasks: Sequence[Callable[[Workspace], Any]]) -> list[Any]:
-        """The results, in order. What a task raises, or Ctrl-C here, ends the others.
-
-        A slab for each core at a time; more cores than slabs share the work of each.
-        """
+        """A slab for each core at a time; more cores than slabs share the work of each."""
         side_by_side = max(1, min(len(tasks), processes()))
         workspace = Workspace(processes() // side_by_side, self.model.memory)
-        with ThreadPoolExecutor(side_by_side) as pool:
-            pending = [pool.submit(task, workspace) for task in tasks]
-            try:
-                return [future.result() for future in pending]
-            except BaseException:
-                workspace.cancel()
-                for future in pending:
-                    future.cancel()
-                raise
+        return in_threads(
+            [functools.partial(task, workspace) for task in tasks], side_by_side, workspace.cancel
+        )
 
 
 @dataclass(frozen=True)

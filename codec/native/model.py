@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import math
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from mricodec.models.lossy.params import Params, integer_step
 from mricodec.models.weights_file import ID_BYTES, WeightsError
 
 from . import functions, library
+from .memory import Memory
 
 # Bytes of a run per sample at first, and at most: a symbol has 24 bits for its token, at most as
 # many for its length and its bits, and 24 for its sign.
@@ -31,45 +31,9 @@ USUAL_BYTES, MAX_BYTES = 2, 12
 MAX_THREADS = 64
 # Bytes of a run that do not depend on the samples.
 SMALL_RUN = 1 << 16
-# Bytes that a model keeps for the next call: what two slabs of 64 slices of 256 x 256 need.
-KEPT_BYTES = 1 << 28
 
 Samples = NDArray[np.int32]
 Bands = NDArray[np.int32]
-
-
-class Memory:
-    """Buffers that are used again, as memory that the system must clear first takes long.
-
-    Threads share it. Up to KEPT_BYTES stay while none uses them.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def buffer(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """At least so many bytes of any content."""
-        with self._lock:
-            fitting = [free for free in self._free if size <= free.nbytes]
-            taken = min(fitting, key=lambda free: free.nbytes) if fitting else None
-            self._free = [free for free in self._free if free is not taken]
-        if taken is None:
-            taken = np.empty(size, np.uint8)
-        try:
-            yield taken
-        finally:
-            with self._lock:
-                if sum(free.nbytes for free in self._free) + taken.nbytes <= KEPT_BYTES:
-                    self._free.append(taken)
-
-    @contextlib.contextmanager
-    def samples(self, shape: tuple[int, ...]) -> Iterator[Samples]:
-        """Samples of this shape, of any value."""
-        size = 4 * math.prod(shape)
-        with self.buffer(size) as buffer:
-            yield buffer[:size].view(np.int32).reshape(shape)
 
 
 class Workspace:
