@@ -31,6 +31,7 @@
 #error "the compiler is set to one CPU (-march=native?): set it to the baseline of x86-64"
 #endif
 
+#include "kernels/label_map.h"
 #include "kernels/single.h"
 #include "kernels/slab.h"
 
@@ -50,4 +51,7 @@ const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
     .convolution = convolution,
     .entropy_encode = entropy_encode,
     .entropy_decode = entropy_decode,
+    .label_map_bytes = label_map_bytes,
+    .encode_label_map = encode_label_map,
+    .decode_label_map = decode_label_map,
 };

@@ -36,6 +36,9 @@ typedef struct mrc_kernels {
                               size_t, uint8_t *, size_t, size_t *);
     int32_t (*entropy_decode)(const mrc_tables *, const mrc_calls *, const uint8_t *, size_t,
                               uint8_t *, size_t, int32_t *);
+    size_t (*label_map_bytes)(const mrc_slab *, int32_t);
+    int32_t (*encode_label_map)(const mrc_slab *, const int32_t *, size_t, const mrc_run *);
+    int32_t (*decode_label_map)(const mrc_slab *, const uint8_t *, size_t, int32_t *);
 } mrc_kernels;
 
 extern const mrc_kernels mrc_kernels_scalar;

@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 5
+ABI = 6
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -73,6 +73,12 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         c_int32,
         [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
     ),
+    "mrc_label_map_bytes": (c_size_t, [c_void_p, c_int32]),
+    "mrc_encode_label_map": (
+        c_int32,
+        [c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
+    ),
+    "mrc_decode_label_map": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p, c_size_t]),
 }
 
 

@@ -208,3 +208,22 @@ int32_t mrc_entropy_decode(const mrc_tables *tables, const mrc_calls *calls, con
     }
     return kernels()->entropy_decode(tables, calls, data, size, arena, arena_size, values);
 }
+
+size_t mrc_label_map_bytes(const mrc_slab *slab, int32_t encoding) {
+    return slab ? kernels()->label_map_bytes(slab, encoding != 0) : 0;
+}
+
+int32_t mrc_encode_label_map(const mrc_slab *slab, const int32_t *samples, size_t sample_count,
+                             uint8_t *data, size_t capacity, size_t *size) {
+    if (!slab || !samples || !data || !size || !slab->arena) return MRC_ERROR_ARGUMENT;
+    if (sample_count == 0 || sample_count != sample_count_of(slab)) return MRC_ERROR_ARGUMENT;
+    const mrc_run run = {data, capacity, size};
+    return kernels()->encode_label_map(slab, samples, sample_count, &run);
+}
+
+int32_t mrc_decode_label_map(const mrc_slab *slab, const uint8_t *data, size_t size,
+                             int32_t *samples, size_t sample_count) {
+    if (!slab || (!data && size) || !samples || !slab->arena) return MRC_ERROR_ARGUMENT;
+    if (sample_count == 0 || sample_count != sample_count_of(slab)) return MRC_ERROR_ARGUMENT;
+    return kernels()->decode_label_map(slab, data, size, samples);
+}

@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 5
+#define MRC_ABI 6
 
 enum mrc_status {
     MRC_OK = 0,
@@ -115,6 +115,21 @@ MRC_API int32_t mrc_run_task(uint8_t *arena, int32_t task, int32_t thread);
  * "features", "mix", "predict", "update" or "synthesise"; "finished" when it is coded. After
  * "predict", mrc_next_tasks codes the symbols of a pass. */
 MRC_API const char *mrc_phase(uint8_t *arena);
+
+/* -- labels, masks and maps of few values ----------------------------------------------------- */
+
+/* Bytes of the arena that a map of this shape and peak, below 2^16, needs; 0 if out of range. Of a
+ * slab these functions use shape, peak, arena and cancel. */
+MRC_API size_t mrc_label_map_bytes(const mrc_slab *slab, int32_t encoding);
+
+/* Encode samples [slices][height][width], 0 ... peak, as one run, *size bytes. */
+MRC_API int32_t mrc_encode_label_map(const mrc_slab *slab, const int32_t *samples,
+                                     size_t sample_count, uint8_t *data, size_t capacity,
+                                     size_t *size);
+
+/* Decode the samples of a run. */
+MRC_API int32_t mrc_decode_label_map(const mrc_slab *slab, const uint8_t *data, size_t size,
+                                     int32_t *samples, size_t sample_count);
 
 /* -- kernels by themselves --------------------------------------------------------------------- */
 

@@ -28,7 +28,7 @@ import sources
 FOLDER = Path(__file__).resolve().parent
 RECORDING = FOLDER / "recording.bin"
 SANITIZE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
-FUZZED = ["entropy", "slab", "weights"]
+FUZZED = ["entropy", "slab", "weights", "label_map"]
 # Seconds after which a single input counts as a hang.
 FUZZ_TIMEOUT = 20
 

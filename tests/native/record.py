@@ -20,7 +20,7 @@ from recorder import Recorder
 
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.symbols import ProbabilityTables, normalised
-from mricodec.codec.native import functions, library
+from mricodec.codec.native import functions, label_map, library
 from mricodec.codec.native.model import NativeModel, Workspace
 from mricodec.models import zoo
 from mricodec.models.lossy.params import integer_step
@@ -32,7 +32,7 @@ SEEDS = FOLDER / "seeds"
 # Slabs of scans: the file, the shape, and the step in samples as a share of the largest sample.
 SLABS = [
     ("thick_flair", (3, 33, 41), 0.05),
-    ("isotropic_t1w", (17, 24, 24), 0.02),
+    ("isotropic_t1w", (17, 20, 21), 0.02),
     ("prostate_t2w", (6, 40, 32), 0.01),
     ("dwi_4d", (1, 9, 70), 0.1),
     ("isotropic_t1w", (9, 16, 20), 0.002),
@@ -169,6 +169,43 @@ def record_entropy(seeds: Path) -> None:
             (seeds / f"entropy{octave}_{n}").write_bytes(head + index.tobytes() + run)
 
 
+# Label maps: shape, the largest sample, and how it falls to labels.
+LABEL_MAPS = [
+    ((3, 9, 17), 1, 0.4),
+    ((2, 13, 11), 5, 1.0),
+    ((1, 5, 33), 65535, 0.02),
+    ((1, 1, 1), 7, 1.0),
+]
+
+
+def labels_of(shape: tuple[int, int, int], peak: int, share: float) -> Samples:
+    """A map with plain regions around regions of other values."""
+    rng = np.random.default_rng(peak)
+    k, j, i = np.indices(shape)
+    regions = (i + 2 * j + k) // 6 % (peak + 1) * (i > 4)
+    noisy = rng.integers(0, peak + 1, shape)
+    return np.where(rng.random(shape) < share * (i > 10) / 4, noisy, regions).astype(np.int32)
+
+
+def record_label_maps(seeds: Path) -> None:
+    """Maps of few and of many values; some runs damaged, some work cancelled."""
+    flag = np.ones(1, np.int32)
+    for n, (shape, peak, share) in enumerate(LABEL_MAPS):
+        samples = labels_of(shape, peak, share)
+        run = label_map.encode(samples, peak)
+        assert np.array_equal(label_map.decode(run, shape, peak), samples)
+        for damaged in damages(run) if n == 1 else []:
+            with MAY_FAIL:
+                label_map.decode(damaged, shape, peak)
+        if n == 0:
+            with MAY_FAIL:
+                label_map.encode(samples, peak, flag)
+            with MAY_FAIL:
+                label_map.decode(run, shape, peak, flag)
+        head = struct.pack("<BBBH", *(size - 1 for size in shape), peak)
+        (seeds / f"label_map{n}").write_bytes(head + run)
+
+
 def weights_seeds(seeds: Path) -> None:
     """Changes of tensors, of each kind, as fuzz_weights.c reads them."""
     rng = np.random.default_rng(3)
@@ -187,7 +224,7 @@ def record() -> bytes:
     """Make all calls; the recording."""
     recorder = Recorder()
     load, library.load = library.load, lambda: recorder  # type: ignore[assignment,return-value]
-    for name in ("slab", "entropy", "weights"):
+    for name in ("slab", "entropy", "weights", "label_map"):
         (SEEDS / name).mkdir(parents=True, exist_ok=True)
     try:
         record_slabs(SEEDS / "slab")
@@ -195,6 +232,7 @@ def record() -> bytes:
         record_convolutions()
         record_entropy(SEEDS / "entropy")
         weights_seeds(SEEDS / "weights")
+        record_label_maps(SEEDS / "label_map")
     finally:
         library.load = load
     return recorder.recording()

@@ -209,6 +209,21 @@ def entropy_decode(*arguments: Any) -> Call:
     return Call([*scalars, arena_size], inputs, outputs)
 
 
+def encode_label_map(*arguments: Any) -> Call:
+    slab, samples, sample_count, data, capacity, size = arguments
+    s, used = structure(slab), structure(size).value
+    outputs = [Output(at(data, capacity, "u1"), used)]
+    return Call(
+        [used, *slab_scalars(s), cancel_flag(s)], [at(samples, sample_count, "i4")], outputs
+    )
+
+
+def decode_label_map(slab: Any, data: int, size: int, samples: int, sample_count: int) -> Call:
+    s = structure(slab)
+    outputs = [Output(at(samples, sample_count, "i4"))]
+    return Call([*slab_scalars(s), cancel_flag(s)], [at(data, size, "u1")], outputs)
+
+
 READERS: dict[str, Callable[..., Call]] = {
     "mrc_model_init": model_init,
     "mrc_depth_of_run": depth_of_run,
@@ -219,6 +234,8 @@ READERS: dict[str, Callable[..., Call]] = {
     "mrc_convolution": convolution,
     "mrc_entropy_encode": entropy_encode,
     "mrc_entropy_decode": entropy_decode,
+    "mrc_encode_label_map": encode_label_map,
+    "mrc_decode_label_map": decode_label_map,
 }
 # Functions that begin to code a slab.
 STARTS = ("mrc_start_decoding", "mrc_start_encoding")

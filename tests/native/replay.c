@@ -173,6 +173,32 @@ static result replay_entropy_decode(const record *c) {
     return r;
 }
 
+/* Scalars 1: the size of the run; 9: the cancel flag. */
+static result replay_encode_label_map(const record *c) {
+    result r = {.has_size = 1};
+    volatile int32_t cancel = (int32_t)scalar(c, 9);
+    mrc_slab slab = slab_of(c, 2);
+    take_arena(&slab, mrc_label_map_bytes(&slab, 1));
+    slab.cancel = &cancel;
+    r.status = mrc_encode_label_map(&slab, input(c, 0, 4), c->inputs[0].count, output(c, 0, 1),
+                                    c->outputs[0].count, &r.size);
+    free(slab.arena);
+    return r;
+}
+
+/* Scalars 8: the cancel flag. */
+static result replay_decode_label_map(const record *c) {
+    result r = {0};
+    volatile int32_t cancel = (int32_t)scalar(c, 8);
+    mrc_slab slab = slab_of(c, 1);
+    take_arena(&slab, mrc_label_map_bytes(&slab, 0));
+    slab.cancel = &cancel;
+    r.status = mrc_decode_label_map(&slab, input(c, 0, 1), c->inputs[0].count, output(c, 0, 4),
+                                    c->outputs[0].count);
+    free(slab.arena);
+    return r;
+}
+
 static struct {
     const char *name;
     result (*replay)(const record *);
@@ -187,6 +213,8 @@ static struct {
     {"mrc_convolution", replay_convolution, 0, 0},
     {"mrc_entropy_encode", replay_entropy_encode, 0, 0},
     {"mrc_entropy_decode", replay_entropy_decode, 0, 0},
+    {"mrc_encode_label_map", replay_encode_label_map, 0, 0},
+    {"mrc_decode_label_map", replay_decode_label_map, 0, 0},
 };
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 
