@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     )
     from .dicom.deidentify import Deidentifier
     from .dicom.encode import SeriesReport, encode_series, encode_series_file
-    from .dicom.headers import further_stacks, series_headers
     from .dicom.phi import Finding, identifying
     from .dicom.raw_data import unwrap, wrap
     from .dicom.restore import decode_series, restore_series, series_files
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from .inspection import info, model_name, verify
     from .integrations import batch, nibabel_plugin, pydicom_plugin
     from .pipeline.heads import Distortion
+    from .pipeline.series import further_stacks, series_headers
     from .pipeline.stream import StreamInfo
     from .pipeline.writing import EncodeReport
     from .settings import Target
@@ -75,7 +75,7 @@ _ROOMS = {  # Names by their module.
     ),
     ".dicom.deidentify": ("Deidentifier",),
     ".dicom.encode": ("SeriesReport", "encode_series", "encode_series_file"),
-    ".dicom.headers": ("further_stacks", "series_headers"),
+    ".pipeline.series": ("further_stacks", "series_headers"),
     ".dicom.phi": ("Finding", "identifying"),
     ".dicom.raw_data": ("unwrap", "wrap"),
     ".dicom.restore": ("decode_series", "restore_series", "series_files"),

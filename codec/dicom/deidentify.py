@@ -17,10 +17,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mricodec.codec.formats.dicom.elements import quiet_pydicom
 from mricodec.codec.formats.free_text import ScanWithoutFreeText
 from mricodec.codec.volume import Scan
 
-from .elements import quiet_pydicom
 from .files import PIXEL_DATA, error_text
 from .ps3_15 import ACTIONS, is_overlay_or_curve
 from .sources import MemorySource, Source, is_bare_dataset, is_dicom

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .elements import is_enhanced, quiet_pydicom, raw_element
+from mricodec.codec.formats.dicom.elements import is_enhanced, quiet_pydicom, raw_element
+
 from .files import error_text
 from .sources import is_bare_dataset
 

@@ -11,8 +11,9 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .elements import quiet_pydicom, raw_element, text
-from .pixels import PixelData, read_pixel_data
+from mricodec.codec.formats.dicom.elements import quiet_pydicom, raw_element, text
+from mricodec.codec.formats.dicom.pixels import PixelData, read_pixel_data
+
 from .sources import PREFIX_SIZE, Source, SourceReader, is_bare_dataset, is_dicom
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.header import DEFAULT_LIMITS
+from mricodec.codec.formats.dicom.elements import quiet_pydicom
+from mricodec.codec.pipeline.series import series_headers
 from mricodec.codec.pipeline.stream import Stream
 
-from .elements import quiet_pydicom
-from .headers import series_headers
 from .sources import is_bare_dataset, is_dicom
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.codec.formats.dicom.geometry import stack_geometry
+from mricodec.codec.formats.dicom.pixels import PixelData
+
 from .files import Instance, read_instance
-from .geometry import stack_geometry
-from .pixels import PixelData
 from .sources import Source, Unreadable, find_sources
 
 # Stacks of one series that are coded; the slices of further ones are kept as bytes.

@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mricodec import codec
-from mricodec.codec.dicom.elements import quiet_pydicom
 from mricodec.codec.dicom.stack_scan import series_voxels
+from mricodec.codec.formats.dicom.elements import quiet_pydicom
 
 QUALITY = 45.0
 

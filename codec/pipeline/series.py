@@ -8,7 +8,8 @@ from mricodec.bitstream.chunks import DHDR, STCK
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
 from mricodec.bitstream.series_chunks import FileEntry, FileTable, unpack_records
-from mricodec.codec.pipeline.stream import Source, Stream, opened
+
+from .stream import Source, Stream, opened
 
 
 def series_headers(source: Source, *, limits: Limits | None = None) -> Iterator[tuple[str, bytes]]:

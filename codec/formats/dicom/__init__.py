@@ -1,0 +1,1 @@
+"""DICOM objects: their data elements, where their slices lie, and what their samples mean."""
