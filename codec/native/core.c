@@ -32,6 +32,7 @@
 #endif
 
 #include "kernels/label_map.h"
+#include "kernels/predictive.h"
 #include "kernels/single.h"
 #include "kernels/slab.h"
 
@@ -46,6 +47,9 @@ const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
     .next_tasks = next_tasks,
     .run_task = run_task,
     .phase = phase_name,
+    .predictive_bytes = predictive_bytes,
+    .predictive_encode = predictive_encode,
+    .predictive_decode = predictive_decode,
     .analysis = analysis,
     .synthesis = synthesis,
     .convolution = convolution,

@@ -28,6 +28,10 @@ typedef struct mrc_kernels {
     int32_t (*next_tasks)(uint8_t *, int32_t *);
     void (*run_task)(uint8_t *, int32_t, int32_t);
     const char *(*phase)(uint8_t *);
+    size_t (*predictive_bytes)(const mrc_block *, int32_t);
+    int32_t (*predictive_encode)(const mrc_block *, int32_t, const int32_t *, size_t,
+                                 const mrc_run *);
+    int32_t (*predictive_decode)(const mrc_block *, const uint8_t *, size_t, int32_t *, size_t);
     int32_t (*analysis)(const int32_t *, const mrc_slab *, float, float *, size_t);
     int32_t (*synthesis)(const int32_t *, size_t, const mrc_slab *, int32_t, int32_t *);
     int32_t (*convolution)(const mrc_tensor *, const int16_t *, size_t, int32_t, int32_t, uint8_t *,

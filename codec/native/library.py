@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 6
+ABI = 7
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -49,6 +49,12 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "mrc_next_tasks": (c_int32, [c_void_p, c_void_p]),
     "mrc_run_task": (c_int32, [c_void_p, c_int32, c_int32]),
     "mrc_phase": (c_char_p, [c_void_p]),
+    "mrc_predictive_bytes": (c_size_t, [c_void_p, c_int32]),
+    "mrc_predictive_encode": (
+        c_int32,
+        [c_void_p, c_int32, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
+    ),
+    "mrc_predictive_decode": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p, c_size_t]),
     "mrc_analysis": (c_int32, [c_void_p, c_void_p, c_float, c_void_p, c_size_t]),
     "mrc_synthesis": (c_int32, [c_void_p, c_size_t, c_void_p, c_int32, c_void_p, c_size_t]),
     "mrc_convolution": (

@@ -88,6 +88,9 @@ int32_t mrc_use_backend(const char *name) {
     return MRC_ERROR_BACKEND;
 }
 
+/* The voxels of a block, at most. */
+#define MAX_BLOCK ((size_t)1 << 31)
+
 static size_t sample_count_of(const mrc_slab *slab) {
     if (slab->slices < 1 || slab->height < 1 || slab->width < 1) return 0;
     return (size_t)slab->slices * (size_t)slab->height * (size_t)slab->width;
@@ -154,6 +157,37 @@ int32_t mrc_run_task(uint8_t *arena, int32_t task, int32_t thread) {
 }
 
 const char *mrc_phase(uint8_t *arena) { return arena ? kernels()->phase(arena) : NULL; }
+
+static size_t sample_count_of_block(const mrc_block *block) {
+    if (block->slices < 1 || block->height < 1 || block->width < 1) return 0;
+    const size_t area = (size_t)block->height * (size_t)block->width;
+    if (area > MAX_BLOCK || area * (size_t)block->slices > MAX_BLOCK) return 0;
+    return area * (size_t)block->slices;
+}
+
+size_t mrc_predictive_bytes(const mrc_block *block, int32_t encoding) {
+    if (!block || sample_count_of_block(block) == 0) return 0;
+    return kernels()->predictive_bytes(block, encoding != 0);
+}
+
+int32_t mrc_predictive_encode(const mrc_block *block, int32_t effort, const int32_t *samples,
+                              size_t sample_count, uint8_t *data, size_t capacity, size_t *size) {
+    if (!block || !block->arena || !samples || !data || !size) return MRC_ERROR_ARGUMENT;
+    if (sample_count == 0 || sample_count != sample_count_of_block(block)) {
+        return MRC_ERROR_ARGUMENT;
+    }
+    const mrc_run run = {data, capacity, size};
+    return kernels()->predictive_encode(block, effort, samples, sample_count, &run);
+}
+
+int32_t mrc_predictive_decode(const mrc_block *block, const uint8_t *data, size_t size,
+                              int32_t *samples, size_t sample_count) {
+    if (!block || !block->arena || (!data && size) || !samples) return MRC_ERROR_ARGUMENT;
+    if (sample_count == 0 || sample_count != sample_count_of_block(block)) {
+        return MRC_ERROR_ARGUMENT;
+    }
+    return kernels()->predictive_decode(block, data, size, samples, sample_count);
+}
 
 int32_t mrc_analysis(const int32_t *samples, const mrc_slab *slab, float unit, float *coefficients,
                      size_t count) {

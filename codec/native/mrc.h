@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 6
+#define MRC_ABI 7
 
 enum mrc_status {
     MRC_OK = 0,
@@ -130,6 +130,29 @@ MRC_API int32_t mrc_encode_label_map(const mrc_slab *slab, const int32_t *sample
 /* Decode the samples of a run. */
 MRC_API int32_t mrc_decode_label_map(const mrc_slab *slab, const uint8_t *data, size_t size,
                                      int32_t *samples, size_t sample_count);
+
+/* -- the predictive coder: integers without loss ---------------------------------------------- */
+
+/* A block of integers [slices][height][width], and memory to work in. */
+typedef struct {
+    int32_t slices, height, width;
+    uint8_t *arena;
+    size_t arena_size;              /* mrc_predictive_bytes */
+    const volatile int32_t *cancel; /* NULL, or polled: other than 0 ends the work */
+} mrc_block;
+
+/* Bytes of the arena that a block of this shape needs; 0 for a shape out of range. */
+MRC_API size_t mrc_predictive_bytes(const mrc_block *block, int32_t encoding);
+
+/* Encode samples that are less than 2^24 apart at an effort, 0 (fast) or 1 (default), as *size
+ * bytes. */
+MRC_API int32_t mrc_predictive_encode(const mrc_block *block, int32_t effort,
+                                      const int32_t *samples, size_t sample_count, uint8_t *data,
+                                      size_t capacity, size_t *size);
+
+/* Decode the samples of a block of a known shape. */
+MRC_API int32_t mrc_predictive_decode(const mrc_block *block, const uint8_t *data, size_t size,
+                                      int32_t *samples, size_t sample_count);
 
 /* -- kernels by themselves --------------------------------------------------------------------- */
 

@@ -81,6 +81,7 @@ typedef struct {
     uint64_t lower, range, point;
     int32_t any;
     int32_t damaged; /* A quantile that no encoder writes. */
+    int32_t missing; /* Words that were read past the end: 1 at most, if an encoder wrote them. */
 } range_decoder;
 
 static void encoder_start(range_encoder *e, uint8_t *bytes, size_t capacity) {
@@ -131,7 +132,7 @@ static void encoder_finish(range_encoder *e) {
 
 static uint32_t read_word(range_decoder *d) {
     if (d->size - d->next < 4) {
-        d->next = d->next <= d->size ? d->size : d->next;
+        d->missing += d->missing < 2;
         return 0;
     }
     uint32_t word = (uint32_t)read_int32(d->bytes + d->next);
@@ -141,7 +142,7 @@ static uint32_t read_word(range_decoder *d) {
 
 /* MRC_ERROR_TRUNCATED if the bytes are no whole words. */
 static int32_t decoder_start(range_decoder *d, const uint8_t *bytes, size_t size) {
-    *d = (range_decoder){bytes, size, 0, 0, UINT64_MAX, 0, 0, 0};
+    *d = (range_decoder){bytes, size, 0, 0, UINT64_MAX, 0, 0, 0, 0};
     if (size % 4 != 0) return MRC_ERROR_TRUNCATED;
     uint64_t high = read_word(d);
     d->point = high << 32 | read_word(d);
