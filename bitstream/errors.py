@@ -29,3 +29,10 @@ class UnknownModel(FormatError):
 
 class LimitExceeded(FormatError):
     """The stream asks for more than the caller's ``Limits`` allow."""
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, in one line; an OSError without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

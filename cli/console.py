@@ -19,6 +19,8 @@ from typing import Any
 
 import click
 
+from mricodec.bitstream.errors import error_text
+
 # Seconds of work before a progress bar appears: what is finished by then needs none.
 BAR_DELAY = 1.0
 # Seconds between two drawings of a progress bar.
@@ -74,13 +76,6 @@ def _one_line(error: Exception) -> OneLineError:
         message = f"{message}: reinstall with 'pip install mricodec'"
     is_usage = isinstance(error, (ValueError, MissingExtra)) and not isinstance(error, FormatError)
     return WrongUsage(message) if is_usage else OneLineError(message)
-
-
-def error_text(error: BaseException) -> str:
-    """What an error says, in one line; an OSError without its number."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # Options that several commands have. ------------------------------------------------------------

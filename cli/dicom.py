@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mricodec.bitstream.errors import error_text
+
 from . import console, files, removal
 from .jobs import Job, Options
 
@@ -156,7 +158,7 @@ def _encode(series: Series, target: str, encoder: Encoder, options: Options) -> 
             report = codec.encode_series_file(series, out, encoder, progress=bar.update)
     except (ValueError, OSError) as error:
         name = series.title or series.uid
-        raise click.ClickException(f"{name}: not encoded: {console.error_text(error)}") from error
+        raise click.ClickException(f"{name}: not encoded: {error_text(error)}") from error
     _show_notes(report.notes, options.verbose)
     if not options.quiet:
         seconds = time.perf_counter() - start

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from mricodec.bitstream.errors import error_text
+
 from . import console, files
 
 
@@ -85,6 +87,6 @@ def run_all(jobs: Sequence[Job]) -> bool:
             console.say(f"Error: {error.format_message()}")
         except (OSError, ValueError) as error:
             good = False
-            text = console.error_text(error)
+            text = error_text(error)
             console.say(f"Error: {text}" if job.name in text else f"Error: {job.name}: {text}")
     return good

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mricodec.bitstream.errors import FormatError
+from mricodec.bitstream.errors import FormatError, error_text
 from mricodec.codec import api, inspection
 from mricodec.codec.dicom.encode import encode_series_file
 from mricodec.codec.dicom.restore import restore_series
@@ -114,13 +114,6 @@ def failed(job: Job, reason: str) -> Outcome:
     return Outcome(
         job.kind, job.source, "failed", bytes_in=job.size, state=job.state, reason=reason
     )
-
-
-def error_text(error: BaseException) -> str:
-    """What an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _convert(job: Job) -> Outcome:

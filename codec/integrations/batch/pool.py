@@ -15,10 +15,11 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessP
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from mricodec.bitstream.errors import error_text
 from mricodec.codec.coders.workers import cores
 from mricodec.models.extras import require
 
-from .job import MAX_ATTEMPTS, Job, Outcome, error_text, failed
+from .job import MAX_ATTEMPTS, Job, Outcome, failed
 
 Work = Callable[[Job], Outcome]
 
