@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 7
+ABI = 8
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.

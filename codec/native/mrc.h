@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 7
+#define MRC_ABI 8
 
 enum mrc_status {
     MRC_OK = 0,
@@ -139,6 +139,7 @@ typedef struct {
     uint8_t *arena;
     size_t arena_size;              /* mrc_predictive_bytes */
     const volatile int32_t *cancel; /* NULL, or polled: other than 0 ends the work */
+    const uint8_t *skipped; /* NULL, or [slices][height][width]: other than 0 is not coded */
 } mrc_block;
 
 /* Bytes of the arena that a block of this shape needs; 0 for a shape out of range. */

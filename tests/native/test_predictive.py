@@ -212,3 +212,38 @@ def test_cancelled_work_ends() -> None:
         predictive.encode(samples, cancel=flag)
     with pytest.raises(functions.Cancelled):
         predictive.decode(data, (2, 24, 31), cancel=flag)
+
+
+@pytest.mark.parametrize("effort", predictive.EFFORTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_skipped_samples_are_not_coded(
+    shape: tuple[int, int, int], effort: str, every_backend: list[str]
+) -> None:
+    samples = scan(shape)
+    rng = np.random.default_rng(1)
+    skipped = ((samples < 100) | (rng.random(shape) < 0.1)).astype(np.uint8)
+    data = set()
+    for name in every_backend:
+        library.use_backend(name)
+        other = np.where(skipped, rng.integers(-(1 << 31), 1 << 31, shape), samples)
+        data.add(predictive.encode(other.astype(np.int32), effort, skipped=skipped))
+        for run in data:
+            decoded = predictive.decode(run, shape, skipped=skipped)
+            assert np.array_equal(decoded[skipped == 0], samples[skipped == 0])
+    assert len(data) == 1
+
+
+def test_a_skipped_background_costs_nothing() -> None:
+    samples = scan((6, 60, 70))
+    inside = np.zeros(samples.shape, bool)
+    inside[:, 20:40, 20:50] = True
+    part = np.ascontiguousarray(samples[:, 20:40, 20:50])
+    size = len(predictive.encode(samples, skipped=(~inside).astype(np.uint8)))
+    assert size < 1.05 * len(predictive.encode(part)) + 100
+    everything = np.ones(samples.shape, np.uint8)
+    assert len(predictive.encode(samples, skipped=everything)) <= 16
+
+
+def test_skipped_samples_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="skipped"):
+        predictive.encode(scan((2, 9, 9)), skipped=np.zeros((2, 9, 8), np.uint8))

@@ -47,12 +47,14 @@ typedef struct {
     coder coder;
     slab_head head;
     const volatile int32_t *cancel;
+    const uint8_t *skipped; /* NULL, or [slices][height][width] */
 } predictor;
 
 static void take_predictor(predictor *p, arena *a, const slab_head *head, const mrc_block *block) {
     memset(p, 0, sizeof *p);
     p->head = *head;
     p->cancel = block->cancel;
+    p->skipped = block->skipped;
     p->planes.slices = block->slices;
     p->planes.height = block->height;
     p->planes.width = block->width;
@@ -253,6 +255,18 @@ MRC_INLINE void teach(predictor *p, row_state *r, const int32_t k, int32_t j, fl
     teach_filter(k, &p->filters[k], out, missed * f->inverse, r->row, j, r->carried[k]);
 }
 
+/* The voxels of a row that are not coded; NULL: all are. */
+MRC_INLINE const uint8_t *skipped_in_row(const predictor *p, int32_t t, int32_t i) {
+    if (p->skipped == NULL) return NULL;
+    const size_t row = (size_t)t * (size_t)p->planes.height + (size_t)i;
+    return p->skipped + row * (size_t)p->planes.width;
+}
+
+/* A voxel that is not coded continues what lies left of it and above. */
+MRC_INLINE int32_t continued(const planes *p, const float *above, int32_t j) {
+    return (p->line[j - 1] + (int32_t)above[j] + 1) >> 1;
+}
+
 /* Code row i of slice t, whose samples stand in the line unless they are decoded. */
 MRC_INLINE void code_voxels(predictor *p, int32_t t, int32_t i, const int32_t decoding,
                          const int32_t filtered) {
@@ -261,7 +275,14 @@ MRC_INLINE void code_voxels(predictor *p, int32_t t, int32_t i, const int32_t de
     const int32_t span = p->head.span, width = p->planes.width;
     int32_t *line = p->planes.line;
     start_row(p, &r, t, i, filtered);
+    const uint8_t *skipped = skipped_in_row(p, t, i);
     for (int32_t j = 0; j < width; j++) {
+        if (skipped != NULL && skipped[j]) {
+            line[j] = continued(&p->planes, r.near.value1, j);
+            r.near.value[j] = (float)line[j];
+            r.near.error[j] = r.near.error[j - 1];
+            continue;
+        }
         forecast f;
         filter_output out[FILTER_COUNT];
         predict(p, &r, j, filtered, &f, out);
@@ -350,12 +371,16 @@ static int32_t choose_set(size_t voxels, int32_t effort) {
     return effort == EFFORT_FAST ? min32(set, 1) : set;
 }
 
-static void find_range(const int32_t *samples, size_t count, slab_head *head) {
-    int32_t low = samples[0], high = samples[0];
+/* The range of the samples that are coded. */
+static void find_range(const int32_t *samples, const uint8_t *skipped, size_t count,
+                       slab_head *head) {
+    int32_t low = INT32_MAX, high = INT32_MIN;
     for (size_t n = 0; n < count; n++) {
+        if (skipped != NULL && skipped[n]) continue;
         low = min32(low, samples[n]);
         high = max32(high, samples[n]);
     }
+    if (low > high) low = high = 0;
     int64_t span = (int64_t)high - low;
     head->low = low;
     head->span = span > MAX_SPAN ? -1 : (int32_t)span;
@@ -373,16 +398,19 @@ static int32_t fit_stages(predictor *p, fitting *f, const int32_t *samples) {
         begin_slice(s, t);
         for (int32_t i = 0; i < s->height; i++) {
             if (cancelled(p)) return MRC_ERROR_CANCELLED;
-            float *values = s->values[0] + row_start(s, i);
-            for (int32_t j = 0; j < s->width; j++) {
-                s->line[j] = (int32_t)((uint32_t)*samples++ - low);
+            const uint8_t *skipped = skipped_in_row(p, t, i);
+            float *values = s->values[0] + row_start(s, i), *above = values - s->stride;
+            begin_row(s, i);
+            for (int32_t j = 0; j < s->width; j++, samples++) {
+                const int32_t skip = skipped != NULL && skipped[j];
+                s->line[j] = skip ? continued(s, above, j) : (int32_t)((uint32_t)*samples - low);
                 values[j] = (float)s->line[j];
             }
-            begin_row(s, i);
             finish_row(s, i);
         }
         finish_slice(s);
-        add_slice(f, s, &p->list, t, (int32_t)(step < 1 ? 1 : step > INT16_MAX ? INT16_MAX : step));
+        step = step < 1 ? 1 : step > INT16_MAX ? INT16_MAX : step;
+        add_slice(f, s, &p->list, t, skipped_in_row(p, t, 0), (int32_t)step);
         if (t == 0) {
             finish_fitting(f, p->list.current, p->coefficients[0]);
             start_fitting(f);
@@ -459,7 +487,7 @@ static int32_t predictive_encode(const mrc_block *block, int32_t effort, const i
                                  size_t count, const mrc_run *run) {
     slab_head head = {effort, choose_set(count, effort), 0, 0};
     uint8_t bytes[HEAD_BYTES];
-    find_range(samples, count, &head);
+    find_range(samples, block->skipped, count, &head);
     if (head.span < 0 || effort < 0 || effort >= EFFORTS) return MRC_ERROR_ARGUMENT;
     size_t size = write_head(bytes, &head);
     if (size > run->capacity) return MRC_ERROR_CAPACITY;

@@ -149,11 +149,13 @@ static void add_voxel(fitting *f, const planes *p, const tap_list *list, int32_t
 }
 
 /* Add voxels of the current slice, t: one of `step`. */
-static void add_slice(fitting *f, const planes *p, const tap_list *list, int32_t t, int32_t step) {
+static void add_slice(fitting *f, const planes *p, const tap_list *list, int32_t t,
+                      const uint8_t *skipped, int32_t step) {
     const int32_t count = t == 0 ? list->current : list->count;
     for (int32_t i = 0; i < p->height; i++) {
         for (int32_t j = (int32_t)(((int64_t)i * 7 + (int64_t)t * 3) % step); j < p->width;
              j += step) {
+            if (skipped != NULL && skipped[(size_t)i * (size_t)p->width + (size_t)j]) continue;
             add_voxel(f, p, list, count, i, j);
         }
     }
