@@ -85,11 +85,23 @@ def _check_decoded(
     expected: Sequence[Array],
     references: References,
 ) -> None:
-    """The decoder gives the values that the encoder announced: together, reversed and alone."""
+    """The decoder gives the values that the encoder announced: together, reversed and alone.
+
+    Where it may put them, as in `decode_volume`, these are parts of one array.
+    """
     order = list(range(len(payloads)))
     for chosen in (order, order[::-1], *([n] for n in order)):
+        whole = np.zeros(sum(math.prod(shapes[n]) for n in chosen), expected[0].dtype)
+        ends = np.cumsum([math.prod(shapes[n]) for n in chosen])
+        outputs = [
+            whole[end - math.prod(shapes[n]) : end].reshape(shapes[n])
+            for n, end in zip(chosen, ends, strict=True)
+        ]
         decoded = coder.decode(
-            [payloads[n] for n in chosen], [shapes[n] for n in chosen], references
+            [payloads[n] for n in chosen],
+            [shapes[n] for n in chosen],
+            references,
+            outputs if chosen == order else (),
         )
         for n, values in zip(chosen, decoded, strict=True):
             assert values.dtype == expected[n].dtype and values.shape == shapes[n]

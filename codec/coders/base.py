@@ -17,6 +17,8 @@ from mricodec.codec.volume import to_file_order
 BATCH_VOXELS = 13_000_000
 
 Shape = tuple[int, int, int]
+# Where the values of slabs may be put, in native byte order; None: into arrays of their own.
+Outputs = Sequence[NDArray[Any] | None]
 # Samples of other slabs of the same shape, which the decoder has already.
 References = Sequence[NDArray[np.int32]]
 T = TypeVar("T")
@@ -85,9 +87,16 @@ class SlabCoder(Protocol):
         """The payload of each slab, and the values that it decodes to."""
 
     def decode(
-        self, payloads: Sequence[bytes], shapes: Sequence[Shape], references: References = ()
+        self,
+        payloads: Sequence[bytes],
+        shapes: Sequence[Shape],
+        references: References = (),
+        outputs: Outputs = (),
     ) -> list[NDArray[Any]]:
-        """Values in native byte order; FormatError if a payload is damaged."""
+        """Values in native byte order; FormatError if a payload is damaged.
+
+        outputs: an array for each slab, or none; the values are there, or in arrays of their own.
+        """
 
 
 def checksum(slab: NDArray[Any], dtype: np.dtype[Any]) -> int:

@@ -21,7 +21,15 @@ from mricodec.codec.native.model import NativeModel, Workspace
 from mricodec.codec.voxels import background
 from mricodec.codec.voxels.intensity import Intensity
 
-from .base import BATCH_VOXELS, LossyModel, LossyParams, References, Shape, SymbolModel
+from .base import (
+    BATCH_VOXELS,
+    LossyModel,
+    LossyParams,
+    Outputs,
+    References,
+    Shape,
+    SymbolModel,
+)
 from .threads import in_threads
 from .workers import processes
 
@@ -60,9 +68,11 @@ class Payloads:
         fields = ByteReader(payload, "SLAB")
         return fields.take(fields.varint()), fields.take(fields.left)
 
-    def values(self, mask: bytes, decoded: Samples) -> NDArray[Any]:
-        """The stored values of decoded samples [K, H, W]. FormatError."""
-        return self.intensity.values(background.restore(decoded, mask))
+    def values(
+        self, mask: bytes, decoded: Samples, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """The stored values of decoded samples [K, H, W], in `out` if it is given. FormatError."""
+        return self.intensity.values(background.restore(decoded, mask), out)
 
 
 class LearnedCoder:
@@ -85,9 +95,13 @@ class LearnedCoder:
         return self._slabs.encode(slabs)
 
     def decode(
-        self, payloads: Sequence[bytes], shapes: Sequence[Shape], references: References = ()
+        self,
+        payloads: Sequence[bytes],
+        shapes: Sequence[Shape],
+        references: References = (),
+        outputs: Outputs = (),
     ) -> list[NDArray[Any]]:
-        return self._slabs.decode(payloads, shapes)
+        return self._slabs.decode(payloads, shapes, outputs or [None] * len(payloads))
 
 
 @dataclass(frozen=True)
@@ -100,10 +114,12 @@ class _NativeSlabs:
     def encode(self, slabs: Sequence[NDArray[Any]]) -> list[Coded]:
         return self._in_threads([functools.partial(self._encode, slab) for slab in slabs])
 
-    def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape]) -> list[NDArray[Any]]:
+    def decode(
+        self, payloads: Sequence[bytes], shapes: Sequence[Shape], outputs: Outputs
+    ) -> list[NDArray[Any]]:
         tasks = [
-            functools.partial(self._decode, payload, shape)
-            for payload, shape in zip(payloads, shapes, strict=True)
+            functools.partial(self._decode, *slab)
+            for slab in zip(payloads, shapes, outputs, strict=True)
         ]
         return self._in_threads(tasks)
 
@@ -114,11 +130,13 @@ class _NativeSlabs:
             run, _ = self.model.encode_slab(samples, self.payloads.params, workspace, decoded)
             return self.payloads.pack(samples, run, decoded)
 
-    def _decode(self, payload: bytes, shape: Shape, workspace: Workspace) -> NDArray[Any]:
+    def _decode(
+        self, payload: bytes, shape: Shape, out: NDArray[Any] | None, workspace: Workspace
+    ) -> NDArray[Any]:
         mask, run = self.payloads.split(payload)
         with workspace.memory.samples(shape) as decoded:
             self.model.decode_slab(run, shape, self.payloads.params, workspace, decoded)
-            return self.payloads.values(mask, decoded)
+            return self.payloads.values(mask, decoded, out)
 
     def _in_threads(self, tasks: Sequence[Callable[[Workspace], Any]]) -> list[Any]:
         """A slab for each core at a time; more cores than slabs share the work of each."""
@@ -149,7 +167,9 @@ class _SymbolSlabs:
                 coded[n] = self.payloads.pack(part, stream.finish(), slab)
         return [coded[n] for n in range(len(slabs))]
 
-    def decode(self, payloads: Sequence[bytes], shapes: Sequence[Shape]) -> list[NDArray[Any]]:
+    def decode(
+        self, payloads: Sequence[bytes], shapes: Sequence[Shape], outputs: Outputs
+    ) -> list[NDArray[Any]]:
         from mricodec.bitstream.range_coder import EntropyDecoder
 
         values: dict[int, NDArray[Any]] = {}
@@ -161,7 +181,7 @@ class _SymbolSlabs:
             for stream in streams:
                 stream.finish()
             for n, mask, samples in zip(group, masks, decoded, strict=True):
-                values[n] = self.payloads.values(mask, samples)
+                values[n] = self.payloads.values(mask, samples, outputs[n])
         return [values[n] for n in range(len(payloads))]
 
 

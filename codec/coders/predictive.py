@@ -16,7 +16,7 @@ from mricodec.bitstream.sections import pack_store
 from mricodec.codec.volume import to_file_order
 from mricodec.codec.voxels.mappings import AffineMap, BitOrderMap, SampleMap
 
-from .base import BATCH_VOXELS, References, Shape
+from .base import BATCH_VOXELS, Outputs, References, Shape
 from .low_bits import pack_low, unpack_low
 from .store import StoreCoder
 from .workers import Task, Workers, processes
@@ -223,7 +223,11 @@ class PredictiveCoder:
         return STORE_HASTE * stored * slab.size < (len(payload) + STORE_MARGIN) * flat.size
 
     def decode(
-        self, payloads: Sequence[bytes], shapes: Sequence[Shape], references: References = ()
+        self,
+        payloads: Sequence[bytes],
+        shapes: Sequence[Shape],
+        references: References = (),
+        outputs: Outputs = (),
     ) -> list[NDArray[Any]]:
         tasks = _Tasks(self._settings)
         decoded: dict[int, NDArray[Any]] = {}

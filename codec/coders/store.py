@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mricodec.bitstream.sections import pack_store, unpack_store
 from mricodec.codec.volume import to_file_order
 
-from .base import References, Shape
+from .base import Outputs, References, Shape
 
 
 class StoreCoder:
@@ -34,7 +34,11 @@ class StoreCoder:
         ]
 
     def decode(
-        self, payloads: Sequence[bytes], shapes: Sequence[Shape], references: References = ()
+        self,
+        payloads: Sequence[bytes],
+        shapes: Sequence[Shape],
+        references: References = (),
+        outputs: Outputs = (),
     ) -> list[NDArray[Any]]:
         return [
             self._decode(payload, shape) for payload, shape in zip(payloads, shapes, strict=True)

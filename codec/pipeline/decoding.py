@@ -26,6 +26,8 @@ from mricodec.codec.volume import Envelope, Volume, is_big_endian, to_file_order
 from .stream import Progress, Stream
 
 Range = slice | tuple[int, int] | None
+# Where the voxels of a slab may be put.
+Output = Callable[[int], NDArray[Any] | None]
 Salvage = Callable[
     [str], None
 ]  # It is called with a line for every slab that is filled with zeros.
@@ -114,12 +116,29 @@ def _coder(
     return LearnedCoder(load_model(stream.model_id), lossy.intensity, params, stream.has_background)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the decoder of some slabs is given beside their payloads; sums: of all slabs."""
+
+    references: base.References
+    sums: NDArray[np.uint32] | None
+    outputs: base.Outputs
+
+
+def _no_output(slab: int) -> NDArray[Any] | None:
+    return None
+
+
 def decoded_slabs(
-    layered: Layered, needed: Iterable[int], salvage: Salvage | None = None
+    layered: Layered,
+    needed: Iterable[int],
+    salvage: Salvage | None = None,
+    output: Output = _no_output,
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """(number, voxels) of slabs in rising order, each compared with its checksum if there is one.
 
     FormatError names the slab that is damaged; with `salvage` its voxels are zeros instead.
+    output: where the voxels of a slab may be put.
     """
     stream, coder, tiling = layered.stream, layered.coder, layered.stream.tiling
     sums = stream.sums() if coder.exact else None
@@ -137,7 +156,8 @@ def decoded_slabs(
         references = chain.references(window[0]) if length else []
         if below is not None and isinstance(coder, PredictiveCoder):
             references = [coder.samples(next(below)[1])]
-        slabs = _decode_window(layered, window, references, sums, salvage)
+        known = _Known(references, sums, [output(slab) for slab in window])
+        slabs = _decode_window(layered, window, known, salvage)
         for slab, voxels in zip(window, slabs, strict=True):
             if length and isinstance(coder, PredictiveCoder):
                 chain.add(slab, coder.samples(voxels))
@@ -146,23 +166,19 @@ def decoded_slabs(
 
 
 def _decode_window(
-    layered: Layered,
-    window: list[int],
-    references: base.References,
-    sums: NDArray[np.uint32] | None,
-    salvage: Salvage | None,
+    layered: Layered, window: list[int], known: _Known, salvage: Salvage | None
 ) -> list[NDArray[Any]]:
     """The voxels of some slabs; if one is damaged each is tried alone, so that it can be named."""
     stream, tiling = layered.stream, layered.stream.tiling
     try:
-        return _decode(layered, window, references, sums)
+        return _decode(layered, window, known)
     except FormatError as error:
         if salvage is None and len(window) == 1:
             raise type(error)(f"{_name(tiling, window[0])}: {error}") from error
     slabs = []
     for slab in window:
         try:
-            slabs += _decode(layered, [slab], references, sums)
+            slabs += _decode(layered, [slab], replace(known, outputs=[None]))
         except FormatError as error:
             message = f"{_name(tiling, slab)}: {error}"
             if salvage is None:
@@ -172,12 +188,7 @@ def _decode_window(
     return slabs
 
 
-def _decode(
-    layered: Layered,
-    window: list[int],
-    references: base.References,
-    sums: NDArray[np.uint32] | None,
-) -> list[NDArray[Any]]:
+def _decode(layered: Layered, window: list[int], known: _Known) -> list[NDArray[Any]]:
     stream, tiling = layered.stream, layered.stream.tiling
     if window[-1] >= stream.reader.slab_count:
         raise Truncated(
@@ -185,9 +196,11 @@ def _decode(
         )
     payloads = [stream.reader.slab(slab) for slab in window]
     shapes = [tiling.slab_shape(slab) for slab in window]
-    slabs = layered.coder.decode(payloads, shapes, references)
+    slabs = layered.coder.decode(payloads, shapes, known.references, known.outputs)
     for slab, voxels in zip(window, slabs, strict=True):
-        if sums is not None and base.checksum(voxels, stream.dtype) != int(sums[slab]):
+        if known.sums is None:
+            continue
+        if base.checksum(voxels, stream.dtype) != int(known.sums[slab]):
             raise ChecksumMismatch(
                 "expected voxels that match their CRC-32, found others: "
                 "the file is damaged or this decoder is not exact here; do not use them"
@@ -208,12 +221,16 @@ def _name(tiling: Tiling, slab: int) -> str:
 
 
 def blocks(
-    layered: Layered, selection: Selection, progress: Progress, salvage: Salvage | None = None
+    layered: Layered,
+    selection: Selection,
+    progress: Progress,
+    salvage: Salvage | None = None,
+    output: Output = _no_output,
 ) -> Iterator[NDArray[Any]]:
     """The selected voxels in file order, [slices, j, i] each; only needed slabs are decoded.
 
     After the last voxel of a whole scan the digest is compared (ChecksumMismatch), unless the model
-    does not decode to the same samples everywhere. salvage: see `decoded_slabs`.
+    does not decode to the same samples everywhere. salvage, output: see `decoded_slabs`.
     """
     stream, tiling = layered.stream, layered.stream.tiling
     first, stop = selection.slices
@@ -233,7 +250,7 @@ def blocks(
         salvage(message)
 
     noted = note if salvage is not None else None
-    for done, (slab, voxels) in enumerate(decoded_slabs(layered, needed, noted), 1):
+    for done, (slab, voxels) in enumerate(decoded_slabs(layered, needed, noted, output), 1):
         start = tiling.span(slab)[0] if tiling.axis == 0 else 0
         for block in order.add(voxels):
             part = block[max(first - start, 0) : stop - start]
@@ -276,16 +293,31 @@ def _padded(
     return block
 
 
+def _slabs_of(array: NDArray[Any], tiling: Tiling) -> Output:
+    """The slabs of a whole scan as parts of its array, if they are cut along its slowest axis."""
+    if tiling.axis != 0 or tiling.volumes == 0:
+        return _no_output
+    volumes = array.reshape(tiling.volumes, *tiling.volume_shape)
+
+    def slab_of(slab: int) -> NDArray[Any]:
+        part: NDArray[Any] = volumes[slab // tiling.slabs_per_volume]
+        return part[slice(*tiling.span(slab))]
+
+    return slab_of
+
+
 def decode_volume(
     layered: Layered, selection: Selection, progress: Progress, salvage: Salvage | None = None
 ) -> Volume:
     """The selected voxels in memory, in the envelope that belongs to them."""
     stream = layered.stream
     array = np.empty(selection.shape, stream.native)
+    output = _slabs_of(array, stream.tiling) if selection.whole else _no_output
     flat = array.reshape(-1)
     position = 0
-    for block in blocks(layered, selection, progress, salvage):
-        flat[position : position + block.size] = block.reshape(-1)
+    for block in blocks(layered, selection, progress, salvage, output):
+        if not np.may_share_memory(block, flat):  # Else it was decoded to where it belongs.
+            flat[position : position + block.size] = block.reshape(-1)
         position += block.size
     return Volume(array, selection.envelope(stream), is_big_endian(stream.dtype))
 

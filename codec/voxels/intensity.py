@@ -95,15 +95,18 @@ class Intensity:
             to[...] = (above + self.scale // 2) // self.scale if self.scale > 1 else above
         return samples
 
-    def values(self, samples: NDArray[np.int32]) -> NDArray[Any]:
-        """Samples -> stored values of the same shape; samples are clipped to 0 .. peak."""
-        values = np.empty(samples.shape, self.dtype)
-        for out, part in _slices(values, samples):
+    def values(self, samples: NDArray[np.int32], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Samples -> stored values of the same shape, in `out` if it is given.
+
+        Samples are clipped to 0 .. peak.
+        """
+        values = np.empty(samples.shape, self.dtype) if out is None else out
+        for to, part in _slices(values, samples):
             clipped = np.clip(part, 0, self.peak)
             if self.scale != 1 or self.dtype.itemsize > 2:
                 clipped = clipped.astype(np.int64)
             above = clipped * self.scale + self.minimum
-            out[...] = above if self.scale == 1 else np.minimum(above, self.maximum)
+            to[...] = above if self.scale == 1 else np.minimum(above, self.maximum)
         return values
 
     def pack(self) -> bytes:

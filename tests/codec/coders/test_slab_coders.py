@@ -18,6 +18,7 @@ from mricodec.codec.coders.base import LossyParams
 from mricodec.codec.coders.learned import LearnedCoder
 from mricodec.codec.coders.predictive import PredictiveCoder
 from mricodec.codec.coders.store import StoreCoder
+from mricodec.codec.loading import open_model
 from mricodec.codec.settings import EFFORTS
 from mricodec.codec.volume import DTYPES
 from mricodec.codec.voxels.intensity import Intensity, Statistics
@@ -163,6 +164,15 @@ def test_learned_with_every_model(name: str, has_background: bool) -> None:
     parts = slabs("i2")[1:]
     coder = learned(load_model(name), parts, has_background=has_background)
     check_slab_coder(coder, parts, max_error=None)
+
+
+def test_the_c_core_decodes_to_where_the_values_belong() -> None:
+    slab = slabs("i2")[1]
+    coder = learned(open_model("default", "cpu"), [slab], has_background=True)
+    payloads = check_slab_coder(coder, [slab], max_error=None)
+    out = np.zeros_like(slab)
+    (values,) = coder.decode(payloads, [(len(slab), *slab.shape[1:])], outputs=[out])
+    assert np.shares_memory(values, out) and out.any()
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
