@@ -31,6 +31,7 @@
 #error "the compiler is set to one CPU (-march=native?): set it to the baseline of x86-64"
 #endif
 
+#include "kernels/float_cells.h"
 #include "kernels/label_map.h"
 #include "kernels/predictive.h"
 #include "kernels/single.h"
@@ -55,6 +56,9 @@ const mrc_kernels MRC_JOIN(mrc_kernels_, MRC_BACKEND) = {
     .convolution = convolution,
     .entropy_encode = entropy_encode,
     .entropy_decode = entropy_decode,
+    .measure_floats = measure_floats,
+    .split_floats = split_floats,
+    .join_floats = join_floats,
     .label_map_bytes = label_map_bytes,
     .encode_label_map = encode_label_map,
     .decode_label_map = decode_label_map,

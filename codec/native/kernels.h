@@ -43,6 +43,11 @@ typedef struct mrc_kernels {
     size_t (*label_map_bytes)(const mrc_slab *, int32_t);
     int32_t (*encode_label_map)(const mrc_slab *, const int32_t *, size_t, const mrc_run *);
     int32_t (*decode_label_map)(const mrc_slab *, const uint8_t *, size_t, int32_t *);
+    int32_t (*measure_floats)(const mrc_float_cells *, const uint8_t *, size_t, mrc_float_range *);
+    int32_t (*split_floats)(const mrc_float_cells *, const uint8_t *, size_t, uint8_t *, int32_t *,
+                            const mrc_run *);
+    int32_t (*join_floats)(const mrc_float_cells *, const uint8_t *, const int32_t *, size_t,
+                           const uint8_t *, size_t, uint8_t *);
 } mrc_kernels;
 
 extern const mrc_kernels mrc_kernels_scalar;

@@ -11,7 +11,7 @@ from typing import Any
 from . import sources
 
 # MRC_ABI of mrc.h.
-ABI = 8
+ABI = 9
 # MRC_OK of mrc.h.
 OK = 0
 # Lowers the backend that the CPU allows, for tests.
@@ -76,6 +76,15 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
     ),
     "mrc_entropy_decode": (
+        c_int32,
+        [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
+    ),
+    "mrc_measure_floats": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p]),
+    "mrc_split_floats": (
+        c_int32,
+        [c_void_p, c_void_p, c_size_t, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p],
+    ),
+    "mrc_join_floats": (
         c_int32,
         [c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p],
     ),

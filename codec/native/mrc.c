@@ -261,3 +261,26 @@ int32_t mrc_decode_label_map(const mrc_slab *slab, const uint8_t *data, size_t s
     if (sample_count == 0 || sample_count != sample_count_of(slab)) return MRC_ERROR_ARGUMENT;
     return kernels()->decode_label_map(slab, data, size, samples);
 }
+
+int32_t mrc_measure_floats(const mrc_float_cells *cells, const uint8_t *values, size_t count,
+                           mrc_float_range *range) {
+    if (!cells || (!values && count) || !range) return MRC_ERROR_ARGUMENT;
+    return kernels()->measure_floats(cells, values, count, range);
+}
+
+int32_t mrc_split_floats(const mrc_float_cells *cells, const uint8_t *values, size_t count,
+                         uint8_t *classes, int32_t *samples, uint8_t *data, size_t capacity,
+                         size_t *size) {
+    if (!cells || !size || (!data && capacity)) return MRC_ERROR_ARGUMENT;
+    if (count && (!values || !classes || !samples)) return MRC_ERROR_ARGUMENT;
+    const mrc_run run = {data, capacity, size};
+    return kernels()->split_floats(cells, values, count, classes, samples, &run);
+}
+
+int32_t mrc_join_floats(const mrc_float_cells *cells, const uint8_t *classes,
+                        const int32_t *samples, size_t count, const uint8_t *data, size_t size,
+                        uint8_t *values) {
+    if (!cells || (!data && size)) return MRC_ERROR_ARGUMENT;
+    if (count && (!values || !classes || !samples)) return MRC_ERROR_ARGUMENT;
+    return kernels()->join_floats(cells, classes, samples, count, data, size, values);
+}

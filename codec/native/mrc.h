@@ -18,7 +18,7 @@
 #endif
 
 /* Changes with every change of a function below; library.py expects the same number. */
-#define MRC_ABI 8
+#define MRC_ABI 9
 
 enum mrc_status {
     MRC_OK = 0,
@@ -154,6 +154,44 @@ MRC_API int32_t mrc_predictive_encode(const mrc_block *block, int32_t effort,
 /* Decode the samples of a block of a known shape. */
 MRC_API int32_t mrc_predictive_decode(const mrc_block *block, const uint8_t *data, size_t size,
                                       int32_t *samples, size_t sample_count);
+
+/* -- floats without loss ---------------------------------------------------------------------- */
+
+/* How floats become samples: the cells [2^cell n, 2^cell (n + 1)) of their magnitudes, those of
+ * negative ones n = -1 and below, and bits within the cells. If cell <= grid there are no such
+ * bits: a value is its sample times 2^cell. */
+typedef struct {
+    int32_t bytes;            /* Of a value: 4 or 8, in native order. */
+    int32_t cell;
+    int32_t grid;             /* All values are multiples of 2^grid, */
+    int32_t mantissa;         /* and have at most so many bits behind the first one. */
+    const uint64_t *specials; /* Bits of values that have a class and no sample. */
+    int32_t special_count;    /* At most 255. */
+} mrc_float_cells;
+
+/* What numbers have in common that are not special. */
+typedef struct {
+    double low, high; /* The smallest and the largest one. */
+    double steps;     /* The sum of |differences| between them and the ones before. */
+    uint64_t others;  /* Values that are no numbers, and those that are -0. */
+    int32_t grid, mantissa; /* As in mrc_float_cells, as large and as small as they can be. */
+    uint64_t count;   /* Numbers. */
+} mrc_float_range;
+
+/* Measure values, to choose cells: of `cells` the bytes and the special values are used. */
+MRC_API int32_t mrc_measure_floats(const mrc_float_cells *cells, const uint8_t *values,
+                                   size_t count, mrc_float_range *range);
+
+/* Split values: their classes (0, or 1 + the number of a special value), samples (0 for special
+ * values), and *size bytes of bits. MRC_ERROR_ARGUMENT for a value that has no sample. */
+MRC_API int32_t mrc_split_floats(const mrc_float_cells *cells, const uint8_t *values, size_t count,
+                                 uint8_t *classes, int32_t *samples, uint8_t *data,
+                                 size_t capacity, size_t *size);
+
+/* The values of classes, samples and bits. */
+MRC_API int32_t mrc_join_floats(const mrc_float_cells *cells, const uint8_t *classes,
+                                const int32_t *samples, size_t count, const uint8_t *data,
+                                size_t size, uint8_t *values);
 
 /* -- kernels by themselves --------------------------------------------------------------------- */
 

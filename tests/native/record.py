@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -20,7 +20,7 @@ from recorder import Recorder
 
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.symbols import ProbabilityTables, normalised
-from mricodec.codec.native import functions, label_map, library
+from mricodec.codec.native import float_cells, functions, label_map, library
 from mricodec.codec.native.model import NativeModel, Workspace
 from mricodec.models import zoo
 from mricodec.models.lossy.params import integer_step
@@ -206,6 +206,25 @@ def record_label_maps(seeds: Path) -> None:
         (seeds / f"label_map{n}").write_bytes(head + run)
 
 
+def record_floats() -> None:
+    """Noise with a background, exact numbers, every exponent, odd values; some parts damaged."""
+    rng = np.random.default_rng(4)
+    noise = np.where(rng.random(200) < 0.3, 0, rng.normal(0, 1, 200))
+    exact = rng.integers(-90, 90, 40) / 8
+    bits = np.frombuffer(rng.bytes(400), np.float32)
+    odd = np.array([np.nan, np.inf, -0.0, 5e-324, 1e-40, 0.1, 3e38])
+    for values in (noise, exact, np.where(np.isfinite(bits), bits, 1), odd):
+        for dtype in (np.float32, np.float64):
+            array = values.astype(dtype)
+            cells = float_cells.choose(array)
+            if cells is None:
+                continue
+            parts = float_cells.split(array, cells)
+            assert float_cells.join(parts, cells, array.dtype).tobytes() == array.tobytes()
+            with MAY_FAIL:
+                float_cells.join(replace(parts, bits=parts.bits[:-1]), cells, array.dtype)
+
+
 def weights_seeds(seeds: Path) -> None:
     """Changes of tensors, of each kind, as fuzz_weights.c reads them."""
     rng = np.random.default_rng(3)
@@ -232,6 +251,7 @@ def record() -> bytes:
         record_convolutions()
         record_entropy(SEEDS / "entropy")
         weights_seeds(SEEDS / "weights")
+        record_floats()
         record_label_maps(SEEDS / "label_map")
     finally:
         library.load = load

@@ -224,6 +224,37 @@ def decode_label_map(slab: Any, data: int, size: int, samples: int, sample_count
     return Call([*slab_scalars(s), cancel_flag(s)], [at(data, size, "u1")], outputs)
 
 
+def cells_and_specials(cells: Any) -> tuple[list[int], Array]:
+    c = structure(cells)
+    return [c.bytes, c.cell, c.grid, c.mantissa], at(c.specials, c.special_count, "u8")
+
+
+def measure_floats(cells: Any, values: int, count: int, measured: Any) -> Call:
+    scalars, specials = cells_and_specials(cells)
+    r = structure(measured)
+    numbers = np.array([r.low, r.high, r.steps])
+    integers = np.array([r.others, r.grid, r.mantissa, r.count], np.int64)
+    inputs = [at(values, scalars[0] * count, "u1"), specials]
+    return Call([*scalars, count], inputs, [Output(numbers), Output(integers)])
+
+
+def split_floats(*arguments: Any) -> Call:
+    cells, values, count, classes, samples, data, capacity, size = arguments
+    scalars, specials = cells_and_specials(cells)
+    used = structure(size).value
+    outputs = [Output(at(classes, count, "u1")), Output(at(samples, count, "i4"))]
+    outputs.append(Output(at(data, capacity, "u1"), used))
+    inputs = [at(values, scalars[0] * count, "u1"), specials]
+    return Call([used, *scalars, count], inputs, outputs)
+
+
+def join_floats(*arguments: Any) -> Call:
+    cells, classes, samples, count, data, size, values = arguments
+    scalars, specials = cells_and_specials(cells)
+    inputs = [at(classes, count, "u1"), at(samples, count, "i4"), at(data, size, "u1"), specials]
+    return Call([*scalars, count], inputs, [Output(at(values, scalars[0] * count, "u1"))])
+
+
 READERS: dict[str, Callable[..., Call]] = {
     "mrc_model_init": model_init,
     "mrc_depth_of_run": depth_of_run,
@@ -234,6 +265,9 @@ READERS: dict[str, Callable[..., Call]] = {
     "mrc_convolution": convolution,
     "mrc_entropy_encode": entropy_encode,
     "mrc_entropy_decode": entropy_decode,
+    "mrc_measure_floats": measure_floats,
+    "mrc_split_floats": split_floats,
+    "mrc_join_floats": join_floats,
     "mrc_encode_label_map": encode_label_map,
     "mrc_decode_label_map": decode_label_map,
 }

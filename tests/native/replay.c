@@ -199,6 +199,65 @@ static result replay_decode_label_map(const record *c) {
     return r;
 }
 
+/* Scalars from n on: bytes of a value, cell, grid, mantissa. Input `which`: special values. */
+static mrc_float_cells cells_of(const record *c, size_t n, size_t which) {
+    mrc_float_cells cells = {.bytes = (int32_t)scalar(c, n), .cell = (int32_t)scalar(c, n + 1)};
+    cells.grid = (int32_t)scalar(c, n + 2);
+    cells.mantissa = (int32_t)scalar(c, n + 3);
+    cells.specials = input(c, which, 8);
+    cells.special_count = (int32_t)c->inputs[which].count;
+    return cells;
+}
+
+/* Values of a recording, which are little-endian, in native order; and back. */
+static void turn(uint8_t *values, size_t count, size_t element) {
+    uint8_t *copy = memory_of(count * element + 1, 0);
+    memcpy(copy, values, count * element);
+    to_native(values, copy, element, count);
+    free(copy);
+}
+
+/* Scalars 1 to 4: cells; 5: number of values. Input 0: values. */
+static result replay_measure_floats(const record *c) {
+    result r = {0};
+    mrc_float_cells cells = cells_of(c, 1, 1);
+    size_t count = (size_t)scalar(c, 5);
+    mrc_float_range range = {0};
+    uint8_t *values = input(c, 0, 1);
+    turn(values, count, (size_t)cells.bytes);
+    r.status = mrc_measure_floats(&cells, values, count, &range);
+    double *numbers = output(c, 0, 8);
+    int64_t *integers = output(c, 1, 8);
+    numbers[0] = range.low, numbers[1] = range.high, numbers[2] = range.steps;
+    integers[0] = (int64_t)range.others, integers[1] = range.grid;
+    integers[2] = range.mantissa, integers[3] = (int64_t)range.count;
+    return r;
+}
+
+/* Scalars 1: the size of the bits; 2 to 5: cells; 6: number of values. Input 0: values. */
+static result replay_split_floats(const record *c) {
+    result r = {.has_size = 1};
+    mrc_float_cells cells = cells_of(c, 2, 1);
+    size_t count = (size_t)scalar(c, 6);
+    uint8_t *values = input(c, 0, 1);
+    turn(values, count, (size_t)cells.bytes);
+    r.status = mrc_split_floats(&cells, values, count, output(c, 0, 1), output(c, 1, 4),
+                                output(c, 2, 1), c->outputs[2].count, &r.size);
+    return r;
+}
+
+/* Scalars 1 to 4: cells; 5: number of values. Inputs: classes, samples, bits. */
+static result replay_join_floats(const record *c) {
+    result r = {0};
+    mrc_float_cells cells = cells_of(c, 1, 3);
+    size_t count = (size_t)scalar(c, 5);
+    uint8_t *values = output(c, 0, 1);
+    r.status = mrc_join_floats(&cells, input(c, 0, 1), input(c, 1, 4), count, input(c, 2, 1),
+                               c->inputs[2].count, values);
+    turn(values, count, (size_t)cells.bytes);
+    return r;
+}
+
 static struct {
     const char *name;
     result (*replay)(const record *);
@@ -213,6 +272,9 @@ static struct {
     {"mrc_convolution", replay_convolution, 0, 0},
     {"mrc_entropy_encode", replay_entropy_encode, 0, 0},
     {"mrc_entropy_decode", replay_entropy_decode, 0, 0},
+    {"mrc_measure_floats", replay_measure_floats, 0, 0},
+    {"mrc_split_floats", replay_split_floats, 0, 0},
+    {"mrc_join_floats", replay_join_floats, 0, 0},
     {"mrc_encode_label_map", replay_encode_label_map, 0, 0},
     {"mrc_decode_label_map", replay_decode_label_map, 0, 0},
 };
