@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 from mricodec.bitstream.container import MAGIC
@@ -16,8 +17,9 @@ NIFTI_ENDINGS = (".nii.gz", ".hdr.gz", ".img.gz", ".nii", ".hdr", ".img")
 MGH_ENDINGS = (".mgh.gz", ".mgz", ".mgh")
 # Endings of DICOM files, which may have any name.
 DICOM_ENDINGS = (".dicom", ".dcm", ".ima")
-# The longest name of a stream that is made of the title of a DICOM series.
+# Characters, and bytes in UTF-8, of the longest name that is made of the title of a DICOM series.
 MAX_TITLE = 80
+MAX_TITLE_BYTES = 200
 
 
 def ends_with(name: str | os.PathLike[str], endings: tuple[str, ...]) -> bool:
@@ -53,8 +55,19 @@ def folder_path(stream: Path) -> Path:
 
 
 def series_stem(title: str) -> str:
-    """The title of a DICOM series as the name of a file without its ending: 4_t2_tse."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", title).strip("_.")[:MAX_TITLE] or "series"
+    """The title of a DICOM series as the name of a file without its ending: 4_t2_tse.
+
+    Letters of every script stay.
+    """
+    composed = unicodedata.normalize("NFC", title)
+    kept = "".join(character if _in_names(character) else "_" for character in composed)
+    short = re.sub("_+", "_", kept).strip("_.")[:MAX_TITLE].encode()[:MAX_TITLE_BYTES]
+    return short.decode(errors="ignore") or "series"
+
+
+def _in_names(character: str) -> bool:
+    """Whether a character is a letter, a digit, a mark on a letter, or one of . + -"""
+    return character.isalnum() or character in ".+-" or unicodedata.category(character)[0] == "M"
 
 
 def without_ending(name: str, endings: tuple[str, ...]) -> str:

@@ -11,7 +11,12 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mricodec.codec.formats.dicom.elements import quiet_pydicom, raw_element, text
+from mricodec.codec.formats.dicom.elements import (
+    decoded_text,
+    quiet_pydicom,
+    raw_element,
+    text,
+)
 from mricodec.codec.formats.dicom.pixels import PixelData, read_pixel_data
 
 from .sources import PREFIX_SIZE, Source, SourceReader, is_bare_dataset, is_dicom
@@ -146,7 +151,7 @@ def _describe(instance: Instance, dataset: FileDataset) -> None:
     """Set identity, cuts and pixel data from the data set."""
     instance.series_uid = text(dataset, "SeriesInstanceUID")
     instance.sop_uid = text(dataset, "SOPInstanceUID")
-    instance.series_description = text(dataset, "SeriesDescription")
+    instance.series_description = decoded_text(dataset, "SeriesDescription")
     instance.series_number = text(dataset, "SeriesNumber")
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     if syntax == DEFLATED_SYNTAX:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.tag import BaseTag
 
+# Bytes of the longest value that `element_bytes` returns.
+_MAX_TEXT = 64
 # pydicom's warnings are filtered for the whole process, so by one thread at a time.
 _pydicom_warnings = threading.RLock()
 
@@ -45,12 +48,44 @@ def text(dataset: Dataset | None, tag: str | int) -> str:
     return str(value)
 
 
+def decoded_text(dataset: Dataset, tag: str | int) -> str:
+    """The value of a text element (LO, SH, ...) in the SpecificCharacterSet; "" if absent.
+
+    Bytes that the character set lacks become replacement characters.
+    """
+    value = getattr(raw_element(dataset, tag), "value", None)
+    if not isinstance(value, bytes) or (value.isascii() and b"\x1b" not in value):
+        return text(dataset, tag)
+    from pydicom.charset import convert_encodings, decode_bytes
+    from pydicom.valuerep import TEXT_VR_DELIMS
+
+    sets = text(dataset, "SpecificCharacterSet").split("\\")
+    try:
+        decoded: str = decode_bytes(value, convert_encodings(sets), TEXT_VR_DELIMS)
+    except (LookupError, ValueError):  # An escape sequence of a character set that none has.
+        return text(dataset, tag)
+    return decoded.strip(" \0")
+
+
 def numbers(dataset: Dataset | None, tag: str | int) -> list[float]:
     """The values of a decimal or integer string (DS, IS); [] if absent or not numeric."""
     try:
         return [float(part) for part in text(dataset, tag).split("\\") if part.strip()]
     except ValueError:
         return []
+
+
+def binary_numbers(dataset: Dataset | None, tag: str | int, code: str) -> list[float]:
+    """The values of a binary element; code: its type in struct (UL "I", FL "f", FD "d")."""
+    element = raw_element(dataset, tag)
+    value = getattr(element, "value", None)
+    if isinstance(value, bytes):
+        count = len(value) // struct.calcsize(f"={code}")
+        byte_order = "<" if element.is_little_endian else ">"
+        return [float(part) for part in struct.unpack_from(f"{byte_order}{count}{code}", value)]
+    if isinstance(value, (int, float)):
+        return [float(value)]
+    return [] if value is None else [float(part) for part in value]
 
 
 def integer(
@@ -90,6 +125,26 @@ def is_enhanced(dataset: Dataset) -> bool:
         _tag(keyword) in dataset
         for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     )
+
+
+def element_bytes(data: bytes, tag: int) -> list[bytes]:
+    """What may be the elements of a tag in a data set of any syntax, at any depth, as bytes.
+
+    Nothing is parsed: equal lists come from equal elements, and that is what they are for.
+    """
+    pieces = []
+    for order in ("<", ">"):
+        pattern = struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
+        at = data.find(pattern)
+        while at >= 0:
+            fixed = data[at : at + 8].ljust(8, b"\0")
+            explicit = fixed[4:6].isalpha()
+            size = struct.unpack(
+                f"{order}{'H' if explicit else 'I'}", fixed[6 if explicit else 4 :]
+            )
+            pieces.append(data[at : at + 8 + min(size[0], _MAX_TEXT)])
+            at = data.find(pattern, at + 4)
+    return pieces
 
 
 @functools.cache
