@@ -222,7 +222,7 @@ def _decode_scan(
         warnings.simplefilter("always", codec.GzipDiffers)
         info = decoder.decode_file(source, out, **chosen, progress=bar.update)
         if info.files and not _is_part(part):
-            dicom.further_stacks(stream, target, decoder.decode_file, force=options.force)
+            dicom.further_volumes(stream, target, decoder, force=options.force)
     for reason in lost:
         console.say(f"{stream}: lost: {reason}")
     for warning in caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from . import console, files, removal
 from .jobs import Job, Options
 
 if TYPE_CHECKING:
-    from mricodec.codec import Deidentifier, Encoder, SeriesReport
+    from mricodec.codec import Decoder, Deidentifier, Encoder, SeriesReport
     from mricodec.codec.dicom.stacks import Series
 
 
@@ -145,7 +145,7 @@ def encode_job(planned: Target, encoder: Encoder, options: Options) -> Job:
 
 
 def _encode(series: Series, target: str, encoder: Encoder, options: Options) -> bool:
-    """Write one stream; False if a file of the series is damaged."""
+    """Write one stream; False if a file of the series is damaged, or its slices have no place."""
     from mricodec import codec
 
     start = time.perf_counter()
@@ -165,7 +165,7 @@ def _encode(series: Series, target: str, encoder: Encoder, options: Options) -> 
         console.say(
             f"{series.title or 'series'} -> {target}: {_summary(report)}, {seconds:.1f} s",
         )
-    return not report.damaged
+    return not (report.damaged or report.misplaced)
 
 
 def _summary(report: SeriesReport) -> str:
@@ -207,22 +207,22 @@ def restore(stream: str, target: str, options: Options) -> None:
         console.say(f"{stream} -> {target}: {len(names)} files, {seconds:.1f} s")
 
 
-def further_stacks(
-    stream: str, output: str, decode_file: Callable[[bytes, str], object], *, force: bool
-) -> None:
-    """The stacks of a series beyond the first, each into a NIfTI file: NAME_2.nii.gz, ..."""
-    from mricodec import codec
+def further_volumes(stream: str, output: str, decoder: Decoder, *, force: bool) -> None:
+    """The volumes of a series beyond the first, each into a NIfTI file: NAME_2.nii.gz, ..."""
     from mricodec.codec.filenames import NIFTI_ENDINGS, without_ending
 
     if stream == "-" or output == "-":
         return
-    for number, payload in enumerate(codec.further_stacks(stream), 2):
-        stem = without_ending(output, NIFTI_ENDINGS)
+    stem = without_ending(output, NIFTI_ENDINGS)
+
+    def path_of(number: int) -> str:
         name = f"{stem}_{number}{output[len(stem) :]}"
         if Path(name).exists() and not force:
             raise click.UsageError(f"{name} exists; use --force to overwrite it")
-        decode_file(payload, name)
-        console.say(f"{stream} -> {name}: a further stack of the series")
+        return name
+
+    for path in decoder.decode_further(stream, path_of):
+        console.say(f"{stream} -> {path}: a further volume of the series")
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         decode,
         decode_file,
         encode,
+        further_volumes,
         version,
     )
     from .dicom.deidentify import Deidentifier
@@ -71,6 +72,7 @@ _ROOMS = {  # Names by their module.
         "decode",
         "decode_file",
         "encode",
+        "further_volumes",
         "version",
     ),
     ".dicom.deidentify": ("Deidentifier",),
@@ -126,6 +128,7 @@ __all__ = [
     "encode_series_file",
     "find_series",
     "further_stacks",
+    "further_volumes",
     "identifying",
     "info",
     "model_name",

@@ -13,7 +13,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
@@ -30,8 +30,10 @@ from mricodec.codec.pipeline.decoding import (
     Selection,
     blocks,
     decode_volume,
+    part_of,
 )
 from mricodec.codec.pipeline.nifti_output import decode_to_nifti, write_nifti
+from mricodec.codec.pipeline.series import View, first_view, further_views
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, StreamInfo, opened, seekable
 from mricodec.codec.voxels import preview as previews
 from mricodec.models import zoo
@@ -42,6 +44,7 @@ from .atomic import replacing
 from .loading import DEFAULT_MODEL, LazyModel
 from .release import release
 from .settings import EncodeOptions, EncodeSettings
+from .tiling import Tiling
 from .volume import ArrayScan, Envelope, Scan, Volume, is_big_endian
 
 if TYPE_CHECKING:
@@ -116,6 +119,11 @@ def decode_file(
         salvage=salvage,
         progress=progress,
     )
+
+
+def further_volumes(source: Source, *, limits: Limits | None = None) -> Iterator[Volume]:
+    """The volumes of a DICOM series besides the one that `decode` gives, the largest first."""
+    return Decoder(limits=limits).further_volumes(source)
 
 
 def version(model: Path | None = None) -> str:
@@ -248,14 +256,18 @@ class Decoder:
             with a line for each slab that is lost.
 
         FormatError if the stream is damaged or its model unknown, ValueError for a range beyond the
-        scan.
+        scan. Of a DICOM series it is the largest volume, with the values that its samples stand
+        for (BitsStored, HighBit; float32 where slices differ in RescaleSlope).
         """
         with opened(source) as file:
-            stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
+            outer = Stream(file, self._limits, salvage=salvage is not None)
+            view, stream = first_view(outer, salvage), self._chosen(outer, layer)
             if preview:
                 _check_preview_alone(slices, volumes, salvage)
-                return self._preview(stream, progress or _silent)
-            selection = Selection.of(stream, slices, volumes)
+                return self._preview(stream, view, progress or _silent)
+            if view.part is not None:
+                return self._part(stream, view, (slices, volumes), progress or _silent, salvage)
+            selection = Selection.of(stream, slices, volumes, view)
             return decode_volume(self.layered(stream), selection, progress or _silent, salvage)
 
     def decode_file(
@@ -277,17 +289,47 @@ class Decoder:
         encoded and is not.
         """
         with opened(source) as file:
-            stream = self._chosen(Stream(file, self._limits, salvage=salvage is not None), layer)
+            outer = Stream(file, self._limits, salvage=salvage is not None)
+            view, stream = first_view(outer, salvage), self._chosen(outer, layer)
             info = stream.info()  # First, as damage must be known before there is a file.
             if preview:
                 _check_preview_alone(slices, volumes, salvage)
-                write_nifti(self._preview(stream, progress or _silent), destination)
-                return info
-            selection = Selection.of(stream, slices, volumes)
-            decode_to_nifti(
-                self.layered(stream), selection, destination, progress or _silent, salvage
-            )
+                write_nifti(self._preview(stream, view, progress or _silent), destination)
+            elif view.part is not None:
+                chosen = slices, volumes
+                part = self._part(stream, view, chosen, progress or _silent, salvage)
+                write_nifti(part, destination)
+            else:
+                selection = Selection.of(stream, slices, volumes, view)
+                decode_to_nifti(
+                    self.layered(stream), selection, destination, progress or _silent, salvage
+                )
             return info
+
+    def further_volumes(self, source: Source) -> Iterator[Volume]:
+        """The volumes of a DICOM series besides the one that `decode` gives, the largest first."""
+        with opened(source) as file:
+            for stream, view in further_views(Stream(file, self._limits)):
+                if view.part is not None:
+                    yield self._part(stream, view, (None, None), _silent)
+                else:
+                    selection = Selection.of(stream, None, None, view)
+                    yield decode_volume(self.layered(stream), selection, _silent)
+
+    def decode_further(self, source: Source, path_of: Callable[[int], Path]) -> Iterator[Path]:
+        """Write each of `further_volumes` into a NIfTI file, and yield its path.
+
+        path_of: the path of volume 2, 3, ..., asked for before it is decoded.
+        """
+        with opened(source) as file:
+            for number, (stream, view) in enumerate(further_views(Stream(file, self._limits)), 2):
+                path = path_of(number)
+                if view.part is not None:
+                    write_nifti(self._part(stream, view, (None, None), _silent), path)
+                else:
+                    selection = Selection.of(stream, None, None, view)
+                    decode_to_nifti(self.layered(stream), selection, path, _silent)
+                yield path
 
     def verify(self, stream: Stream, progress: Progress | None = None) -> None:
         """Decode the voxels, and compare their digest. FormatError if they are damaged or the
@@ -312,25 +354,43 @@ class Decoder:
             raise ValueError(f"layer: expected a number from 1 to {len(streams)}, found {layer}")
         return streams[layer - 1].within(stream)
 
-    def _preview(self, stream: Stream, progress: Progress) -> Volume:
+    def _preview(self, stream: Stream, view: View, progress: Progress) -> Volume:
         """The preview inside the stream, or else the whole scan reduced."""
         inside = stream.preview(self._limits)
-        if inside is not None:
+        if view.part is not None:
+            whole = self._part(stream, view, (None, None), progress)
+            tiling = Tiling(whole.array.shape, 0, 1)
+            array, envelope = previews.reduced_scan(whole.array, tiling), whole.envelope
+        elif inside is not None and view.values.are_samples(stream.native):
+            tiling, envelope = stream.tiling, view.envelope(stream.envelope)
             array = decode_volume(
                 self.layered(inside), Selection.of(inside, None, None), progress
             ).array
         else:
-            whole = decode_volume(
-                self.layered(stream), Selection.of(stream, None, None), progress
-            ).array
-            array = previews.reduced_scan(whole, stream.tiling)
-        envelope = Envelope(
-            affine=previews.reduced_affine(stream.envelope.affine, stream.tiling),
-            spacing_mm=previews.reduced_spacing(stream.envelope.spacing_mm, stream.tiling),
-            slope=stream.envelope.slope,
-            inter=stream.envelope.inter,
+            tiling = stream.tiling
+            selection = Selection.of(stream, None, None, view)
+            whole = decode_volume(self.layered(stream), selection, progress)
+            array, envelope = previews.reduced_scan(whole.array, tiling), whole.envelope
+        reduced = Envelope(
+            affine=previews.reduced_affine(envelope.affine, tiling),
+            spacing_mm=previews.reduced_spacing(envelope.spacing_mm, tiling),
+            slope=envelope.slope,
+            inter=envelope.inter,
         )
-        return Volume(array, envelope, is_big_endian(stream.dtype))
+        return Volume(array, reduced, is_big_endian(stream.dtype))
+
+    def _part(
+        self,
+        stream: Stream,
+        view: View,
+        chosen: tuple[Range, Range],
+        progress: Progress,
+        salvage: Salvage | None = None,
+    ) -> Volume:
+        """A volume that is a part of a stack, or the chosen (slices, volumes) of it."""
+        selection = Selection.of(stream, None, None)
+        whole = decode_volume(self.layered(stream), selection, progress, salvage)
+        return part_of(whole, view, chosen)
 
     def _model_of(self, model_id: bytes) -> LossyModel:
         with self._lock:

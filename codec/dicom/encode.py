@@ -66,6 +66,7 @@ class SeriesReport:
 
     shapes: of its stacks, the largest first. mode: "lossless", or the mode of the stacks that are
     not. notes: (file, what is unusual about it). damaged: some file is damaged, and kept as it is.
+    misplaced: slices of a scan could not be placed in a volume; files are restored all the same.
     """
 
     files: int
@@ -75,6 +76,7 @@ class SeriesReport:
     stream_bytes: int
     notes: tuple[tuple[str, str], ...]
     damaged: bool
+    misplaced: bool = False
 
     @property
     def ratio(self) -> float:
@@ -144,6 +146,7 @@ def encode_series_file(
         stream_bytes=size,
         notes=tuple(series.notes + notes),
         damaged=series.damaged,
+        misplaced=any(stack.faults for stack in stacks),
     )
 
 
@@ -208,14 +211,20 @@ def _encoder_for(scan: StackScan, encoder: Encoder, notes: list[tuple[str, str]]
     reason = None if encoder.lossless else _lossless_reason(scan)
     if reason is not None:
         notes.append((scan.file_name, f"coded without loss: {reason}"))
-    if not scan.stack.evenly_spaced:
-        notes.append(
-            (
-                scan.file_name,
-                "its slices are unevenly spaced; a NIfTI of them has their mean distance",
-            )
-        )
+    notes += [(scan.file_name, note) for note in _volume_notes(scan.stack)]
     return encoder if reason is None else Encoder(lossless=True)
+
+
+def _volume_notes(stack: Stack) -> Iterator[str]:
+    """What is unusual about the volumes of a stack."""
+    for fault in stack.faults:
+        yield f"its slices can't be placed in a volume, and stand in the order of files: {fault}"
+    if not stack.faults and not stack.evenly_spaced:
+        yield "its slices are unevenly spaced; a NIfTI of them has their mean distance"
+    if any(len(rescales) > 1 for rescales in stack.rescales):
+        yield "its slices differ in RescaleSlope; a NIfTI of them has scaled values in float32"
+    if len(stack.parts) > 1:
+        yield f"its frames are of {len(stack.parts)} kinds, and a volume of each kind"
 
 
 def _encode_stack(

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mricodec.codec.formats.dicom.values import UNSCALED
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import DTYPES, Envelope
 
@@ -25,9 +26,12 @@ class StackScan:
         self.chunks: Iterable[tuple[bytes, bytes]] = ()
         self.shape = stack.shape
         self.dtype = DTYPES[stack.first.dtype].newbyteorder(">" if stack.first.big_endian else "<")
-        affine, spacing_mm = stack.geometry()
-        slope, inter = stack.rescale
-        self.envelope = Envelope(affine=affine, spacing_mm=spacing_mm, slope=slope, inter=inter)
+        part = stack.parts[0]
+        rescales = set().union(*stack.rescales)
+        slope, inter = rescales.pop() if len(rescales) == 1 else UNSCALED
+        self.envelope = Envelope(
+            affine=part.affine, spacing_mm=part.spacing_mm, slope=slope, inter=inter
+        )
         self.stack = stack
         # The mosaic that was read last, by the id of its instance.
         self._mosaic: tuple[int, NDArray[Any]] | None = None
@@ -89,15 +93,17 @@ class StackScan:
 
 
 def series_voxels(series: Series) -> NDArray[Any]:
-    """The stored values of the largest stack, [k, j, i] or [t, k, j, i]; ValueError if none."""
+    """The values of the largest volume, as `codec.decode` gives them; ValueError if none."""
     stacks = stacks_of(series)
     if not stacks:
         raise ValueError(
             f"expected pixel data that can be coded in the series {series.title or series.uid}, "
             "found none"
         )
-    scan = StackScan(stacks[0], series.title)
-    return np.stack(list(scan.slices())).reshape(scan.shape)
+    stack = stacks[0]
+    part = stack.parts[0]
+    slices = list(StackScan(stack, series.title).slices())[: len(part.slices)]
+    return stack.values.values(np.stack(slices), 0).reshape(*part.shape, *slices[0].shape)
 
 
 def split_mosaic(frame: NDArray[Any], tiles: int, rows: int, columns: int) -> NDArray[Any]:

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mricodec.codec.formats.dicom.geometry import stack_geometry
+from mricodec.codec.formats.dicom.arrangement import Part, arrange, in_sequence
+from mricodec.codec.formats.dicom.frames import Frame
 from mricodec.codec.formats.dicom.pixels import PixelData
+from mricodec.codec.formats.dicom.values import SliceValues
 
 from .files import Instance, read_instance
 from .sources import Source, Unreadable, find_sources
@@ -26,10 +25,23 @@ from .sources import Source, Unreadable, find_sources
 MAX_STACKS = 1024
 # Files that may share a slice; further duplicates are kept as bytes.
 MAX_SHARING = 8
-# Deviation of slice distances, relative to their mean, up to which they are evenly spaced.
-MAX_UNEVENNESS = 0.02
-# Distance in mm up to which two slices have the same position.
-SAME_POSITION_MM = 1e-3
+
+# Classes of images whose slices have a position in the patient: CT, MR, PET, their enhanced
+# variants, segmentations and RT doses.
+SPATIAL_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.4",
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.4.3",
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.128",
+    "1.2.840.10008.5.1.4.1.1.128.1",
+    "1.2.840.10008.5.1.4.1.1.130",
+    "1.2.840.10008.5.1.4.1.1.481.2",
+}
 
 
 @dataclass(eq=False)
@@ -70,16 +82,16 @@ class Series:
 
 @dataclass(eq=False)
 class Stack:
-    """Slices that form a volume [k, j, i] or several of them [t, k, j, i].
+    """Slices that are coded as one array [k, j, i] or [t, k, j, i].
 
-    slices: (instance, index in its pixel data) in C order of the volumes. slots: (id of an
-    instance, index in its pixel data) -> index in `slices`; duplicates share one.
+    slices: (instance, index in its pixel data), those of one part after another. parts: the
+    volumes; one, except that frames of an enhanced object may be of several kinds. slots: (id of
+    an instance, index in its pixel data) -> index in `slices`; duplicates share one.
     """
 
     members: list[Instance]
     slices: list[tuple[Instance, int]]
-    volumes: int
-    evenly_spaced: bool
+    parts: list[Part]
     slots: dict[tuple[int, int], int]
 
     @property
@@ -88,26 +100,39 @@ class Stack:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        volume = (self._depth, self.first.rows, self.first.columns)
-        return volume if self.volumes == 1 else (self.volumes, *volume)
+        """Parts of one shape are further volumes, others one volume of all their slices."""
+        shapes = {part.shape for part in self.parts}
+        first = self.parts[0]
+        volumes, depth = first.volumes * len(self.parts), first.depth
+        if len(shapes) > 1:
+            volumes, depth = 1, len(self.slices)
+        return (*((volumes,) if volumes > 1 else ()), depth, self.first.rows, self.first.columns)
 
     @property
-    def _depth(self) -> int:
-        return len(self.slices) // self.volumes
-
-    def geometry(self) -> tuple[NDArray[np.float64] | None, tuple[float, float, float]]:
-        """(affine: voxel (i, j, k) -> RAS+ mm or None if unknown, spacing of k, j, i in mm)."""
-        first, last = (
-            _pixels(instance).planes[n]
-            for instance, n in (self.slices[0], self.slices[self._depth - 1])
-        )
-        return stack_geometry(first, last, self._depth, self.first.spacing_mm)
+    def evenly_spaced(self) -> bool:
+        return all(part.evenly_spaced for part in self.parts)
 
     @property
-    def rescale(self) -> tuple[float, float]:
-        """(slope, intercept) that all slices have in common, else (1, 0)."""
-        pairs = {_pixels(instance).rescale for instance, _ in self.slices}
-        return (pairs.pop() if len(pairs) == 1 else None) or (1.0, 0.0)
+    def faults(self) -> list[str]:
+        """Why slices of a scan can't be placed in a volume."""
+        if self.first.sop_class not in SPATIAL_CLASSES:
+            return []
+        return [part.fault for part in self.parts if part.fault is not None]
+
+    @property
+    def rescales(self) -> list[set[tuple[float, float]]]:
+        """Of each part the (slope, intercept) of its slices."""
+        return [{self._frame(n).rescale for n in part.slices} for part in self.parts]
+
+    @property
+    def values(self) -> SliceValues:
+        """What the samples of the first part stand for."""
+        rescales = [self._frame(n).rescale for n in self.parts[0].slices]
+        return SliceValues.of(self.first.bits, rescales)
+
+    def _frame(self, n: int) -> Frame:
+        instance, index = self.slices[n]
+        return _pixels(instance).frames[index]
 
 
 def find_series(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Series]:
@@ -180,51 +205,16 @@ def _stack(members: list[Instance]) -> Stack:
         if id(instance) not in originals
         for n in range(_pixels(instance).slices)
     ]
-    slices, volumes, evenly_spaced = _by_position(slices)
+    parts = arrange([_pixels(instance).frames[n] for instance, n in slices])
+    slices = [slices[n] for part in parts for n in part.slices]
+    parts = in_sequence(parts)
     slots = {(id(instance), n): slot for slot, (instance, n) in enumerate(slices)}
     for instance in members:
         original = originals.get(id(instance))
         if original is not None:
             for n in range(_pixels(instance).slices):
                 slots[id(instance), n] = slots[id(original), n]
-    return Stack(members, slices, volumes, evenly_spaced, slots)
-
-
-def _by_position(
-    slices: list[tuple[Instance, int]],
-) -> tuple[list[tuple[Instance, int]], int, bool]:
-    """(slices ordered by position, number of volumes, whether they are evenly spaced).
-
-    Where every position has equally many slices, the n-th of each are volume n.
-    """
-    planes = [_pixels(instance).planes[n] for instance, n in slices]
-    known = [plane for plane in planes if plane is not None]
-    if len(known) < len(planes):
-        return slices, 1, len(slices) == 1
-    distances = np.array([plane.position for plane in known]) @ known[0].normal
-    positions = _equal_positions(distances)
-    counts = {len(indices) for indices in positions}
-    if len(counts) > 1:
-        return [slices[n] for indices in positions for n in indices], 1, False
-    volumes = counts.pop()
-    ordered = [slices[indices[t]] for t in range(volumes) for indices in positions]
-    gaps = np.diff([distances[indices[0]] for indices in positions])
-    evenly_spaced = len(gaps) < 2 or float(
-        np.abs(gaps - gaps.mean()).max()
-    ) <= MAX_UNEVENNESS * float(gaps.mean())
-    return ordered, volumes, evenly_spaced
-
-
-def _equal_positions(distances: NDArray[np.float64]) -> list[list[int]]:
-    """Indices of slices grouped by distance along the normal, rising; each group in given order."""
-    groups: list[list[int]] = []
-    last = -math.inf
-    for n in np.argsort(distances, kind="stable").tolist():
-        if distances[n] - last > SAME_POSITION_MM:
-            groups.append([])
-        last = distances[n]
-        groups[-1].append(n)
-    return [sorted(group) for group in groups]
+    return Stack(members, slices, parts, slots)
 
 
 def _duplicates(members: Sequence[Instance]) -> dict[int, Instance]:

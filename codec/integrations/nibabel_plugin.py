@@ -41,6 +41,7 @@ from mricodec.codec.api import Decoder, Encoder
 from mricodec.codec.atomic import replacing
 from mricodec.codec.filenames import STREAM_ENDINGS, ends_with
 from mricodec.codec.formats import nifti_header
+from mricodec.codec.pipeline.series import View, first_view
 from mricodec.codec.pipeline.stream import Stream, opened
 from mricodec.codec.tiling import Tiling
 
@@ -66,12 +67,15 @@ class StreamProxy:
 
     is_proxy = True
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO, stream: Stream) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str] | BinaryIO, stream: Stream, view: View
+    ) -> None:
+        shape, envelope = view.shape(stream), view.envelope(stream.envelope)
         self._source = source
-        self._tiling: Tiling = stream.tiling
-        self.shape: tuple[int, ...] = stream.shape[::-1]
-        self.dtype: np.dtype[Any] = stream.native
-        self.slope, self.inter = stream.envelope.slope, stream.envelope.inter
+        self._tiling = stream.tiling if view.part is None else Tiling(shape, 0, shape[-3])
+        self.shape: tuple[int, ...] = shape[::-1]
+        self.dtype: np.dtype[Any] = view.values.dtype(stream.native)
+        self.slope, self.inter = envelope.slope, envelope.inter
         self._cached: tuple[tuple[int, int, int], NDArray[Any]] | None = None
 
     @property
@@ -200,14 +204,18 @@ class _Streamed:
                     "expected voxels, found a DICOM series without any; "
                     "restore its files with 'mricodec decode'"
                 )
-            raw = stream.envelope.header
+            raw, view = stream.envelope.header, first_view(stream)
             if not raw:
-                raw = nifti_header.make_header(stream.shape, stream.dtype, stream.envelope)
+                raw = nifti_header.make_header(
+                    view.shape(stream),
+                    view.values.dtype(stream.dtype),
+                    view.envelope(stream.envelope),
+                )
             elif nifti_header.parse(raw, "ORIG").pair:
                 raw = nifti_header.single_file_header(raw)
         kind = MricodecImage if nifti_header.parse(raw, "ORIG").size == 348 else MricodecNifti2Image
         header = kind.header_class.from_fileobj(io.BytesIO(raw), check=False)
-        image = kind(StreamProxy(source, stream), None, header, file_map=file_map)
+        image = kind(StreamProxy(source, stream, view), None, header, file_map=file_map)
         image._affine = header.get_best_affine()
         return image
 

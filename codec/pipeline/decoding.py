@@ -23,6 +23,7 @@ from mricodec.codec.formats import nifti_header
 from mricodec.codec.tiling import FileOrder, Tiling
 from mricodec.codec.volume import Envelope, Volume, is_big_endian, to_file_order
 
+from .series import View
 from .stream import Progress, Stream
 
 Range = slice | tuple[int, int] | None
@@ -33,17 +34,25 @@ Salvage = Callable[
 ]  # It is called with a line for every slab that is filled with zeros.
 
 
+# The samples of a scan that was one file are its values.
+_PLAIN = View()
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Part of a scan: volumes (leading axes counted as one) and slices of the axis k."""
+    """Part of a scan: volumes (leading axes counted as one) and slices of the axis k.
+
+    view: what samples stand for; its part is not taken here.
+    """
 
     volumes: tuple[int, int]
     slices: tuple[int, int]
     shape: tuple[int, ...]
     whole: bool
+    view: View = _PLAIN
 
     @classmethod
-    def of(cls, stream: Stream, slices: Range, volumes: Range) -> Selection:
+    def of(cls, stream: Stream, slices: Range, volumes: Range, view: View = _PLAIN) -> Selection:
         """ValueError for an empty range, or one that reaches beyond the scan."""
         if 0 in stream.shape:
             raise FormatError(
@@ -59,13 +68,17 @@ class Selection:
             count = chosen_volumes[1] - chosen_volumes[0]
             leading = shape[:-3] if count == stream.tiling.volumes else (count,)
             shape = (*leading, depth, j, i)
-        return cls(chosen_volumes, chosen_slices, shape, whole)
+        return cls(chosen_volumes, chosen_slices, shape, whole, view)
+
+    def dtype(self, stream: Stream) -> np.dtype[Any]:
+        """The type of the selected values, in the byte order of the scan."""
+        return self.view.values.dtype(stream.dtype)
 
     def envelope(self, stream: Stream) -> Envelope:
         """What surrounds the selected voxels: of a part, with a header and an affine of its own."""
+        envelope, first = self.view.envelope(stream.envelope), self.slices[0]
         if self.whole:
-            return stream.envelope
-        envelope, first = stream.envelope, self.slices[0]
+            return envelope
         affine = None if envelope.affine is None else envelope.affine.copy()
         if affine is not None:
             affine[:3, 3] += affine[:3, 2] * first
@@ -306,20 +319,58 @@ def _slabs_of(array: NDArray[Any], tiling: Tiling) -> Output:
     return slab_of
 
 
+def value_blocks(
+    layered: Layered,
+    selection: Selection,
+    progress: Progress,
+    salvage: Salvage | None = None,
+    output: Output = _no_output,
+) -> Iterator[NDArray[Any]]:
+    """As `blocks`, with the values that the samples stand for; output: for samples that are."""
+    (first, stop), values = selection.slices, selection.view.values
+    depth = layered.stream.tiling.volume_shape[0]
+    volume, k = selection.volumes[0], first
+    for block in blocks(layered, selection, progress, salvage, output):
+        yield values.values(block, volume * depth + k)
+        k += len(block)
+        if k == stop:
+            volume, k = volume + 1, first
+
+
 def decode_volume(
     layered: Layered, selection: Selection, progress: Progress, salvage: Salvage | None = None
 ) -> Volume:
     """The selected voxels in memory, in the envelope that belongs to them."""
     stream = layered.stream
-    array = np.empty(selection.shape, stream.native)
-    output = _slabs_of(array, stream.tiling) if selection.whole else _no_output
+    dtype = selection.dtype(stream)
+    array = np.empty(selection.shape, dtype.newbyteorder("="))
+    in_parts = selection.whole and selection.view.values.are_samples(stream.native)
+    output = _slabs_of(array, stream.tiling) if in_parts else _no_output
     flat = array.reshape(-1)
     position = 0
-    for block in blocks(layered, selection, progress, salvage, output):
+    for block in value_blocks(layered, selection, progress, salvage, output):
         if not np.may_share_memory(block, flat):  # Else it was decoded to where it belongs.
             flat[position : position + block.size] = block.reshape(-1)
         position += block.size
-    return Volume(array, selection.envelope(stream), is_big_endian(stream.dtype))
+    return Volume(array, selection.envelope(stream), is_big_endian(dtype))
+
+
+def part_of(stack: Volume, view: View, chosen: tuple[Range, Range]) -> Volume:
+    """The volume that is a part of a stack as it is stored; chosen: slices and volumes of it."""
+    part = view.part
+    assert part is not None
+    slices = _range(chosen[0], part.depth, "slices")
+    volumes = _range(chosen[1], part.volumes, "volumes")
+    frames = stack.array.reshape(-1, *stack.array.shape[-2:])[list(part.slices)]
+    values = view.values.values(frames, 0).reshape(part.volumes, part.depth, *frames.shape[1:])
+    array = values[slice(*volumes), slice(*slices)]
+    envelope = view.envelope(stack.envelope)
+    if envelope.affine is not None:
+        affine = envelope.affine.copy()
+        affine[:3, 3] += affine[:3, 2] * slices[0]
+        envelope = replace(envelope, affine=affine)
+    squeezed = array[0] if part.volumes == 1 else array
+    return Volume(np.ascontiguousarray(squeezed), envelope, stack.big_endian)
 
 
 def _range(chosen: Range, length: int, name: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from mricodec.codec.formats.gzip_recipe import GzipRecipe
 from mricodec.codec.formats.nifti import pair_paths
 from mricodec.codec.volume import Envelope, Volume, to_file_order
 
-from .decoding import Layered, Salvage, Selection, blocks
+from .decoding import Layered, Salvage, Selection, value_blocks
 from .stream import Progress, Stream
 
 Destination = str | os.PathLike[str] | BinaryIO
@@ -42,10 +42,10 @@ def decode_to_nifti(
     if not selection.whole:  # The .img file of a pair keeps its length before the voxels.
         envelope = replace(envelope, lead=bytes(len(stream.envelope.lead)))
     if not envelope.header:
-        header = nifti_header.make_header(selection.shape, stream.dtype, envelope)
+        header = nifti_header.make_header(selection.shape, selection.dtype(stream), envelope)
         envelope = replace(envelope, header=header)
-    decoded = blocks(layered, selection, progress, salvage)
-    voxels = (to_file_order(block, stream.dtype) for block in decoded)
+    decoded = value_blocks(layered, selection, progress, salvage)
+    voxels = (to_file_order(block, selection.dtype(stream)) for block in decoded)
     _write(destination, envelope, voxels, _recipe(stream, selection))
 
 

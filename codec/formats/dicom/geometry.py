@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .elements import first_item, functional_groups, integer, numbers, raw_element, text
+from .elements import integer, numbers, raw_element, text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -52,30 +52,37 @@ class ImagePlane:
         return tuple(round(float(v), 2) + 0.0 for v in (*self.row, *self.column))
 
 
-def frame_planes(dataset: Dataset, frames: int) -> tuple[ImagePlane | None, ...]:
-    """The image plane of each frame, None where position or orientation is missing."""
-    if frames == 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
-        position = numbers(dataset, "ImagePositionPatient")
-        return (_image_plane(position, numbers(dataset, "ImageOrientationPatient")),)
-    shared, per_frame = functional_groups(dataset)
-    common_position, common_orientation = _plane_of_group(shared)
-    planes = []
-    for n in range(frames):
-        position, orientation = _plane_of_group(per_frame[n] if n < len(per_frame) else None)
-        planes.append(_image_plane(position or common_position, orientation or common_orientation))
-    return tuple(planes)
+def object_planes(dataset: Dataset, frames: int) -> tuple[ImagePlane | None, ...]:
+    """The image plane of each frame of an object without functional groups; None if unknown."""
+    orientation = numbers(dataset, "ImageOrientationPatient")
+    first = plane_of(numbers(dataset, "ImagePositionPatient"), orientation)
+    offsets = numbers(dataset, "GridFrameOffsetVector")
+    if frames == 1:
+        return (first,)
+    if first is None or len(offsets) != frames or not np.isfinite(offsets).all():
+        return (None,) * frames
+    return _dose_planes(first, np.array(offsets))
 
 
-def _plane_of_group(group: Dataset | None) -> tuple[list[float], list[float]]:
-    """(position, orientation) of a functional group; [] where it has none."""
-    return (
-        numbers(first_item(group, "PlanePositionSequence"), "ImagePositionPatient"),
-        numbers(first_item(group, "PlaneOrientationSequence"), "ImageOrientationPatient"),
+def _dose_planes(first: ImagePlane, offsets: NDArray[np.float64]) -> tuple[ImagePlane, ...]:
+    """The planes of an RT dose grid (PS3.3 C.8.8.3.2).
+
+    Offsets are along the normal and relative to the first plane; of axial planes they may be their
+    z coordinates instead, and then the first is not 0.
+    """
+    axial = first.row[2] == 0 and first.column[2] == 0
+    direction = np.array([0.0, 0.0, 1.0]) if offsets[0] != 0 and axial else first.normal
+    positions = (first.position + direction * offset for offset in offsets - offsets[0])
+    return tuple(
+        ImagePlane((float(x), float(y), float(z)), first.row, first.column) for x, y, z in positions
     )
 
 
-def _image_plane(position: list[float], orientation: list[float]) -> ImagePlane | None:
-    """None unless row and column are finite, about of unit length, and about perpendicular."""
+def plane_of(position: list[float], orientation: list[float]) -> ImagePlane | None:
+    """The plane of an ImagePositionPatient and an ImageOrientationPatient.
+
+    None unless row and column are finite, about of unit length, and about perpendicular.
+    """
     if (
         len(position) != 3
         or len(orientation) != 6
@@ -92,16 +99,19 @@ def _image_plane(position: list[float], orientation: list[float]) -> ImagePlane 
     )
 
 
-def spacing(dataset: Dataset) -> tuple[float, float, float]:
-    """Distances in mm of slices, rows and columns; 0 where unknown."""
-    return (_slice_spacing(dataset), *_pixel_spacing(dataset))
+def spacing(dataset: Dataset, measures: Dataset | None = None) -> tuple[float, float, float]:
+    """Distances in mm of slices, rows and columns; 0 where unknown.
+
+    measures: the item of PixelMeasuresSequence of an enhanced frame.
+    """
+    return (_slice_spacing(dataset, measures), *_pixel_spacing(dataset, measures))
 
 
-def _pixel_spacing(dataset: Dataset) -> tuple[float, float]:
+def _pixel_spacing(dataset: Dataset, measures: Dataset | None) -> tuple[float, float]:
     """PixelSpacing, else ImagerPixelSpacing: distance of rows, of columns."""
     values = (
         numbers(dataset, "PixelSpacing")
-        or numbers(_pixel_measures(dataset), "PixelSpacing")
+        or numbers(measures, "PixelSpacing")
         or numbers(dataset, "ImagerPixelSpacing")
     )
     if len(values) == 2 and all(0 < value < MAX_SPACING for value in values):
@@ -109,22 +119,14 @@ def _pixel_spacing(dataset: Dataset) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _slice_spacing(dataset: Dataset) -> float:
+def _slice_spacing(dataset: Dataset, measures: Dataset | None) -> float:
     """SpacingBetweenSlices, else SliceThickness."""
-    for source in (dataset, _pixel_measures(dataset)):
+    for source in (dataset, measures):
         for keyword in ("SpacingBetweenSlices", "SliceThickness"):
             values = numbers(source, keyword)
             if len(values) == 1 and 0 < abs(values[0]) < MAX_SPACING:
                 return abs(values[0])
     return 0.0
-
-
-def _pixel_measures(dataset: Dataset) -> Dataset | None:
-    """The item of PixelMeasuresSequence of all frames, else of the first."""
-    shared, per_frame = functional_groups(dataset)
-    return first_item(shared, "PixelMeasuresSequence") or (
-        first_item(per_frame[0], "PixelMeasuresSequence") if per_frame else None
-    )
 
 
 def stack_geometry(
@@ -186,15 +188,14 @@ def mosaic_planes(
     frame: ImagePlane | None,
     slices: int,
     tile: tuple[int, int],
-    spacing_mm: tuple[float, float, float],
 ) -> tuple[ImagePlane | None, ...]:
     """The image planes of the slices of a mosaic; tile: rows and columns of one.
 
     The position of the frame is that of a slice as large as the whole mosaic and with the same
     centre as the real first slice.
     """
-    between, down, across = spacing_mm
-    if frame is None or not all(spacing_mm):
+    between, down, across = spacing(dataset)
+    if frame is None or not all((between, down, across)):
         return (None,) * slices
     rows, columns = tile
     gaps = tiles_per_side(slices) - 1

@@ -1,12 +1,11 @@
 """The PixelData element of a DICOM object: where its samples are, their type, and the slices in it.
 
-Samples stay as they are stored: neither RescaleSlope nor a mask of BitsStored is ever applied.
-Terms: PS3.3 C.7.6.3 (Image Pixel).
+Samples stay as they are stored; `values` says what they stand for. Terms: PS3.3 C.7.6.3 (Image
+Pixel).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from mricodec.codec.volume import DTYPES
 
 from . import geometry
-from .elements import first_item, functional_groups, integer, is_enhanced, numbers, text
+from .elements import integer, is_enhanced, numbers, text
+from .frames import Frame, enhanced_frames, whole_object
 from .geometry import ImagePlane
+from .values import StoredBits
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,8 +33,7 @@ class ImagePixelModule:
     planar: bool
     photometric: str
     bits_allocated: int
-    bits_stored: int
-    high_bit: int
+    bits: StoredBits
     signed: bool
 
     @classmethod
@@ -49,8 +49,7 @@ class ImagePixelModule:
             planar=integer(dataset, "PlanarConfiguration", 0) != 0,
             photometric=text(dataset, "PhotometricInterpretation"),
             bits_allocated=allocated,
-            bits_stored=stored,
-            high_bit=integer(dataset, "HighBit", stored - 1),
+            bits=StoredBits(stored, integer(dataset, "HighBit", stored - 1)),
             signed=integer(dataset, "PixelRepresentation", 0) != 0,
         )
 
@@ -80,27 +79,20 @@ class PixelData:
     slices: int
     # Tiles per side of a mosaic, 0 if there is none.
     tiles: int
-    # What slices of one stack have in common besides type and size.
+    # What objects of one stack have in common besides type, size and the kinds of their frames.
     kind: tuple[Any, ...]
-    # The image plane of every slice.
-    planes: tuple[ImagePlane | None, ...]
-    # Distances of slices, rows and columns; 0 where unknown.
-    spacing_mm: tuple[float, float, float]
-    # RescaleSlope and RescaleIntercept, None if frames differ.
-    rescale: tuple[float, float] | None
-    # AcquisitionNumber, TemporalPositionIdentifier, InstanceNumber: the order at one position.
-    order: tuple[float, ...]
+    # What is known of every slice.
+    frames: tuple[Frame, ...]
+    bits: StoredBits
     # The range of stored values that are padding: (smallest, largest).
     padding: tuple[int, int] | None = None
-    bits_stored: int = 16
-    high_bit: int = 15
     sop_class: str = ""
     palette: bool = False
 
     def value_range(self) -> tuple[int, int] | None:
         """(smallest, largest) value of BitsStored bits, None if these are not the lowest bits."""
-        bits = self.bits_stored
-        if self.high_bit != bits - 1 or not 0 < bits <= 8 * DTYPES[self.dtype].itemsize:
+        bits = self.bits.stored
+        if self.bits.high != bits - 1 or not 0 < bits <= 8 * DTYPES[self.dtype].itemsize:
             return None
         if self.dtype.startswith("int"):
             return -(1 << bits - 1), (1 << bits - 1) - 1
@@ -108,8 +100,19 @@ class PixelData:
 
     @property
     def stack_key(self) -> tuple[Any, ...]:
-        """Slices with equal keys form a stack."""
-        return self.dtype, self.big_endian, self.rows, self.columns, self.tiles, self.kind
+        """Objects with equal keys form a stack."""
+        kinds = frozenset(frame.kind for frame in self.frames)
+        return self.dtype, self.big_endian, self.rows, self.columns, self.tiles, self.kind, kinds
+
+    @property
+    def planes(self) -> tuple[ImagePlane | None, ...]:
+        """The image plane of every slice."""
+        return tuple(frame.plane for frame in self.frames)
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """That of objects: by their first frame."""
+        return (*self.frames[0].order, self.frames[0].number)
 
     @property
     def slice_bytes(self) -> int:
@@ -138,34 +141,40 @@ def read_pixel_data(
             f"{module.samples_per_pixel} x {module.bits_allocated} bits, {module.photometric}: "
             "not taken for voxels"
         )
-    spacing_mm = geometry.spacing(dataset)
-    planes = geometry.frame_planes(dataset, module.frames)
     tiles = 0
     if module.samples_per_pixel == 3 and module.planar:
-        planes = (None,) * (3 * module.frames)
+        frames = whole_object(dataset, (None,) * (3 * module.frames))
     elif count := _mosaic_slices(dataset, module, read, offset):
         tiles = geometry.tiles_per_side(count)
         rows, columns = rows // tiles, columns // tiles
-        planes = geometry.mosaic_planes(dataset, planes[0], count, (rows, columns), spacing_mm)
+        (plane,) = geometry.object_planes(dataset, 1)
+        planes = geometry.mosaic_planes(dataset, plane, count, (rows, columns))
+        frames = whole_object(dataset, planes)
+    else:
+        frames = frames_of(dataset, module.frames)
     return PixelData(
         offset=offset,
         dtype=dtype,
         big_endian=big_endian and module.bits_allocated > 8,
         rows=rows,
         columns=columns,
-        slices=len(planes),
+        slices=len(frames),
         tiles=tiles,
-        kind=_kind(dataset, module, planes[0], spacing_mm),
-        planes=planes,
-        spacing_mm=spacing_mm,
-        rescale=_rescale(dataset),
-        order=_order(dataset),
+        kind=_kind(dataset, module),
+        frames=frames,
         padding=_padding(dataset, module.signed),
-        bits_stored=module.bits_stored,
-        high_bit=module.high_bit,
+        bits=module.bits,
         sop_class=text(dataset, "SOPClassUID"),
         palette=module.photometric == "PALETTE COLOR",
     )
+
+
+def frames_of(dataset: Dataset, count: int) -> tuple[Frame, ...]:
+    """What is known of the frames of an object that is no mosaic."""
+    placed_alone = count == 1 and numbers(dataset, "ImagePositionPatient")
+    if is_enhanced(dataset) and not placed_alone:
+        return enhanced_frames(dataset, count)
+    return whole_object(dataset, geometry.object_planes(dataset, count))
 
 
 def _mosaic_slices(
@@ -181,56 +190,18 @@ def _mosaic_slices(
     return count if geometry.is_mosaic(frame, module.rows, module.columns, count) else 0
 
 
-def _kind(
-    dataset: Dataset,
-    module: ImagePixelModule,
-    plane: ImagePlane | None,
-    spacing_mm: tuple[float, float, float],
-) -> tuple[Any, ...]:
-    """Sample format, echo, image type, orientation and spacing, which a stack's slices share."""
-    echo = text(dataset, "EchoNumbers") or text(dataset, "EchoTime")
+def _kind(dataset: Dataset, module: ImagePixelModule) -> tuple[Any, ...]:
+    """Sample format and image type, which a stack's objects share."""
     image_type = text(dataset, "ImageType").split("\\")
     return (
         module.bits_allocated,
-        module.bits_stored,
-        module.high_bit,
+        module.bits,
         module.samples_per_pixel,
         module.planar,
         module.photometric,
-        echo,
         tuple(image_type[2:3]),
-        () if plane is None else plane.orientation,
         module.frames > 1,
-        *spacing_mm[1:],
     )
-
-
-def _rescale(dataset: Dataset) -> tuple[float, float] | None:
-    """(RescaleSlope, RescaleIntercept) of the object or of its frames, None if these differ."""
-    sources = [dataset]
-    if is_enhanced(dataset):
-        shared, per_frame = functional_groups(dataset)
-        items = [
-            first_item(group, "PixelValueTransformationSequence") for group in (shared, *per_frame)
-        ]
-        sources = [item for item in items if item is not None] or sources
-    pairs = set()
-    for source in sources:
-        slope = numbers(source, "RescaleSlope")
-        intercept = numbers(source, "RescaleIntercept")
-        usable = len(slope) == 1 and len(intercept) == 1 and slope[0] != 0
-        if usable and math.isfinite(slope[0] + intercept[0]):
-            pairs.add((slope[0], intercept[0]))
-    if not pairs:
-        return 1.0, 0.0
-    return pairs.pop() if len(pairs) == 1 else None
-
-
-def _order(dataset: Dataset) -> tuple[float, ...]:
-    """The order among instances of one position; -1 where a number is missing."""
-    keywords = ("AcquisitionNumber", "TemporalPositionIdentifier", "InstanceNumber")
-    values = [numbers(dataset, keyword) for keyword in keywords]
-    return tuple(value[0] if value and math.isfinite(value[0]) else -1.0 for value in values)
 
 
 def _padding(dataset: Dataset, signed: bool) -> tuple[int, int] | None:
