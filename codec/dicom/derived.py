@@ -3,22 +3,25 @@
 PS3.3 C.7.6.1.1.5 (lossy image compression) and C.12.4 require it. Rescale, bits, padding and
 windows stay, so that values keep their meaning. The identity changes: new UIDs that depend on the
 old ones and on the encoding, the same whenever a stream is decoded; references within the series
-follow.
+follow. Description and number of the series and names of files differ from those of the originals.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.codec.formats.dicom.elements import is_enhanced, quiet_pydicom, raw_element
+from mricodec.codec.filenames import DICOM_ENDINGS, without_ending
+from mricodec.codec.formats.dicom.elements import is_enhanced, numbers, quiet_pydicom, raw_element
 
 from .files import error_text
 from .sources import is_bare_dataset
@@ -31,6 +34,16 @@ if TYPE_CHECKING:
 METHOD = "MRICODEC"
 # The most characters of a short text (ST), which DerivationDescription is.
 MAX_TEXT_LENGTH = 1024
+# The most characters of a SeriesDescription (LO).
+MAX_DESCRIPTION_LENGTH = 64
+# What is added to a SeriesNumber: the derived series stands apart from those of the scanner.
+SERIES_NUMBER_STEP = 10_000
+# The largest SeriesNumber (IS).
+MAX_SERIES_NUMBER = (1 << 31) - 1
+# Bytes of the longest name of a file.
+MAX_NAME_BYTES = 255
+# What is added to the name of a file.
+NAME_SUFFIX = "_lossy"
 # UIDs of the instance itself, which always change.
 _IDENTITY = ("SOPInstanceUID", "SeriesInstanceUID", "ConcatenationUID")
 # Optional attributes that describe the original voxels of the whole series.
@@ -90,6 +103,23 @@ class Derivation:
         return uid in self.sop_uids or (uid == self.series_uid and uid != "")
 
 
+def derived_name(name: str, taken: Collection[str]) -> str:
+    """The name of the derived file of an original one, none of those that are taken: a_lossy.dcm.
+
+    An ending that DICOM files have stays one; other names may have dots anywhere.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem = without_ending(base, DICOM_ENDINGS)
+    ending = base[len(stem) :]
+    for number in itertools.count(1):
+        suffix = NAME_SUFFIX + (f"_{number}" if number > 1 else "") + ending
+        kept = os.fsencode(stem)[: MAX_NAME_BYTES - len(os.fsencode(suffix))]
+        candidate = folder + slash + os.fsdecode(kept) + suffix
+        if candidate not in taken:
+            return candidate
+    raise AssertionError("numbers end")
+
+
 def identity(head: bytes) -> tuple[str, str]:
     """(SOPInstanceUID, SeriesInstanceUID) of a file, from the bytes before its pixel data."""
     from pydicom import dcmread
@@ -125,6 +155,7 @@ def derive(original: bytes, voxels: NDArray[Any], derivation: Derivation) -> byt
         enhanced = is_enhanced(dataset)
         reference, evidence = _reference(dataset), _evidence(dataset)
         _replace_uids(dataset, derivation)
+        _name_series(dataset, derivation)
         _mark(dataset, derivation)
         if enhanced:
             _mark_frames(dataset, reference, derivation)
@@ -226,6 +257,18 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
         return dictionary_VR(tag)
     except KeyError:
         return ""
+
+
+def _name_series(dataset: Dataset, derivation: Derivation) -> None:
+    """A SeriesDescription that tells the loss, and a SeriesNumber that is another."""
+    suffix = f"lossy {derivation.ratio:.3g}:1"
+    before = str(dataset.get("SeriesDescription", "") or "")
+    kept = before[: MAX_DESCRIPTION_LENGTH - 1 - len(suffix)]
+    dataset.SeriesDescription = f"{kept} {suffix}".strip()
+    numbers_before = numbers(dataset, "SeriesNumber")
+    number = int(numbers_before[0]) if numbers_before else 0
+    higher = number + SERIES_NUMBER_STEP
+    dataset.SeriesNumber = higher if higher <= MAX_SERIES_NUMBER else number - SERIES_NUMBER_STEP
 
 
 def _mark(dataset: Dataset, derivation: Derivation) -> None:

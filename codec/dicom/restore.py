@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mricodec.bitstream.chunks import DRAW, STCK
+from mricodec.bitstream.chunks import DRAW
 from mricodec.bitstream.errors import ChecksumMismatch, FormatError
 from mricodec.bitstream.header import Mode
 from mricodec.bitstream.series_chunks import BytePieces, FileEntry, FileTable
 from mricodec.codec.api import Decoder
 from mricodec.codec.formats.dicom.elements import quiet_pydicom
 from mricodec.codec.pipeline.decoding import Selection, blocks
-from mricodec.codec.pipeline.series import entries_with_headers, file_table
+from mricodec.codec.pipeline.series import entries_with_headers, file_table, stack_streams
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, opened
 from mricodec.codec.volume import to_file_order
 
@@ -47,8 +47,8 @@ _WINDOWS_RESERVED = frozenset('\\:*?"<>|')
 # Characters of a folder's name that the name of its temporary folder repeats.
 _TEMPORARY_NAME_LENGTH = 32
 
-# A file of the table and its bytes in pieces; reading them to the end checks the SHA-256.
-RestoredFile = tuple[FileEntry, Iterator[bytes]]
+# The name of a file and its bytes in pieces; reading them to the end checks the SHA-256.
+RestoredFile = tuple[str, Iterator[bytes]]
 
 
 def decode_series(source: Source, *, decoder: Decoder | None = None) -> Iterator[Dataset]:
@@ -82,8 +82,8 @@ def series_files(
     decoder = decoder or Decoder()
     with opened(source) as file:
         stream = Stream(file, decoder.limits)
-        for entry, pieces in _restored_files(stream, decoder, progress or _no_progress):
-            yield entry.name, b"".join(pieces)
+        for name, pieces in _restored_files(stream, decoder, progress or _no_progress):
+            yield name, b"".join(pieces)
 
 
 def restore_series(
@@ -94,7 +94,8 @@ def restore_series(
     decoder: Decoder | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Write the files of a stream into a folder, created if absent: all or none. Their names.
+    """Write the files of a stream into a folder, created if absent: all or none. Their names, which
+    of derived instances are not those of the originals: a.dcm -> a_lossy.dcm.
 
     FileExistsError if one exists and not `force`. FormatError if the stream is damaged, or names a
     file outside the folder.
@@ -103,7 +104,7 @@ def restore_series(
     decoder = decoder or Decoder()
     with opened(source) as file:
         stream = Stream(file, decoder.limits)
-        names = [entry.name for entry in file_table(stream).files]
+        names = [*_names(file_table(stream), list(stack_streams(stream))).values()]
         _check_targets(target, names, force)
         parent = target if target.is_dir() else target.absolute().parent
         if not parent.is_dir():
@@ -112,8 +113,8 @@ def restore_series(
         temporary = parent / f".{prefix}.{secrets.token_hex(4)}.part"
         temporary.mkdir()
         try:
-            for entry, pieces in _restored_files(stream, decoder, progress or _no_progress):
-                path = temporary / entry.name
+            for name, pieces in _restored_files(stream, decoder, progress or _no_progress):
+                path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "xb") as restored:
                     for piece in pieces:
@@ -133,8 +134,8 @@ def verify_series(stream: Stream, decoder: Decoder, progress: Progress) -> None:
 
 def _restored_files(stream: Stream, decoder: Decoder, progress: Progress) -> Iterator[RestoredFile]:
     table = file_table(stream)
-    streams = _stack_streams(stream, table)
-    derivations = _derivations(stream, streams, table)
+    streams = list(stack_streams(stream))
+    derivations, names = _derivations(stream, streams, table), _names(table, streams)
     files = entries_with_headers(stream)
     total = sum(math.prod(stack.shape) for stack in streams)
     done = 0.0
@@ -146,23 +147,21 @@ def _restored_files(stream: Stream, decoder: Decoder, progress: Progress) -> Ite
 
         members = [entry for entry in table.files if entry.slots and entry.stack == number]
         bodies = _bodies(stack, decoder, members, table.tiles[number], part)
-        yield from _coded_files(stack, derivation, zip(members, bodies, strict=True), files)
+        coded = _coded_files(stack, derivation, zip(members, bodies, strict=True), files)
+        yield from ((names[entry.name], pieces) for entry, pieces in coded)
         done += share
-    yield from _raw_files(stream, files)
+    yield from ((entry.name, pieces) for entry, pieces in _raw_files(stream, files))
 
 
-def _stack_streams(stream: Stream, table: FileTable) -> list[Stream]:
-    """The streams of the stacks in the table: the outer one and those of STCK. FormatError."""
-    streams = [stream] if table.tiles else []
-    for payload in stream.reader.chunks(STCK):
-        streams.append(Stream(payload, stream.reader.limits))
-        if streams[-1].table is not None or 0 in streams[-1].shape:
-            raise FormatError("expected a volume in STCK, found a series: the file is damaged")
-    if len(streams) != len(table.tiles):
-        raise FormatError(
-            f"expected {len(table.tiles)} stacks, found {len(streams)}: the file is damaged"
-        )
-    return streams
+def _names(table: FileTable, streams: list[Stream]) -> dict[str, str]:
+    """The name of every file -> that of the restored one, which is another where it is derived."""
+    names = {entry.name: entry.name for entry in table.files}
+    taken = set(names)
+    for entry in table.files:
+        if entry.slots and streams[entry.stack].mode is not Mode.LOSSLESS:
+            names[entry.name] = derived.derived_name(entry.name, taken)
+            taken.add(names[entry.name])
+    return names
 
 
 def _coded_files(
@@ -170,7 +169,7 @@ def _coded_files(
     derivation: derived.Derivation | None,
     bodies: Iterable[tuple[FileEntry, NDArray[Any]]],
     files: Iterator[tuple[FileEntry, bytes]],
-) -> Iterator[RestoredFile]:
+) -> Iterator[tuple[FileEntry, Iterator[bytes]]]:
     """The files whose pixel data is in a stack; bodies: (entry, voxels) as they decode."""
     for member, voxels in bodies:
         entry, header = next(files)
@@ -190,7 +189,9 @@ def _coded_files(
             yield entry, iter([_derived_file(entry, b"".join(pieces), voxels, derivation)])
 
 
-def _raw_files(stream: Stream, files: Iterator[tuple[FileEntry, bytes]]) -> Iterator[RestoredFile]:
+def _raw_files(
+    stream: Stream, files: Iterator[tuple[FileEntry, bytes]]
+) -> Iterator[tuple[FileEntry, Iterator[bytes]]]:
     """The files that are kept as bytes, which are the rest of the table."""
     pieces = BytePieces(stream.reader.chunks(DRAW), stream.reader.limits.max_metadata_bytes)
     for entry, header in files:

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mricodec import codec
+from mricodec.codec.dicom.derived import derived_name
 from mricodec.codec.dicom.stack_scan import series_voxels
 from mricodec.codec.formats.dicom.elements import quiet_pydicom
 
@@ -57,6 +58,8 @@ def items(dataset: Dataset) -> Iterator[Dataset]:
 CHANGED = {
     "SOPInstanceUID",
     "SeriesInstanceUID",
+    "SeriesDescription",
+    "SeriesNumber",
     "ImageType",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
@@ -121,6 +124,10 @@ def check_identity(source: FileDataset, decoded: FileDataset) -> None:
     assert decoded.file_meta.MediaStorageSOPInstanceUID == decoded.SOPInstanceUID
     assert decoded.file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
     assert decoded.StudyInstanceUID == source.StudyInstanceUID
+    assert decoded.SeriesNumber == source.SeriesNumber + 10_000
+    description, ratio = decoded.SeriesDescription.rsplit(" lossy ", 1)
+    assert source.SeriesDescription.startswith(description) and ratio.endswith(":1")
+    assert len(decoded.SeriesDescription) <= 64
 
 
 def check_derivation(source: FileDataset, decoded: FileDataset) -> None:
@@ -163,9 +170,10 @@ def test_rules(
     assert report.mode == "lossy" and not report.notes
     assert codec.verify(stream, deep=True).mode == "lossy"
     files = dict(codec.series_files(stream, decoder=decoder))
-    assert files.keys() == dicom_files.contents(folder).keys()
-    for file, data in files.items():
-        check_rules(read((folder / file).read_bytes()), read(data), changed)
+    originals = dicom_files.contents(folder)
+    assert files.keys() == {derived_name(name, ()) for name in originals}
+    for file, data in originals.items():
+        check_rules(read(data), read(files[derived_name(file, ())]), changed)
     # the voxels are those of the volume
     volume = codec.decode(stream).array
     source = series_voxels(codec.find_series(folder)[0])
@@ -188,7 +196,8 @@ def test_dciodvfy_finds_no_further_error(
     folder = DICOM / name
     stream, _ = encode(folder, encoder)
     for file in codec.restore_series(stream, tmp_path / "out", decoder=decoder):
-        assert errors(tmp_path / "out" / file) <= errors(folder / file)
+        original = folder / file.replace("_lossy", "")
+        assert errors(tmp_path / "out" / file) <= errors(original)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -221,6 +230,40 @@ def test_uids_depend_on_the_old_ones_and_on_the_encoding(
     others = list(codec.decode_series(coarser, decoder=decoder))
     assert not {dataset.SOPInstanceUID for dataset in others} & set(uids)
     assert others[0].SeriesInstanceUID != decoded[0].SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "expected"),
+    [
+        ("a/IM01.dcm", (), "a/IM01_lossy.dcm"),
+        ("1.2.840.5", (), "1.2.840.5_lossy"),
+        ("x.IMA", ("x_lossy.IMA",), "x_lossy_2.IMA"),
+        (".dcm", (), ".dcm_lossy"),
+        ("a/" + "n" * 251 + ".dcm", (), "a/" + "n" * 245 + "_lossy.dcm"),
+    ],
+)
+def test_names_of_derived_files(name: str, taken: tuple[str, ...], expected: str) -> None:
+    assert derived_name(name, taken) == expected
+
+
+def test_series_of_derived_instances_is_another(
+    encoder: codec.Encoder, decoder: codec.Decoder
+) -> None:
+    """Description and number differ, whatever they were; the description in its characters."""
+    cases: list[tuple[str | None, int | None, str, int]] = [
+        ("頭部 " + "x" * 61, 7, "頭部 xxx", 10_007),
+        (None, None, "lossy", 10_000),
+        ("", (1 << 31) - 1, "lossy", (1 << 31) - 10_001),
+    ]
+    for description, number, begin, expected in cases:
+        datasets = dicom_files.series(
+            SpecificCharacterSet="ISO_IR 192", SeriesDescription=description, SeriesNumber=number
+        )
+        stream, _ = encode(datasets, encoder)
+        decoded = next(codec.decode_series(stream, decoder=decoder))
+        assert decoded.SeriesDescription.startswith(begin)
+        assert "lossy" in decoded.SeriesDescription and len(decoded.SeriesDescription) <= 64
+        assert decoded.SeriesNumber == expected
 
 
 def test_a_second_loss_is_added_to_the_first(
@@ -321,7 +364,9 @@ def test_other_files_of_the_series_are_identical(
     assert report.damaged and report.mode == "lossy"
     files = dict(codec.series_files(stream, decoder=decoder))
     assert files["damaged"] == damaged and files["notes.txt"] == b"x"
-    assert read(files["IM0000"]).LossyImageCompression == "01"
+    assert read(files["IM0000_lossy"]).LossyImageCompression == "01"
+    assert "IM0000" not in files and codec.restore_series(stream, tmp_path / "out") == [*files]
+    assert dicom_files.contents(tmp_path / "out").keys() == files.keys()
 
 
 def test_references_of_every_stack_follow_the_series(
