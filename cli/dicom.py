@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 def is_dicom(path: str) -> bool:
     """Whether a path is a folder or a DICOM file."""
-    from mricodec.codec.dicom import sources
+    from mricodec.codec.formats.dicom import elements
 
     if path == "-":
         return False
     if Path(path).is_dir():
         return True
     with open(path, "rb") as file:
-        return sources.is_dicom(file.read(sources.PREFIX_SIZE))
+        return elements.is_dicom(file.read(elements.PREFIX_SIZE))
 
 
 def split(paths: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -74,6 +74,11 @@ def find(
     complete = True
     for group in groups:
         series = codec.find_series(group)
+        if any(instance.wrapped for one in series if not one.uid for instance in one.instances):
+            raise click.UsageError(
+                f"{', '.join(group)}: expected images, found DICOM objects with mricodec streams, "
+                "which are encoded already; 'decode' or 'unwrap' them"
+            )
         if not any(one.uid for one in series):
             raise click.UsageError(
                 f"{', '.join(group)}: expected DICOM files or scans "

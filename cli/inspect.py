@@ -117,14 +117,16 @@ def _voxels(path: Path, model: str | None) -> tuple[NDArray[Any], int]:
     from mricodec import codec
     from mricodec.codec.dicom.stack_scan import series_voxels
     from mricodec.codec.filenames import is_stream
+    from mricodec.codec.formats.dicom.wrapped import holds_stream
 
-    if dicom.is_dicom(str(path)):
+    wrapped = path.is_file() and holds_stream(path)
+    if dicom.is_dicom(str(path)) and not wrapped:
         (series, *others) = codec.find_series(path)
         if others:
             raise click.UsageError(f"{path}: expected one DICOM series, found {1 + len(others)}")
         return series_voxels(series), series.size
     size = sum(file.stat().st_size for file in files.both_files(path))
-    if is_stream(path):
+    if wrapped or is_stream(path):
         with files.naming(str(path)):
             return codec.Decoder(model=model).decode(path).array, size
     from mricodec.codec.evaluation.rate_distortion import Source

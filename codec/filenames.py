@@ -44,13 +44,13 @@ def stream_path(source: Path) -> Path:
 
 def scan_path(stream: Path) -> Path:
     """Where a decoded scan goes by default: scan.mrc -> scan.nii.gz, scan.nii.mrc -> scan.nii."""
-    stem = without_ending(stream.name, STREAM_ENDINGS)
+    stem = without_ending(stream.name, (*STREAM_ENDINGS, *DICOM_ENDINGS))
     return stream.with_name(stem if ends_with(stem, NIFTI_ENDINGS) else stem + NIFTI_ENDINGS[0])
 
 
 def folder_path(stream: Path) -> Path:
     """The folder to which the files of a series are restored by default: series.mrc -> series."""
-    stem = without_ending(stream.name, STREAM_ENDINGS)
+    stem = without_ending(stream.name, (*STREAM_ENDINGS, *DICOM_ENDINGS))
     return stream.with_name(stem if stem != stream.name else stem + "_files")
 
 

@@ -17,13 +17,13 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mricodec.codec.formats.dicom.elements import quiet_pydicom
+from mricodec.codec.formats.dicom.elements import is_bare_dataset, is_dicom, quiet_pydicom
 from mricodec.codec.formats.free_text import ScanWithoutFreeText
 from mricodec.codec.volume import Scan
 
 from .files import PIXEL_DATA, error_text
 from .ps3_15 import ACTIONS, is_overlay_or_curve
-from .sources import MemorySource, Source, is_bare_dataset, is_dicom
+from .sources import MemorySource, Source
 from .stacks import Series, series_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ class Deidentifier:
         """
         files = _CleanedFiles()
         for instance in series.instances:
-            files.add(instance.name, instance.source, self)
+            if instance.wrapped:
+                files.leave_out(instance.name, "an mricodec stream, which is not looked into")
+            else:
+                files.add(instance.name, instance.source, self)
         if not files.sources:
             raise ValueError(
                 "expected a DICOM file that can be de-identified, found none: "
@@ -231,6 +234,10 @@ class _CleanedFiles:
     left_out: list[str] = field(default_factory=list)
     damaged: bool = False
 
+    def leave_out(self, name: str, reason: str) -> None:
+        self.damaged = True
+        self.left_out.append(f"{name}: {reason}")
+
     def add(self, name: str, source: Source, deidentifier: Deidentifier) -> None:
         data = source.read(0, source.size)
         if not (is_dicom(data) or is_bare_dataset(data)):
@@ -241,8 +248,7 @@ class _CleanedFiles:
         except MemoryError:
             raise
         except Exception as error:  # pydicom passes on errors of many types.
-            self.damaged = True
-            self.left_out.append(f"{name}: {error_text(error)}")
+            self.leave_out(name, error_text(error))
             return
         neutral_name = f"{len(self.sources) + 1:05d}.dcm"
         self.sources.append(_CleanedSource(source, neutral_name, cleaned, pixel_data))

@@ -21,10 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mricodec.codec.filenames import DICOM_ENDINGS, without_ending
-from mricodec.codec.formats.dicom.elements import is_enhanced, numbers, quiet_pydicom, raw_element
+from mricodec.codec.formats.dicom.elements import (
+    is_bare_dataset,
+    is_enhanced,
+    numbers,
+    quiet_pydicom,
+    raw_element,
+)
 
 from .files import error_text
-from .sources import is_bare_dataset
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset

@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mricodec.codec.formats.dicom.elements import (
+    PREFIX_SIZE,
     decoded_text,
+    is_bare_dataset,
+    is_dicom,
     quiet_pydicom,
     raw_element,
     text,
 )
 from mricodec.codec.formats.dicom.pixels import PixelData, read_pixel_data
+from mricodec.codec.formats.dicom.wrapped import is_wrapped
 
-from .sources import PREFIX_SIZE, Source, SourceReader, is_bare_dataset, is_dicom
+from .sources import Source, SourceReader
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
@@ -66,6 +70,8 @@ class Instance:
     # What is unusual about the file, and therefore kept as bytes.
     notes: list[str] = field(default_factory=list)
     damaged: bool = False
+    # The file is a DICOM object that wraps a stream.
+    wrapped: bool = False
     series_description: str = ""
     series_number: str = ""
 
@@ -158,6 +164,10 @@ def _describe(instance: Instance, dataset: FileDataset) -> None:
         instance.keep_as_bytes("a deflated data set; kept as it is")
         return
     element = raw_element(dataset, PIXEL_DATA)
+    if is_wrapped(dataset):
+        instance.wrapped, instance.series_uid = True, ""  # It goes with the images next to it.
+        instance.notes.append("an mricodec stream in a DICOM object; kept as it is")
+        return
     if element is None:
         what = "a DICOMDIR" if _is_dicomdir(dataset) else "no PixelData"
         instance.notes.append(f"{what}; kept as it is")

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mricodec.bitstream.header import DEFAULT_LIMITS, Limits
-from mricodec.codec.formats.dicom.elements import quiet_pydicom
+from mricodec.codec.formats.dicom.elements import is_dicom, quiet_pydicom
 from mricodec.codec.formats.free_text import list_free_text
 from mricodec.codec.pipeline.series import series_headers
 from mricodec.codec.pipeline.stream import Source, Stream, opened
 
 from .ps3_15 import ACTIONS, is_overlay_or_curve
-from .sources import is_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -16,28 +16,22 @@ import io
 import uuid
 from typing import TYPE_CHECKING
 
-from mricodec.bitstream.container import MAGIC
 from mricodec.bitstream.errors import FormatError
 from mricodec.bitstream.header import DEFAULT_LIMITS
-from mricodec.codec.formats.dicom.elements import quiet_pydicom
+from mricodec.codec.formats.dicom.elements import is_dicom, quiet_pydicom
+from mricodec.codec.formats.dicom.wrapped import CREATOR, GROUP, LENGTH, STREAM, stream_span
 from mricodec.codec.pipeline.series import series_headers
 from mricodec.codec.pipeline.stream import Stream
-
-from .sources import is_bare_dataset, is_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# The private creator of the elements.
-CREATOR = "MRICODEC"
 # The longest stream: the even length of an element has 32 bits, and all ones mean an undefined one.
 MAX_STREAM_SIZE = (1 << 32) - 2
 # Raw Data Storage.
 _RAW_DATA_CLASS = "1.2.840.10008.5.1.4.1.1.66"
 # Explicit VR Little Endian.
 _TRANSFER_SYNTAX = "1.2.840.10008.1.2.1"
-# The private group, and the offsets of its elements in the creator's block.
-_GROUP, _LENGTH, _STREAM = 0x7FDF, 0x00, 0x01
 # CreatorVersionUID of objects with a stream of version 1.
 _CREATOR_VERSION = uuid.UUID("6d726963-6f64-5563-8000-000000000001")
 # Attributes that are copied from the first instance that has a study and a series.
@@ -138,41 +132,18 @@ def _dataset(stream: bytes, source: Dataset) -> Dataset:
     dataset.InstanceNumber = 1
     dataset.AcquisitionContextSequence = []
     dataset.CreatorVersionUID = f"2.25.{_CREATOR_VERSION.int}"
-    block = dataset.private_block(_GROUP, CREATOR, create=True)
-    block.add_new(_LENGTH, "UL", len(stream))
-    block.add_new(_STREAM, "OB", stream + bytes(len(stream) % 2))
+    block = dataset.private_block(GROUP, CREATOR, create=True)
+    block.add_new(LENGTH, "UL", len(stream))
+    block.add_new(STREAM, "OB", stream + bytes(len(stream) % 2))
     return dataset
 
 
 def unwrap(data: bytes) -> bytes:
     """The stream in a DICOM file, or in its data set without preamble. FormatError if none."""
-    from pydicom import dcmread
-
-    try:
-        with quiet_pydicom():
-            dataset = dcmread(io.BytesIO(data), force=is_bare_dataset(data))
-            block = dataset.private_block(_GROUP, CREATOR)
-            length, stream = block[_LENGTH].value, block[_STREAM].value
-    except (KeyError, ValueError, AttributeError, EOFError, NotImplementedError, OSError) as error:
-        raise FormatError(
-            f"expected a DICOM file with an mricodec stream in it, found none ({error})"
-        ) from error
-    except Exception as error:  # pydicom passes on errors of many types.
-        raise FormatError(
-            f"expected a DICOM file, found damage ({type(error).__name__})"
-        ) from error
-    if (
-        not isinstance(length, int)
-        or not isinstance(stream, bytes)
-        or len(stream) != length + length % 2
-    ):
-        raise FormatError(
-            f"expected a stream of {length} bytes in the DICOM file, found another length: "
-            "it is damaged"
-        )
-    if not stream.startswith(MAGIC):
-        raise FormatError("expected an mricodec stream in the DICOM file, found other bytes")
-    return stream[:length]
+    span = stream_span(io.BytesIO(data))
+    if span is None:
+        raise FormatError("expected a DICOM file with an mricodec stream in it, found no DICOM")
+    return span.read(0, span.size)
 
 
 def _first_header(stream: bytes) -> Dataset:

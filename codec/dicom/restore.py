@@ -27,7 +27,7 @@ from mricodec.bitstream.errors import ChecksumMismatch, FormatError
 from mricodec.bitstream.header import Mode
 from mricodec.bitstream.series_chunks import BytePieces, FileEntry, FileTable
 from mricodec.codec.api import Decoder
-from mricodec.codec.formats.dicom.elements import quiet_pydicom
+from mricodec.codec.formats.dicom.elements import is_bare_dataset, is_dicom, quiet_pydicom
 from mricodec.codec.pipeline.decoding import Selection, blocks
 from mricodec.codec.pipeline.series import entries_with_headers, file_table, stack_streams
 from mricodec.codec.pipeline.stream import Progress, Source, Stream, opened
@@ -35,7 +35,6 @@ from mricodec.codec.volume import to_file_order
 
 from . import derived
 from .files import error_text
-from .sources import is_bare_dataset, is_dicom
 from .stack_scan import join_mosaic
 from .stacks import MAX_SHARING
 

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Bytes that suffice to recognise a DICOM file: the preamble and "DICM" (PS3.10 7.1).
-PREFIX_SIZE = 132
-
 
 class FileSource:
     """The bytes of a file on disk; OSError if it changes while it is encoded."""
@@ -88,18 +85,6 @@ class SourceReader(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def is_dicom(prefix: bytes) -> bool:
-    """Whether a file begins with a preamble and "DICM" (PS3.10 7.1)."""
-    return prefix[128:132] == b"DICM"
-
-
-def is_bare_dataset(prefix: bytes) -> bool:
-    """Whether a file begins with an element of group 2 or 8: a data set without preamble."""
-    return (
-        not is_dicom(prefix) and prefix[:2] in (b"\x02\0", b"\x08\0") and len(prefix) >= PREFIX_SIZE
-    )
 
 
 def find_sources(paths: Iterable[str | os.PathLike[str]]) -> list[Source | Unreadable]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import math
 import os
 import shutil
@@ -33,6 +34,8 @@ from mricodec.bitstream.header import LEARNED_INEXACT, PREDICTIVE, STORE, Flags,
 from mricodec.bitstream.sections import unpack_meta, unpack_orig
 from mricodec.bitstream.series_chunks import FileTable, unpack_padding
 from mricodec.codec.formats import gzip_recipe, nifti_header
+from mricodec.codec.formats.dicom.elements import PREFIX_SIZE
+from mricodec.codec.formats.dicom.wrapped import may_wrap, stream_span
 from mricodec.codec.settings import Target
 from mricodec.codec.tiling import Tiling
 from mricodec.codec.volume import DTYPES, Envelope, is_big_endian
@@ -45,7 +48,7 @@ MAX_SLAB_VOXELS = 1 << 28
 # Layers below the finest one of a stream.
 MAX_LAYERS = 2
 
-Source = bytes | str | os.PathLike[str] | BinaryIO
+Source = bytes | str | os.PathLike[str] | BinaryIO | Span
 Progress = Callable[[float], None]  # It is called with the fraction that is done.
 
 
@@ -355,16 +358,22 @@ def geometry_meta(envelope: Envelope, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[bytes | BinaryIO]:
-    """The bytes, or a seekable file."""
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            yield file
-    elif isinstance(source, (bytes, bytearray, memoryview)):
+def opened(source: Source) -> Iterator[bytes | BinaryIO | Span]:
+    """The bytes, a seekable file, or the stream in a DICOM object that wraps it.
+
+    FormatError for a DICOM object without a stream.
+    """
+    if isinstance(source, Span):
         yield source
+    elif isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            yield stream_span(file) or file
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        prefix = bytes(source[:PREFIX_SIZE])
+        yield (stream_span(io.BytesIO(source)) if may_wrap(prefix) else None) or source
     else:
         with seekable(source) as file:
-            yield file
+            yield stream_span(file) or file
 
 
 @contextlib.contextmanager

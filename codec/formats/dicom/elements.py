@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.tag import BaseTag
 
+# Bytes that suffice to recognise a DICOM file: the preamble and "DICM" (PS3.10 7.1).
+PREFIX_SIZE = 132
 # Bytes of the longest value that `element_bytes` returns.
 _MAX_TEXT = 64
 # pydicom's warnings are filtered for the whole process, so by one thread at a time.
@@ -29,6 +31,18 @@ def quiet_pydicom() -> Iterator[None]:
     with _pydicom_warnings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def is_dicom(prefix: bytes) -> bool:
+    """Whether a file begins with a preamble and "DICM" (PS3.10 7.1)."""
+    return prefix[128:132] == b"DICM"
+
+
+def is_bare_dataset(prefix: bytes) -> bool:
+    """Whether a file begins with an element of group 2 or 8: a data set without preamble."""
+    return (
+        not is_dicom(prefix) and prefix[:2] in (b"\x02\0", b"\x08\0") and len(prefix) >= PREFIX_SIZE
+    )
 
 
 def raw_element(dataset: Dataset | None, tag: str | int) -> Any:

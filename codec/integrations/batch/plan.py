@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mricodec.bitstream.errors import FormatError, error_text
-from mricodec.codec.dicom.sources import PREFIX_SIZE, is_dicom
 from mricodec.codec.filenames import STREAM_ENDINGS, ends_with, is_stream, scan_path
+from mricodec.codec.formats.dicom.elements import PREFIX_SIZE, is_dicom
 from mricodec.codec.formats.gzip_input import open_decompressed, peek
 from mricodec.codec.formats.nifti import pair_paths
 from mricodec.codec.formats.nifti_header import is_nifti
