@@ -117,11 +117,11 @@ def ways_of(array: Array) -> dict[str, Callable[[], int]]:
     ways = {"cells": lambda: cells(slab, "default"), "cells-fast": lambda: cells(slab, "fast")}
     values, ranks = np.unique(slab.view(f"u{slab.itemsize}"), return_inverse=True)
     order = np.argsort(values.view(slab.dtype), kind="stable")
-    place = np.empty(order.size, np.int32)
-    place[order] = np.arange(order.size, dtype=np.int32)
+    rank_of = np.empty(order.size, np.int32)
+    rank_of[order] = np.arange(order.size, dtype=np.int32)
     if values.size < MAX_SHARE * slab.size / 2 and values.size <= MAX_SPAN:
         extra = palette_bytes(values)
-        of_ranks = ways_of_integers(place[ranks].reshape(slab.shape))
+        of_ranks = ways_of_integers(rank_of[ranks].reshape(slab.shape))
         for name, way in of_ranks.items():
             of_palette = name.replace("predictive", "ranks").replace("skip", "ranks")
             ways[of_palette] = lambda way=way: way() + extra  # type: ignore[misc]
@@ -141,10 +141,10 @@ def table(rows: Sequence[Row], peers: Sequence[Row]) -> str:
         ways = {row.codec: row for row in rows if row.volume == volume}
         ratios = {name: row.nbytes / best[volume] for name, row in ways.items()}
         cell = [f"{ratios[name]:.3f}" if name in ratios else "" for name in names]
-        least = min(ratios, key=ratios.__getitem__)
-        lines.append(f"| {volume} | {best[volume]} | {' | '.join(cell)} | {least} |")
-        kind = "floats" if ways[least].dtype.startswith("float") else "integers"
-        smallest[kind].append(ratios[least])
+        smallest_way = min(ratios, key=ratios.__getitem__)
+        lines.append(f"| {volume} | {best[volume]} | {' | '.join(cell)} | {smallest_way} |")
+        kind = "floats" if ways[smallest_way].dtype.startswith("float") else "integers"
+        smallest[kind].append(ratios[smallest_way])
     for kind, values in smallest.items():
         if values:
             mean = f"{math.fsum(values) / len(values):.3f} ({max(values):.3f})"
